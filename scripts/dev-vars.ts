@@ -1,0 +1,37 @@
+/** The development secrets: `.dev.vars` (not in git), made from the committed example. */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { parseEnv } from "node:util";
+
+const DEV_VARS = fileURLToPath(new URL("../.dev.vars", import.meta.url));
+const EXAMPLE = fileURLToPath(new URL("../.dev.vars.example", import.meta.url));
+
+/**
+ * Makes `.dev.vars` from the example, or appends the names it lacks. Values that are there stay.
+ *
+ * @returns the names that were added; empty when there was nothing to do
+ */
+export function completeDevVars(): string[] {
+  const example = readFileSync(EXAMPLE, "utf8");
+  const wanted = parseEnv(example);
+  if (!existsSync(DEV_VARS)) {
+    writeFileSync(DEV_VARS, example, { mode: 0o600 });
+    return Object.keys(wanted);
+  }
+
+  const current = readFileSync(DEV_VARS, "utf8");
+  const present = parseEnv(current);
+  const missing = Object.keys(wanted).filter((name) => !(name in present));
+  if (missing.length > 0) {
+    const gap = current === "" || current.endsWith("\n") ? "" : "\n";
+    const lines = missing.map((name) => `${name}="${wanted[name]}"\n`).join("");
+    writeFileSync(DEV_VARS, `${current}${gap}${lines}`);
+  }
+  return missing;
+}
+
+/** What the Worker sees locally: `.dev.vars`, completed first. */
+export function readDevVars(): Record<string, string | undefined> {
+  completeDevVars();
+  return parseEnv(readFileSync(DEV_VARS, "utf8"));
+}

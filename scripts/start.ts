@@ -1,0 +1,138 @@
+/**
+ * `npm start`: the Worker on this machine, without an account and without the network.
+ *
+ *   npm start -- --port 9000 --persist-to DIR --var NAME:VALUE
+ *
+ * Everything behind `--` goes to `wrangler dev`. When this process ends, however it ends, wrangler
+ * and its workerd end with it.
+ */
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { constants } from "node:os";
+import { fileURLToPath } from "node:url";
+import { completeDevVars } from "./dev-vars.ts";
+
+const PROJECT = fileURLToPath(new URL("..", import.meta.url));
+const WRANGLER = fileURLToPath(
+  new URL("../node_modules/wrangler/wrangler-dist/cli.js", import.meta.url),
+);
+const DIE_WITH_PARENT = new URL("./die-with-parent.ts", import.meta.url).href;
+
+/**
+ * The Workers that start together; the first one answers on the port.
+ * With several, wrangler hands `--var` and `--persist-to` to the first only: whoever adds a second
+ * has to bring both to it by another way, in `wranglerArguments`.
+ */
+const CONFIGS = ["wrangler.toml"];
+
+/** An orderly end takes wrangler well under a second; after this it is killed. */
+const STOP_GRACE_MS = 5000;
+const PARENT_POLL_MS = 500;
+
+function isGiven(args: string[], ...flags: string[]): boolean {
+  return args.some((arg) => flags.some((flag) => arg === flag || arg.startsWith(`${flag}=`)));
+}
+
+function wranglerArguments(given: string[]): string[] {
+  const args = ["dev"];
+  if (!isGiven(given, "-c", "--config")) args.push(...CONFIGS.flatMap((config) => ["-c", config]));
+  if (!isGiven(given, "-l", "--local", "-r", "--remote")) args.push("--local");
+  // Named even where it is wrangler's default: otherwise a taken port is silently replaced by another.
+  if (!isGiven(given, "--port")) args.push("--port", "8787");
+  if (!isGiven(given, "--show-interactive-dev-session")) {
+    args.push("--show-interactive-dev-session=false");
+  }
+  return [...args, ...given];
+}
+
+function startWrangler(args: string[]) {
+  return spawn(
+    process.execPath,
+    // cli.js, not bin/wrangler.js, which would put one more process in between.
+    ["--no-warnings", "--import", DIE_WITH_PARENT, WRANGLER, ...args],
+    {
+      cwd: PROJECT,
+      // A process group of its own, so that one signal reaches wrangler, esbuild and workerd alike.
+      detached: true,
+      // The fourth is a pipe that only tells wrangler that we are still there.
+      stdio: ["ignore", "inherit", "inherit", "pipe"],
+      env: {
+        ...process.env,
+        CLOUDFLARE_CF_FETCH_ENABLED: "false",
+        WRANGLER_SEND_METRICS: "false",
+        WRANGLER_SEND_ERROR_REPORTS: "false",
+        // The banner is what asks the registry for a newer version.
+        WRANGLER_HIDE_BANNER: "true",
+        WRANGLER_NO_SKILLS_UPDATE_PROMPTS: "true",
+      },
+    },
+  );
+}
+
+const added = completeDevVars();
+if (added.length > 0) process.stderr.write(`.dev.vars: added ${added.join(", ")}\n`);
+
+const wrangler = startWrangler(wranglerArguments(process.argv.slice(2)));
+let endedBy: NodeJS.Signals | undefined;
+
+function killGroup(signal: NodeJS.Signals): void {
+  try {
+    if (wrangler.pid !== undefined) process.kill(-wrangler.pid, signal);
+  } catch {
+    // Already gone.
+  }
+}
+
+function stop(signal: NodeJS.Signals): void {
+  // A second Ctrl-C means now.
+  killGroup(endedBy === undefined ? "SIGTERM" : "SIGKILL");
+  endedBy ??= signal;
+  setTimeout(killGroup, STOP_GRACE_MS, "SIGKILL").unref();
+}
+
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+  process.on(signal, () => stop(signal));
+}
+
+/**
+ * The processes between npm and us, npm included. npm puts a shell in between, which outlives an
+ * npm that was killed by SIGKILL; only Linux tells us about the shell's own parent.
+ */
+function ancestry(shell: number): string {
+  try {
+    const stat = readFileSync(`/proc/${shell}/stat`, "utf8");
+    // Behind the name in parentheses: state, parent.
+    return `${process.ppid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]}`;
+  } catch {
+    return `${process.ppid}`;
+  }
+}
+
+function isShellOfNpm(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("\0-c\0");
+  } catch {
+    return false;
+  }
+}
+
+if (process.env.npm_lifecycle_event !== undefined) {
+  const parent = process.ppid;
+  const watched = isShellOfNpm(parent) ? () => ancestry(parent) : () => `${process.ppid}`;
+  const atStart = watched();
+  setInterval(() => {
+    if (watched() !== atStart && endedBy === undefined) stop("SIGHUP");
+  }, PARENT_POLL_MS).unref();
+}
+
+wrangler.on("error", (error) => {
+  process.stderr.write(`cannot start wrangler: ${error.message}\n`);
+  process.exit(1);
+});
+
+wrangler.on("exit", (code, signal) => {
+  // wrangler may be gone before its workerd is, and always is when it was killed.
+  killGroup("SIGKILL");
+  const reason = endedBy ?? signal;
+  process.exit(reason ? 128 + constants.signals[reason] : (code ?? 1));
+});
