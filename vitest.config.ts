@@ -1,0 +1,62 @@
+import { readFileSync } from "node:fs";
+import { parseEnv } from "node:util";
+import { cloudflareTest } from "@cloudflare/vitest-plugin";
+import { defineConfig } from "vitest/config";
+
+/**
+ * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
+ * which also re-exports src/worker.ts. The types of the bindings stand in test/room/env.d.ts.
+ */
+const TEST_OBJECTS: Record<string, string> = {};
+
+/** The values every clone has, whatever stands in a developer's .dev.vars. */
+const exampleSecrets = parseEnv(readFileSync(".dev.vars.example", "utf8"));
+
+export default defineConfig({
+  test: {
+    // Two cores are what CI has; workerd and vitest's own process need room as well.
+    maxWorkers: 2,
+    projects: [
+      {
+        test: {
+          name: "unit",
+          environment: "node",
+          include: ["test/unit/**/*.test.ts"],
+        },
+      },
+      {
+        plugins: [
+          cloudflareTest({
+            main: "./test/room/worker.ts",
+            wrangler: { configPath: "./wrangler.toml" },
+            miniflare: {
+              bindings: { ...exampleSecrets, ENVIRONMENT: "development" },
+              durableObjects: Object.fromEntries(
+                Object.entries(TEST_OBJECTS).map(([binding, className]) => [
+                  binding,
+                  { className, useSQLite: true },
+                ]),
+              ),
+            },
+          }),
+        ],
+        test: {
+          name: "room",
+          include: ["test/room/**/*.test.ts", "test/http/**/*.test.ts"],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        test: {
+          name: "e2e",
+          environment: "node",
+          include: ["test/e2e/**/*.test.ts"],
+          // One real server at a time: several on two cores make each other's timings lie.
+          fileParallelism: false,
+          testTimeout: 60_000,
+          hookTimeout: 90_000,
+        },
+      },
+    ],
+  },
+});
