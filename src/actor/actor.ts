@@ -1,0 +1,695 @@
+import { DurableObject, env as workerEnv, exports as workerExports } from "cloudflare:workers";
+import type { StandardSchemaV1 } from "@standard-schema/spec";
+import { RollcallError, toErrorPayload } from "../errors.ts";
+import type { IngestResult } from "../ingest.ts";
+import { log } from "../log.ts";
+import {
+  CLOSE,
+  encodeAck,
+  encodeEvent,
+  encodeFrame,
+  type Hello,
+  type MessageFrame,
+  PING,
+  PONG,
+  parseFrame,
+} from "../protocol.ts";
+import {
+  type ActorEmit,
+  afterCommit,
+  type EmitBuilder,
+  holdEmits,
+  Outbox,
+  outsideTransaction,
+  type SocketEmit,
+} from "./emit.ts";
+import {
+  type AnyEvents,
+  type BroadcastOptions,
+  type Codec,
+  type ConnectionMeta,
+  type EventMap,
+  FLUSH_MS,
+  LIMITS,
+  LIVENESS,
+  type MessageContext,
+  type Room,
+  type RoomContext,
+  type RpcBroadcastOptions,
+  type VeraniActor,
+} from "./room.ts";
+import { checkMeta, type Departure, Session, type SessionHost, sendableCode } from "./session.ts";
+import { Timers } from "./timers.ts";
+
+/** Verani 0.5's frames, and protocol 2 for who asks for it. */
+export const veraniCodec: Codec = {
+  ping: PING,
+  pong: PONG,
+  protocol2: true,
+  parse: parseFrame,
+  encodeEvent,
+  encodeError: (error) => encodeEvent("error", error, "default"),
+};
+
+/** What an actor tells of itself, for debug routes. Counts are this instance's. */
+export interface Inspection {
+  /** Differs after every start. */
+  instance: string;
+  startedAt: string;
+  /** Starts of this actor so far; counted in development only, since each costs a row. */
+  starts: number | null;
+  /** Events that ran code here: what is billed, and what keeps an actor from sleeping. */
+  wakeUps: { fetch: number; message: number; close: number; alarm: number; rpc: number };
+  sessions: number;
+  users: number;
+  alarm: string | null;
+}
+
+/** The actor over RPC. */
+export interface ActorStub {
+  fetch(request: Request): Promise<Response>;
+  emitToChannel(channel: string, event: string, data?: unknown): Promise<number>;
+  emitToUser(userId: string, event: string, data?: unknown): Promise<number>;
+  /** @deprecated use emitToUser */
+  sendToUser(userId: string, channel: string, data?: unknown): Promise<number>;
+  /** @deprecated use emitToChannel */
+  broadcast(channel: string, data: unknown, options?: RpcBroadcastOptions): Promise<number>;
+  getSessionCount(): Promise<number>;
+  getConnectedUserIds(): Promise<string[]>;
+  cleanupStaleSessions(): Promise<number>;
+  /** Runs the room's ingest handler `name`. */
+  ingest(name: string, data: unknown): Promise<IngestResult>;
+  inspect(): Promise<Inspection>;
+}
+
+/** A Durable Object class made of a room. */
+export interface ActorHandlerClass<E = unknown> {
+  new (
+    state: DurableObjectState,
+    env: E,
+  ): DurableObject<E> & {
+    [K in keyof ActorStub]: ActorStub[K] extends (...args: infer A) => Promise<infer R>
+      ? (...args: A) => R | Promise<R>
+      : never;
+  };
+  /**
+   * The actor named `id`, found by this class's name among the Worker's bindings and exports.
+   *
+   * @throws Error when no binding or export bears the name
+   */
+  get(id: string): ActorStub;
+}
+
+const STARTS_KEY = "rollcall:starts";
+
+/** `user-presence` → `UserPresence`. */
+function className(name: string): string {
+  const words = name.split(/[^A-Za-z0-9]+/).filter(Boolean);
+  return (
+    words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join("") || "VeraniActor"
+  );
+}
+
+function defaultMeta(request: Request): ConnectionMeta {
+  const userId = new URL(request.url).searchParams.get("userId") ?? "anonymous";
+  return { userId, clientId: crypto.randomUUID(), channels: ["default"] };
+}
+
+function refusal(error: RollcallError): Response {
+  return Response.json({ error: error.code, details: error.message }, { status: error.status });
+}
+
+async function validate(schema: StandardSchemaV1, data: unknown): Promise<unknown> {
+  const checked = schema["~standard"].validate(data);
+  const result = checked instanceof Promise ? await checked : checked;
+  if (!result.issues) return result.value;
+  const issue = result.issues[0];
+  const path = issue?.path?.map((part) => String(typeof part === "object" ? part.key : part));
+  throw new RollcallError("invalid_data", issue?.message ?? "Invalid data", path?.join("."));
+}
+
+/**
+ * The Durable Object class of a room. Its class needs SQLite storage (`new_sqlite_classes`) and the
+ * compatibility flag `nodejs_als` (or `nodejs_compat`).
+ *
+ * @example
+ * export class Chat extends createActorHandler(chat) {}
+ */
+export function createActorHandler<
+  M extends ConnectionMeta = ConnectionMeta,
+  E = unknown,
+  V extends EventMap = AnyEvents,
+>(room: Room<M, E, V>): ActorHandlerClass<E> {
+  const codec = room.codec ?? veraniCodec;
+  const limits = { ...LIMITS, ...room.limits };
+  const liveness = { ...LIVENESS, ...room.liveness };
+  const flushMs = room.flushMs ?? FLUSH_MS;
+  const websocketPath = room.websocketPath ?? "/ws";
+  const label = room.name ?? websocketPath;
+
+  class Actor extends DurableObject<E> implements VeraniActor<M, E, V>, SessionHost {
+    declare readonly env: E;
+    readonly state: DurableObjectState;
+    readonly codec = codec;
+    readonly limits = limits;
+    readonly liveness = liveness;
+    readonly sessions = new Map<WebSocket, Session<M>>();
+    readonly name: string;
+    readonly emit: ActorEmit<M, V>;
+    readonly timers: Timers;
+    readonly #byUser = new Map<string, Set<Session<M>>>();
+    readonly #outbox: Outbox;
+    readonly #storage: DurableObjectStorage;
+    readonly #instance = crypto.randomUUID();
+    readonly #startedAt = new Date();
+    readonly #wakeUps = { fetch: 0, message: 0, close: 0, alarm: 0, rpc: 0 };
+    #starts: number | null = null;
+
+    static get(id: string): ActorStub {
+      const bindings = { ...workerExports, ...(workerEnv as object) } as Record<string, unknown>;
+      // `name` is that of the class that was exported, or the room's in PascalCase.
+      const namespace = bindings[this.name] as DurableObjectNamespace | undefined;
+      if (typeof namespace?.idFromName !== "function") {
+        throw new Error(
+          `No Durable Object is bound or exported as ${this.name}: export the class under this name and list it under migrations in wrangler.toml`,
+        );
+      }
+      return namespace.get(namespace.idFromName(id)) as unknown as ActorStub;
+    }
+
+    constructor(state: DurableObjectState, env: E) {
+      super(state, env);
+      this.state = state;
+      this.name = state.id.name ?? state.id.toString();
+      this.#storage = holdEmits(state.storage);
+      // A flush to many sockets takes long; gathering for a few times as long keeps half the time free.
+      this.#outbox = new Outbox(() => Math.max(flushMs, this.sessions.size / 10));
+      this.emit = this.#actorEmit();
+      this.timers = new Timers(state.storage, () => this.#nextDeadline());
+      state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));
+      const lost = this.#restore();
+      void state.blockConcurrencyWhile(async () => {
+        await this.timers.load();
+        if ((env as { ENVIRONMENT?: unknown }).ENVIRONMENT === "development") {
+          this.#starts = (state.storage.kv.get<number>(STARTS_KEY) ?? 0) + 1;
+          state.storage.kv.put(STARTS_KEY, this.#starts);
+        }
+        try {
+          await room.onHibernationRestore?.(this);
+        } catch (error) {
+          log("restore_failed", { room: label, error });
+        }
+        for (const session of lost) session.depart("stale");
+      });
+    }
+
+    /** Makes the sessions from the sockets; returns those whose socket is closed already. */
+    #restore(): Session<M>[] {
+      const lost: Session<M>[] = [];
+      for (const ws of this.state.getWebSockets()) {
+        const session = Session.restore<M>(this, ws);
+        if (!session) {
+          ws.close(CLOSE.internal, "Session could not be restored");
+          continue;
+        }
+        this.#admit(session);
+        if (ws.readyState !== WebSocket.OPEN) lost.push(session);
+      }
+      const live = new Set([...this.sessions.values()].map(({ id }) => id));
+      Session.sweepStorage(this.state, (id) => live.has(id));
+      return lost;
+    }
+
+    // ── Events of the runtime ─────────────────────────────────────────────────────────────────
+
+    override async fetch(request: Request): Promise<Response> {
+      this.#wakeUps.fetch += 1;
+      try {
+        return await this.#upgrade(request);
+      } catch (thrown) {
+        if (thrown instanceof RollcallError) return refusal(thrown);
+        log("upgrade_failed", { room: label, error: thrown });
+        return refusal(new RollcallError("internal", "Internal error"));
+      }
+    }
+
+    async #upgrade(request: Request): Promise<Response> {
+      const url = new URL(request.url);
+      if (url.pathname !== websocketPath) {
+        throw new RollcallError("not_found", `WebSocket endpoint is ${websocketPath}`);
+      }
+      if (request.headers.get("Upgrade")?.toLowerCase() !== "websocket") {
+        throw new RollcallError("upgrade_required", `${websocketPath} takes WebSockets only`);
+      }
+      const meta = await this.#extractMeta(request);
+      if (this.sessions.size >= limits.sockets) {
+        throw new RollcallError("too_many_sockets", "The room is full");
+      }
+      if (this.sessionsOf(meta.userId).size >= limits.socketsPerUser) {
+        throw new RollcallError("too_many_sockets", "This user has too many connections");
+      }
+
+      const { 0: client, 1: server } = new WebSocketPair();
+      this.state.acceptWebSocket(server);
+      const protocol = codec.protocol2 && url.searchParams.get("v") === "2" ? 2 : 1;
+      const session = Session.accept(this, server, meta, protocol);
+      this.#admit(session);
+      this.#watchOver(session);
+      if (protocol === 2) {
+        const { pingMs } = liveness;
+        const hello: Hello = {
+          protocol,
+          session: session.id,
+          epoch: this.#instance,
+          seq: 0,
+          pingMs,
+        };
+        session.enqueue(encodeFrame({ type: "hello", data: hello }));
+      }
+      await session.run(() => this.#connect(session));
+      return new Response(null, { status: 101, webSocket: client });
+    }
+
+    async #extractMeta(request: Request): Promise<M> {
+      let meta: M;
+      try {
+        meta = room.extractMeta
+          ? await room.extractMeta(request, this.env)
+          : (defaultMeta(request) as M);
+      } catch (thrown) {
+        if (thrown instanceof RollcallError) throw thrown;
+        // Verani's rooms throw a plain Error for "go away"; a bug here must not let anybody in either.
+        log("refused", { room: label, error: thrown });
+        throw new RollcallError("unauthorized", "Connection refused");
+      }
+      return checkMeta(meta);
+    }
+
+    async #connect(session: Session<M>): Promise<void> {
+      const ctx = this.#context(session);
+      try {
+        await room.onConnect?.(ctx);
+      } catch (error) {
+        const code = error instanceof RollcallError ? error.closeCode : CLOSE.internal;
+        await this.#failed(error, ctx);
+        session.close(code, toErrorPayload(error).message);
+        return;
+      }
+      if (session.departed) return this.#disconnect(session);
+      session.open = true;
+      this.#writeBack(session);
+    }
+
+    override webSocketMessage(ws: WebSocket, raw: string | ArrayBuffer): Promise<void> | void {
+      this.#wakeUps.message += 1;
+      const session = this.sessions.get(ws);
+      if (!session) return;
+      const now = Date.now();
+      if (now >= expiry(session)) return this.#expire(session);
+      const verdict = session.admit(now);
+      if (verdict !== "ok") {
+        if (verdict === "flooding") session.close(CLOSE.rateLimited, "Too many frames");
+        else if (verdict === "limited") {
+          session.tell({ code: "rate_limited", message: "Too many frames; some were dropped" });
+        }
+        return;
+      }
+      let frame: MessageFrame | null;
+      try {
+        frame = codec.parse(raw, limits.frameBytes);
+      } catch (thrown) {
+        if (!(thrown instanceof RollcallError)) log("parse_failed", { room: label, error: thrown });
+        if (thrown instanceof RollcallError && thrown.code === "too_large") {
+          session.close(CLOSE.tooBig, thrown.message);
+        } else session.tell(toErrorPayload(thrown));
+        return;
+      }
+      if (frame === null) return;
+      if (frame.type === "ping") session.enqueue(codec.pong);
+      else if (session.protocol === 2 && frame.type === "ack") {
+        session.settleAck(frame.id ?? "", { data: frame.data });
+      } else if (session.protocol === 2 && frame.type === "nack") {
+        const error = new RollcallError("unprocessable", "The client refused");
+        session.settleAck(frame.id ?? "", { error });
+      } else {
+        const received = frame;
+        return session.run(() => this.#dispatch(session, received));
+      }
+    }
+
+    async #dispatch(session: Session<M>, frame: MessageFrame): Promise<void> {
+      if (session.departed) return;
+      const ctx = this.#context(session, frame);
+      const handlers = room.handlersOf(frame.type);
+      try {
+        let result: unknown;
+        if (handlers.length > 0) {
+          const data: unknown = frame.data ?? {};
+          for (const { schema, run } of handlers) {
+            const returned = await run(ctx, schema ? await validate(schema, data) : data);
+            result ??= returned;
+          }
+        } else if (room.onMessage) {
+          result = await room.onMessage(ctx, frame);
+        } else if (frame.id !== undefined) {
+          throw new RollcallError("unknown_event", `No handler for ${frame.type}`);
+        } else return;
+        if (frame.id !== undefined && session.protocol === 2) {
+          session.enqueue(encodeAck(frame.id, result));
+        }
+      } catch (error) {
+        await this.#failed(error, ctx);
+        session.tell(toErrorPayload(error), frame.id);
+      }
+      this.#writeBack(session);
+    }
+
+    override async webSocketClose(ws: WebSocket, code: number, reason: string): Promise<void> {
+      this.#wakeUps.close += 1;
+      const session = this.sessions.get(ws);
+      try {
+        WebSocket.prototype.close.call(ws, sendableCode(code), reason);
+      } catch {
+        // Closed on both sides already.
+      }
+      session?.depart("closed");
+      await session?.run(() => {});
+    }
+
+    override async webSocketError(ws: WebSocket): Promise<void> {
+      this.#wakeUps.close += 1;
+      const session = this.sessions.get(ws);
+      session?.close(CLOSE.internal, "Connection error", "error");
+      await session?.run(() => {});
+    }
+
+    override async alarm(): Promise<void> {
+      this.#wakeUps.alarm += 1;
+      const now = Date.now();
+      for (const name of this.timers.due(now)) {
+        try {
+          await room.timerHandlers.get(name)?.(this);
+        } catch (error) {
+          log("timer_failed", { room: label, timer: name, error });
+          this.timers.soonest(name, now + RETRY_MS);
+        }
+      }
+      for (const session of [...this.sessions.values()]) {
+        if (now >= expiry(session)) this.#expire(session);
+        else if (now >= session.deadAtMs()) session.close(CLOSE.dead, "No ping", "dead");
+      }
+      this.timers.rearm();
+    }
+
+    // ── Sessions ──────────────────────────────────────────────────────────────────────────────
+
+    #admit(session: Session<M>): void {
+      session.emit = this.#socketEmit(session) as SocketEmit<never>;
+      this.sessions.set(session.ws, session);
+      this.#index(session);
+    }
+
+    #index(session: Session<M>): void {
+      const { userId } = session.meta;
+      const own = this.#byUser.get(userId);
+      if (own) own.add(session);
+      else this.#byUser.set(userId, new Set([session]));
+      session.indexedAs = userId;
+    }
+
+    #unindex(session: Session<M>): void {
+      const own = this.#byUser.get(session.indexedAs);
+      own?.delete(session);
+      if (own?.size === 0) this.#byUser.delete(session.indexedAs);
+    }
+
+    #writeBack(session: Session<M>): void {
+      if (session.departed) return;
+      try {
+        if (session.meta.userId !== session.indexedAs) {
+          this.#unindex(session);
+          this.#index(session);
+        }
+        session.store();
+      } catch (error) {
+        log("meta_not_stored", { room: label, error });
+        session.tell({ code: "internal", message: "Internal error" });
+      }
+    }
+
+    /** Sees to it that the alarm comes when `session` may have died or expired. */
+    #watchOver(session: Session<M>): void {
+      const { sweepMs, deadAfterMs } = liveness;
+      this.timers.wakeAt(Math.min(Date.now() + Math.max(sweepMs, deadAfterMs), expiry(session)));
+    }
+
+    #nextDeadline(): number | undefined {
+      let dead = Number.POSITIVE_INFINITY;
+      let expires = Number.POSITIVE_INFINITY;
+      for (const session of this.sessions.values()) {
+        dead = Math.min(dead, session.deadAtMs());
+        expires = Math.min(expires, expiry(session));
+      }
+      const next = Math.min(Math.max(dead, Date.now() + liveness.sweepMs), expires);
+      return next === Number.POSITIVE_INFINITY ? undefined : next;
+    }
+
+    #expire(session: Session<M>): void {
+      session.tell({ code: "token_expired", message: "The token has expired" });
+      session.close(CLOSE.unauthorized, "Token expired", "expired");
+    }
+
+    requestFlush(session: Session): void {
+      this.#outbox.request(session);
+    }
+
+    departed(session: Session, _reason: Departure): void {
+      const own = session as unknown as Session<M>;
+      const wasOpen = own.open;
+      own.open = false;
+      this.sessions.delete(own.ws);
+      this.#unindex(own);
+      // While `onConnect` still runs it is #connect that finds out, and runs this afterwards.
+      if (wasOpen) void own.run(() => outsideTransaction(() => this.#disconnect(own)));
+    }
+
+    async #disconnect(session: Session<M>): Promise<void> {
+      const ctx = this.#context(session);
+      try {
+        await room.onDisconnect?.(ctx);
+      } catch (error) {
+        await this.#failed(error, ctx);
+      }
+    }
+
+    /** Logs what no client should see, and lets the room know of everything. */
+    async #failed(error: unknown, ctx: RoomContext<M, E, V>): Promise<void> {
+      if (!(error instanceof RollcallError)) log("handler_failed", { room: label, error });
+      try {
+        await room.onError?.(error instanceof Error ? error : new Error(String(error)), ctx);
+      } catch (second) {
+        log("on_error_failed", { room: label, error: second });
+      }
+    }
+
+    #context(
+      session: Session<M>,
+      frame: MessageFrame = { type: "connect" },
+    ): MessageContext<M, E, V> {
+      return {
+        actor: this,
+        ws: session.ws,
+        session,
+        get meta() {
+          return session.meta;
+        },
+        set meta(meta) {
+          session.meta = meta;
+        },
+        emit: session.emit as unknown as SocketEmit<V>,
+        frame,
+      };
+    }
+
+    // ── Emit ──────────────────────────────────────────────────────────────────────────────────
+
+    /** The one way out for events. Encodes once; counts whom it goes to. */
+    #publish(targets: Iterable<Session<M>>, event: string, data: unknown, channel: string): number {
+      const meant = [...targets].filter((session) => session.open);
+      if (meant.length === 0) return 0;
+      const text = codec.encodeEvent(event, data, channel);
+      afterCommit(() => {
+        for (const session of meant) session.enqueue(text);
+      });
+      return meant.length;
+    }
+
+    #builder(targets: () => Iterable<Session<M>>, channel: string): EmitBuilder<V> {
+      return { emit: (event, data) => this.#publish(targets(), event, data, channel) };
+    }
+
+    *#inChannel(channel: string, except?: WebSocket): Iterable<Session<M>> {
+      for (const session of this.sessions.values()) {
+        if (session.ws !== except && session.meta.channels.includes(channel)) yield session;
+      }
+    }
+
+    #actorEmit(): ActorEmit<M, V> {
+      const toChannel = (channel: string) => this.#builder(() => this.#inChannel(channel), channel);
+      return {
+        emit: (event, data) => toChannel("default").emit(event, data),
+        to: toChannel,
+        toUser: (userId) => this.#builder(() => this.sessionsOf(userId), "default"),
+        where: (isMeant) =>
+          this.#builder(() => [...this.sessions.values()].filter(isMeant), "default"),
+      };
+    }
+
+    #socketEmit(session: Session<M>): SocketEmit<V> {
+      const own = () => session.meta.channels[0] ?? "default";
+      return {
+        emit: (event, data) => {
+          const text = codec.encodeEvent(event, data, own());
+          afterCommit(() => session.enqueue(text));
+        },
+        emitWithAck: (event, data, { timeoutMs = 10_000 } = {}) => {
+          if (session.protocol !== 2) {
+            const why = "This client speaks protocol 1, which has no acks";
+            return Promise.reject(new RollcallError("unprocessable", why));
+          }
+          const id = crypto.randomUUID();
+          const answer = session.awaitAck(id, Math.min(Math.max(timeoutMs, 1), 60_000));
+          const text = codec.encodeEvent(event, data, own(), id);
+          afterCommit(() => session.enqueue(text));
+          return answer;
+        },
+        to: (target) =>
+          session.meta.channels.includes(target)
+            ? this.#builder(() => this.#inChannel(target, session.ws), target)
+            : this.#builder(() => this.sessionsOf(target), own()),
+      };
+    }
+
+    broadcast(channel: string, data: unknown, options: BroadcastOptions = {}): number {
+      const { except, userIds, clientIds } = options;
+      const targets = [...this.#inChannel(channel, except)].filter(
+        ({ meta }) =>
+          (!userIds || userIds.includes(meta.userId)) &&
+          (!clientIds || clientIds.includes(meta.clientId)),
+      );
+      const { event, rest } = nameOf(data);
+      return this.#publish(targets, event, rest, channel);
+    }
+
+    sendToUser(userId: string, channel: string, data?: unknown): number {
+      const targets = [...this.sessionsOf(userId)].filter(({ meta }) =>
+        meta.channels.includes(channel),
+      );
+      const { event, rest } = nameOf(data);
+      return this.#publish(targets, event, rest, channel);
+    }
+
+    emitToChannel(channel: string, event: string, data?: unknown): number {
+      this.#wakeUps.rpc += 1;
+      return this.#publish(this.#inChannel(channel), event, data, channel);
+    }
+
+    emitToUser(userId: string, event: string, data?: unknown): number {
+      this.#wakeUps.rpc += 1;
+      return this.#publish(this.sessionsOf(userId), event, data, "default");
+    }
+
+    atFlush(key: string, build: () => void): void {
+      afterCommit(() => this.#outbox.defer(key, build));
+    }
+
+    // ── Looks and calls ───────────────────────────────────────────────────────────────────────
+
+    getSessionCount(): number {
+      return this.sessions.size;
+    }
+
+    getConnectedUserIds(): string[] {
+      return [...this.#byUser.keys()];
+    }
+
+    getUserSessions(userId: string): WebSocket[] {
+      return [...this.sessionsOf(userId)].map(({ ws }) => ws);
+    }
+
+    sessionsOf(userId: string): ReadonlySet<Session<M>> {
+      return this.#byUser.get(userId) ?? new Set();
+    }
+
+    cleanupStaleSessions(): number {
+      const stale = [...this.sessions.values()].filter(
+        ({ ws }) => ws.readyState !== WebSocket.OPEN,
+      );
+      for (const session of stale) session.depart("stale");
+      return stale.length;
+    }
+
+    getStorage(): DurableObjectStorage {
+      return this.#storage;
+    }
+
+    keep(promise: Promise<unknown>): void {
+      this.state.waitUntil(promise.catch((error) => log("task_failed", { room: label, error })));
+    }
+
+    async ingest(name: string, data: unknown): Promise<IngestResult> {
+      this.#wakeUps.rpc += 1;
+      try {
+        const declared = room.ingests.get(name);
+        if (!declared) throw new RollcallError("unknown_event", `No ingest named ${name}`);
+        return { ok: true, value: await declared.run(this, await validate(declared.schema, data)) };
+      } catch (error) {
+        if (!(error instanceof RollcallError))
+          log("ingest_failed", { room: label, ingest: name, error });
+        return { ok: false, error: toErrorPayload(error) };
+      }
+    }
+
+    inspect(): Inspection {
+      const { alarmAt } = this.timers;
+      return {
+        instance: this.#instance,
+        startedAt: this.#startedAt.toISOString(),
+        starts: this.#starts,
+        wakeUps: { ...this.#wakeUps },
+        sessions: this.sessions.size,
+        users: this.#byUser.size,
+        alarm: alarmAt === null ? null : new Date(alarmAt).toISOString(),
+      };
+    }
+  }
+
+  Object.defineProperty(Actor, "name", { value: className(room.name ?? websocketPath) });
+  return Actor as unknown as ActorHandlerClass<E>;
+}
+
+/** Time after which a timer whose handler threw is tried again, in ms. */
+const RETRY_MS = 5_000;
+
+function expiry(session: Session): number {
+  return session.meta.expiresAtMs ?? Number.POSITIVE_INFINITY;
+}
+
+/** Verani's `broadcast` takes the event's name as the data's `type`. */
+function nameOf(data: unknown): { event: string; rest: unknown } {
+  if (
+    typeof data === "object" &&
+    data !== null &&
+    "type" in data &&
+    typeof data.type === "string"
+  ) {
+    const { type, ...rest } = data;
+    return { event: type, rest };
+  }
+  return { event: "event", rest: data };
+}
+
+/** Verani's: makes the sessions of an actor from its sockets. Ours did so when it started. */
+export function restoreSessions(actor: Pick<VeraniActor, "cleanupStaleSessions">): void {
+  actor.cleanupStaleSessions();
+}

@@ -1,0 +1,336 @@
+import { type ErrorPayload, RollcallError } from "../errors.ts";
+import { CLOSE, encodeNack } from "../protocol.ts";
+import type { SocketEmit } from "./emit.ts";
+import type { Codec, ConnectionMeta, Limits, Liveness } from "./room.ts";
+
+/** Bytes that the runtime takes in a socket's attachment; its own serialisation included. */
+const ATTACHMENT_BYTES = 16_384;
+/** Storage key of a meta that outgrew the attachment. */
+const SPILL_PREFIX = "rollcall:session:";
+/** Characters of a user's or a client's id. */
+const ID_LENGTH = 256;
+const CHANNELS = 1_000;
+
+/** Why a session ended; for logs. */
+export type Departure =
+  | "closed"
+  | "error"
+  | "send_failed"
+  | "dead"
+  | "expired"
+  | "refused"
+  | "stale";
+
+/** What is kept with the socket over hibernation. */
+interface Attachment {
+  rollcall: 1;
+  id: string;
+  protocol: 1 | 2;
+  /** Server time of the last frame, in ms. */
+  seenAtMs: number;
+  /** Absent when it lies in storage under the session's id. */
+  meta?: unknown;
+}
+
+/** What a session needs of its actor. */
+export interface SessionHost {
+  readonly state: DurableObjectState;
+  readonly codec: Codec;
+  readonly limits: Limits;
+  readonly liveness: Liveness;
+  /** Asks that {@link Session.flush} be called: at the end of this turn, or of the window. */
+  requestFlush(session: Session): void;
+  /** Takes the session off every list, at once, then runs `onDisconnect`. */
+  departed(session: Session, reason: Departure): void;
+}
+
+/** A meta is what a room says it is, but what the framework relies on is checked. */
+export function checkMeta<M extends ConnectionMeta>(meta: M): M {
+  const { userId, clientId, channels } = meta;
+  if (typeof userId !== "string" || userId === "" || userId.length > ID_LENGTH) {
+    throw new RollcallError("bad_request", `userId must have 1 to ${ID_LENGTH} characters`);
+  }
+  if (typeof clientId !== "string" || clientId === "" || clientId.length > ID_LENGTH) {
+    throw new RollcallError("bad_request", `clientId must have 1 to ${ID_LENGTH} characters`);
+  }
+  if (
+    !Array.isArray(channels) ||
+    channels.length > CHANNELS ||
+    channels.some((c) => typeof c !== "string")
+  ) {
+    throw new RollcallError("bad_request", `channels must be at most ${CHANNELS} strings`);
+  }
+  return meta;
+}
+
+function parseAttachment(value: unknown): Attachment | null {
+  if (typeof value !== "object" || value === null) return null;
+  const { rollcall, id, protocol, seenAtMs } = value as Partial<Attachment>;
+  if (rollcall !== 1 || typeof id !== "string" || typeof seenAtMs !== "number") return null;
+  return protocol === 1 || protocol === 2 ? (value as Attachment) : null;
+}
+
+/**
+ * One live connection. Its socket and attachment are the truth; this object is made from them at
+ * every start of the actor and writes back what changes.
+ */
+export class Session<M extends ConnectionMeta = ConnectionMeta> {
+  readonly ws: WebSocket;
+  readonly id: string;
+  readonly protocol: 1 | 2;
+  meta: M;
+  /** Whether events reach it: from the end of `onConnect` until its departure. */
+  open: boolean;
+  /** Tick of the outbox at the last flush, which tells a lone event from a burst. */
+  flushedAtTick = -1;
+  emit!: SocketEmit<never>;
+  /** The user it is listed under; follows `meta.userId` once a handler is done. */
+  indexedAs = "";
+
+  readonly #host: SessionHost;
+  #seenAtMs: number;
+  #departed = false;
+  #spilled = false;
+  #queue: string[] = [];
+  #tail: Promise<void> | null = null;
+  #tokens: number;
+  #refilledAtMs = 0;
+  #told = false;
+  readonly #acks = new Map<
+    string,
+    (outcome: { data: unknown } | { error: RollcallError }) => void
+  >();
+
+  private constructor(host: SessionHost, ws: WebSocket, kept: Attachment, meta: M, open: boolean) {
+    this.#host = host;
+    this.ws = ws;
+    this.id = kept.id;
+    this.protocol = kept.protocol;
+    this.meta = meta;
+    this.open = open;
+    this.#seenAtMs = kept.seenAtMs;
+    this.#tokens = host.limits.framesBurst;
+    // A room may use the socket itself, as Verani's do: what it emitted before must go out before.
+    ws.send = (data) => {
+      this.flush();
+      WebSocket.prototype.send.call(ws, data);
+    };
+    ws.close = (code, reason) => {
+      this.flush();
+      WebSocket.prototype.close.call(ws, code, reason);
+    };
+  }
+
+  /** A session for a socket just accepted. */
+  static accept<M extends ConnectionMeta>(
+    host: SessionHost,
+    ws: WebSocket,
+    meta: M,
+    protocol: 1 | 2,
+  ): Session<M> {
+    const id = crypto.randomUUID();
+    const seenAtMs = Date.now();
+    const session = new Session(host, ws, { rollcall: 1, id, protocol, seenAtMs }, meta, false);
+    session.store();
+    return session;
+  }
+
+  /** The session of a socket that outlived its actor's last instance; null if it is none of ours. */
+  static restore<M extends ConnectionMeta>(host: SessionHost, ws: WebSocket): Session<M> | null {
+    const kept = parseAttachment(ws.deserializeAttachment());
+    if (!kept) return null;
+    const spilled = !("meta" in kept);
+    const meta = spilled ? host.state.storage.kv.get(SPILL_PREFIX + kept.id) : kept.meta;
+    try {
+      const session = new Session(host, ws, kept, checkMeta(meta as M), true);
+      session.#spilled = spilled;
+      return session;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Deletes what sessions that are no longer here left in storage. */
+  static sweepStorage(state: DurableObjectState, isLive: (id: string) => boolean): void {
+    for (const [key] of state.storage.kv.list({ prefix: SPILL_PREFIX })) {
+      if (!isLive(key.slice(SPILL_PREFIX.length))) state.storage.kv.delete(key);
+    }
+  }
+
+  /** Writes meta and liveness back to where they outlive the instance. */
+  store(): void {
+    if (this.#departed) return;
+    const kept: Attachment = {
+      rollcall: 1,
+      id: this.id,
+      protocol: this.protocol,
+      seenAtMs: this.#seenAtMs,
+    };
+    const key = SPILL_PREFIX + this.id;
+    try {
+      this.ws.serializeAttachment({ ...kept, meta: this.meta });
+      if (this.#spilled) this.#host.state.storage.kv.delete(key);
+      this.#spilled = false;
+    } catch {
+      // The runtime throws for what is over its limit and for what cannot be cloned at all; the
+      // second also fails below, and the handler hears of it.
+      this.#host.state.storage.kv.put(key, this.meta);
+      this.ws.serializeAttachment(kept);
+      this.#spilled = true;
+    }
+  }
+
+  /** Runs `task` after all earlier tasks of this session: handlers of one client never overlap. */
+  run(task: () => void | Promise<void>): Promise<void> {
+    const tail = this.#tail;
+    const next = tail === null ? Promise.resolve(task()) : tail.then(task);
+    const settled = next.finally(() => {
+      if (this.#tail === settled) this.#tail = null;
+    });
+    this.#tail = settled;
+    return settled;
+  }
+
+  /**
+   * A frame came in at `now`: the sender lives, and pays one token for it. `limited` is said once,
+   * then frames are `dropped` in silence until the sender has waited.
+   */
+  admit(now: number): "ok" | "limited" | "dropped" | "flooding" {
+    this.#seenAtMs = now;
+    const { framesPerSecond, framesBurst } = this.#host.limits;
+    if (framesBurst === Number.POSITIVE_INFINITY || framesPerSecond === Number.POSITIVE_INFINITY) {
+      return "ok";
+    }
+    const refill = ((now - this.#refilledAtMs) / 1000) * framesPerSecond;
+    this.#tokens = Math.min(framesBurst, this.#tokens + refill) - 1;
+    this.#refilledAtMs = now;
+    if (this.#tokens >= 0) {
+      this.#told = false;
+      return "ok";
+    }
+    // Whoever goes on for another burst after being told does not listen.
+    if (this.#tokens < -framesBurst) return "flooding";
+    if (this.#told) return "dropped";
+    this.#told = true;
+    return "limited";
+  }
+
+  /** When this socket counts as dead if nothing comes, in ms; Infinity where silence is allowed. */
+  deadAtMs(): number {
+    const { deadAfterMs, legacyDeadAfterMs, requirePing } = this.#host.liveness;
+    const pinged = this.#host.state.getWebSocketAutoResponseTimestamp(this.ws)?.getTime();
+    if (pinged === undefined && !requirePing) return Number.POSITIVE_INFINITY;
+    const after = this.protocol === 2 ? deadAfterMs : legacyDeadAfterMs;
+    return Math.max(pinged ?? 0, this.#seenAtMs) + after;
+  }
+
+  /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */
+  enqueue(text: string): boolean {
+    if (this.#departed) return false;
+    this.#queue.push(text);
+    if (this.#queue.length === 1) this.#host.requestFlush(this as unknown as Session);
+    return true;
+  }
+
+  get departed(): boolean {
+    return this.#departed;
+  }
+
+  /** Sends what is queued: one message under protocol 2, else one per frame. */
+  flush(join: (frames: readonly string[]) => string = joinFrames): void {
+    if (this.#queue.length === 0) return;
+    const frames = this.#queue;
+    this.#queue = [];
+    try {
+      if (this.protocol === 2) WebSocket.prototype.send.call(this.ws, join(frames));
+      else for (const frame of frames) WebSocket.prototype.send.call(this.ws, frame);
+    } catch {
+      this.depart("send_failed");
+    }
+  }
+
+  /** Tells the client of an error, in answer to frame `id` where it asked for one. */
+  tell(error: ErrorPayload, id?: string): void {
+    if (id !== undefined && this.protocol === 2) {
+      this.enqueue(encodeNack(id, error));
+      return;
+    }
+    const text = this.#host.codec.encodeError(error);
+    if (text !== null) this.enqueue(text);
+  }
+
+  /** Closes the socket with `code` after what is queued, and departs. */
+  close(code: number, reason: string, departure: Departure = "refused"): void {
+    try {
+      this.ws.close(code, reason.slice(0, 100));
+    } catch {
+      // Already closed: only the departure is left to do.
+    }
+    this.depart(departure);
+  }
+
+  /** Waits for the client's ack of `id`. Rejects with `timeout`, `disconnected`, or its nack. */
+  awaitAck(id: string, timeoutMs: number): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => settle({ error: new RollcallError("timeout", "The client did not answer in time") }),
+        timeoutMs,
+      );
+      const settle = (outcome: { data: unknown } | { error: RollcallError }): void => {
+        clearTimeout(timer);
+        this.#acks.delete(id);
+        if ("data" in outcome) resolve(outcome.data);
+        else reject(outcome.error);
+      };
+      this.#acks.set(id, settle);
+      if (this.#departed) this.#abandonAcks();
+    });
+  }
+
+  /** The client answered `id`; unknown and second answers are ignored. */
+  settleAck(id: string, outcome: { data: unknown } | { error: RollcallError }): void {
+    this.#acks.get(id)?.(outcome);
+  }
+
+  /** The one way out: a close, an error, a failed send and a ghost all come here. Idempotent. */
+  depart(reason: Departure): void {
+    if (this.#departed) return;
+    this.#departed = true;
+    this.#queue = [];
+    this.#abandonAcks();
+    if (this.#spilled) this.#host.state.storage.kv.delete(SPILL_PREFIX + this.id);
+    this.#host.departed(this as unknown as Session, reason);
+  }
+
+  #abandonAcks(): void {
+    const error = new RollcallError("disconnected", "The client left before it answered");
+    for (const settle of [...this.#acks.values()]) settle({ error });
+  }
+}
+
+/** Frames as one message of protocol 2. */
+export function joinFrames(frames: readonly string[]): string {
+  return frames.length === 1 ? (frames[0] as string) : `[${frames.join(",")}]`;
+}
+
+/** Whether `meta` fits beside the socket; else the framework keeps it in storage. For tests. */
+export { ATTACHMENT_BYTES };
+
+/** Verani's: keeps `meta` with the socket, where the next instance finds it. */
+export function storeAttachment(ws: WebSocket, meta: ConnectionMeta): void {
+  const kept = parseAttachment(ws.deserializeAttachment()) ?? {
+    rollcall: 1,
+    id: crypto.randomUUID(),
+    protocol: 1,
+    seenAtMs: Date.now(),
+  };
+  ws.serializeAttachment({ ...kept, meta: checkMeta(meta) } satisfies Attachment);
+}
+
+/** Why a close code may stand in a close frame that we send: 1005, 1006 and 1015 may not. */
+export function sendableCode(code: number): number {
+  return (code >= 1000 && code <= 1014 && code !== 1004 && code !== 1005 && code !== 1006) ||
+    (code >= 3000 && code <= 4999)
+    ? code
+    : CLOSE.leave;
+}

@@ -1,0 +1,44 @@
+import { errors, type JWTPayload, jwtVerify } from "jose";
+import { RollcallError } from "../errors.ts";
+
+const encoder = new TextEncoder();
+
+/**
+ * The claims of a token signed with HS256 by `secret`, whose `exp` and `nbf` hold now.
+ *
+ * @throws RollcallError `token_expired`, or `unauthorized` for anything else: another algorithm
+ *   (`none` and RS256 included), a bad signature, a malformed token
+ */
+export async function verifyJwt(token: string, secret: string): Promise<JWTPayload> {
+  try {
+    const { payload } = await jwtVerify(token, encoder.encode(secret), { algorithms: ["HS256"] });
+    return payload;
+  } catch (thrown) {
+    if (thrown instanceof errors.JWTExpired) {
+      throw new RollcallError("token_expired", "The token has expired");
+    }
+    throw new RollcallError("unauthorized", "The token is not valid");
+  }
+}
+
+/** `exp` in ms since the epoch, if the token expires. */
+export function expiryOf(claims: JWTPayload): number | undefined {
+  return typeof claims.exp === "number" ? claims.exp * 1000 : undefined;
+}
+
+const ROLES: readonly unknown[] = ["owner", "admin", "member"];
+
+/** Whether the `workspaces` claim, `[{id, role: owner|admin|member}]`, makes one a member. */
+export function isMember(claims: JWTPayload, workspaceId: string): boolean {
+  const { workspaces } = claims;
+  if (!Array.isArray(workspaces)) return false;
+  return workspaces.some(
+    (entry: unknown) =>
+      typeof entry === "object" &&
+      entry !== null &&
+      "id" in entry &&
+      entry.id === workspaceId &&
+      "role" in entry &&
+      ROLES.includes(entry.role),
+  );
+}

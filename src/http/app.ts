@@ -1,0 +1,39 @@
+import { OpenAPIHono } from "@hono/zod-openapi";
+import { type ErrorCode, RollcallError } from "../errors.ts";
+import { log } from "../log.ts";
+import { debugRoutes } from "./debug.ts";
+import { presenceRoutes } from "./presence.ts";
+
+export interface AppEnv {
+  Bindings: Env;
+}
+
+/** The body of every error that no contract words otherwise. */
+export interface ErrorBody {
+  error: ErrorCode;
+  details: string;
+}
+
+/** All HTTP routes, and the upgrades that lead to an actor. */
+export function createApp(): OpenAPIHono<AppEnv> {
+  const app = new OpenAPIHono<AppEnv>();
+  app.route("/", presenceRoutes());
+  app.route("/", debugRoutes());
+
+  app.notFound((c) => {
+    // The device contract's words for what lies below its prefix.
+    if (c.req.path.startsWith("/api/v1/")) {
+      return c.json({ error: "unavailable", details: "Route not found" }, 404);
+    }
+    return c.json({ error: "not_found", details: "Route not found" }, 404);
+  });
+  app.onError((thrown) => {
+    if (thrown instanceof RollcallError) {
+      const body: ErrorBody = { error: thrown.code, details: thrown.message };
+      return Response.json(body, { status: thrown.status });
+    }
+    log("request_failed", { error: thrown });
+    return Response.json({ error: "internal", details: "Internal error" }, { status: 500 });
+  });
+  return app;
+}

@@ -1,0 +1,48 @@
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { admitVisitor } from "../auth/presence.ts";
+import { callIngest } from "../ingest.ts";
+import { type RosterSync, STATUSES } from "../roster.ts";
+import type { AppEnv } from "./app.ts";
+
+const sync = z
+  .object({
+    users: z.array(
+      z.object({
+        userId: z.string(),
+        username: z.string(),
+        devices: z.int().positive(),
+        status: z.enum(STATUSES),
+      }),
+    ),
+    totalUsers: z.int(),
+    totalConnections: z.int(),
+  })
+  .openapi("PresenceSync");
+
+const look = createRoute({
+  method: "get",
+  path: "/api/v1/presence",
+  summary: "Who is in a presence room",
+  security: [{ bearer: [] }],
+  request: { query: z.object({ room: z.string().optional() }) },
+  responses: {
+    200: { description: "As presence.sync", content: { "application/json": { schema: sync } } },
+  },
+});
+
+/** The user presence room: a look over HTTP, and the upgrade. */
+export function presenceRoutes(): OpenAPIHono<AppEnv> {
+  const app = new OpenAPIHono<AppEnv>();
+
+  app.openapi(look, async (c) => {
+    const { room } = await admitVisitor(c.req.raw, c.env);
+    const list = await callIngest(c.env.PRESENCE.getByName(room), "list", undefined);
+    return c.json(list as RosterSync, 200);
+  });
+
+  app.get("/ws/presence", async (c) => {
+    const { room } = await admitVisitor(c.req.raw, c.env);
+    return c.env.PRESENCE.getByName(room).fetch(c.req.raw);
+  });
+  return app;
+}

@@ -1,0 +1,51 @@
+/**
+ * The library: rooms as Durable Objects. Its surface is Verani 0.5's, so that with the alias
+ * `"verani": "npm:rollcall"` a room moves over as it is, and what Rollcall adds.
+ */
+export {
+  type ActorHandlerClass,
+  type ActorStub,
+  createActorHandler,
+  type Inspection,
+  restoreSessions,
+  veraniCodec,
+} from "./actor/actor.ts";
+export type { ActorEmit, EmitBuilder, SocketEmit } from "./actor/emit.ts";
+export {
+  type BroadcastOptions,
+  type Codec,
+  type ConnectionMeta,
+  defineRoom,
+  type EventHandler,
+  type EventMap,
+  LIMITS,
+  LIVENESS,
+  type Limits,
+  type Liveness,
+  type MessageContext,
+  perActor,
+  type Room,
+  type RoomContext,
+  type RoomDefinition,
+  type RoomDefinitionWithHandlers,
+  type RoomEventEmitter,
+  type RpcBroadcastOptions,
+  type VeraniActor,
+} from "./actor/room.ts";
+export { type Session, storeAttachment } from "./actor/session.ts";
+export type { Timers } from "./actor/timers.ts";
+export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./errors.ts";
+export { callIngest, type IngestResult } from "./ingest.ts";
+export {
+  type ClientMessage,
+  decodeClientMessage,
+  decodeFrame,
+  decodeServerMessage,
+  encodeClientMessage,
+  encodeFrame,
+  encodeServerMessage,
+  type MessageFrame,
+  PROTOCOL_VERSION,
+  type ServerMessage,
+  type VeraniMessage,
+} from "./protocol.ts";

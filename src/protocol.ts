@@ -1,0 +1,228 @@
+import { type ErrorPayload, RollcallError } from "./errors.ts";
+
+/**
+ * The wire: text frames of JSON, Verani 0.5's with protocol 2 beside it. Shared by server and
+ * client, so nothing here may import `cloudflare:*`.
+ */
+export const PROTOCOL_VERSION = "2.0.0";
+
+/** Bytes (UTF-8) that one frame from a client may have, unless its room says otherwise. */
+export const FRAME_BYTES = 65_536;
+
+/** How often a client should ping, in ms, unless its room's `hello` says otherwise. */
+export const PING_INTERVAL_MS = 5_000;
+
+/** A socket is dead when it has not pinged for this many of its intervals. */
+export const MISSED_PINGS = 3;
+
+/** The exact bytes that the runtime answers by itself, without waking the actor. */
+export const PING = '{"type":"ping"}';
+export const PONG = '{"type":"pong"}';
+
+/**
+ * Close codes. 1000–1015 are RFC 6455's; 44xx are ours, close to the HTTP status they stand for.
+ * A client stays away after `leave`, `badRequest` and `forbidden`, and comes back after all others.
+ */
+export const CLOSE = {
+  leave: 1000,
+  goingAway: 1001,
+  tooBig: 1009,
+  internal: 1011,
+  tryLater: 1013,
+  badRequest: 4400,
+  unauthorized: 4401,
+  forbidden: 4403,
+  dead: 4408,
+  rateLimited: 4429,
+} as const;
+
+/** What JSON.parse gives: `any`, as Verani hands it to handlers that declare no schema. */
+export type Untyped = ReturnType<typeof JSON.parse>;
+
+/** One frame as both ends see it. */
+export interface MessageFrame {
+  type: string;
+  channel?: string;
+  data?: Untyped;
+  /** Asks for an `ack` or `nack` with this id. At most {@link ID_LENGTH} characters. */
+  id?: string;
+  /** Why, in a `nack`. */
+  error?: ErrorPayload;
+}
+export type ClientMessage = MessageFrame;
+export type ServerMessage = MessageFrame;
+export type VeraniMessage = ClientMessage | ServerMessage;
+
+/** First frame to a client that connected with `v=2`. `epoch` and `seq` are reserved for resume. */
+export interface Hello {
+  protocol: 2;
+  session: string;
+  epoch: string;
+  seq: number;
+  /** The longest ping interval this room takes, in ms. 0: it does not look at pings. */
+  pingMs: number;
+}
+
+/** Characters that an event's name or a channel's may have. */
+export const NAME_LENGTH = 256;
+/** Characters that an ack id may have. */
+export const ID_LENGTH = 128;
+
+/** Frame types that belong to the protocol; no event may bear them outside an `event` frame. */
+const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "hello", "ack", "nack"]);
+
+const encoder = new TextEncoder();
+
+/** UTF-8 length of `text` in bytes, at most counted when it could exceed `limit`. */
+export function exceedsBytes(text: string, limit: number): boolean {
+  // A UTF-16 unit takes at most three bytes, so most frames are settled by their length.
+  if (text.length > limit) return true;
+  return text.length * 3 > limit && encoder.encode(text).byteLength > limit;
+}
+
+// `__proto__` is an own property after JSON.parse, but the next `Object.assign` or `a[k] = v` of
+// whoever handles the data would set a prototype. No frame needs such a key.
+const SUSPECT = /__proto__|\\u00/;
+function refuseProto(this: unknown, key: string, value: unknown): unknown {
+  if (key === "__proto__") throw new RollcallError("bad_frame", "The key __proto__ is not allowed");
+  return value;
+}
+
+/** JSON.parse that refuses a `__proto__` key, however it is spelled. */
+export function parseJson(text: string): unknown {
+  return SUSPECT.test(text) ? JSON.parse(text, refuseProto) : JSON.parse(text);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function toFrame(value: unknown): MessageFrame {
+  if (!isRecord(value)) throw new RollcallError("bad_frame", "A frame is a JSON object");
+  const { type, channel, data, id } = value;
+  if (typeof type !== "string" || type === "" || type.length > NAME_LENGTH) {
+    throw new RollcallError("bad_frame", `type must be a string of 1 to ${NAME_LENGTH} characters`);
+  }
+  if (channel !== undefined && (typeof channel !== "string" || channel.length > NAME_LENGTH)) {
+    throw new RollcallError(
+      "bad_frame",
+      `channel must be a string of at most ${NAME_LENGTH} characters`,
+    );
+  }
+  if (id !== undefined && (typeof id !== "string" || id === "" || id.length > ID_LENGTH)) {
+    throw new RollcallError("bad_frame", `id must be a string of 1 to ${ID_LENGTH} characters`);
+  }
+  const frame: MessageFrame = { type };
+  if (channel !== undefined) frame.channel = channel;
+  if (data !== undefined) frame.data = data;
+  if (id !== undefined) frame.id = id;
+  return frame;
+}
+
+/**
+ * One frame from outside.
+ *
+ * @throws RollcallError `bad_frame` when it is no text, no JSON or no frame; `too_large` when it
+ *   has more than `limitBytes` bytes.
+ */
+export function parseFrame(raw: unknown, limitBytes: number = FRAME_BYTES): MessageFrame {
+  if (typeof raw !== "string") {
+    throw new RollcallError("bad_frame", "Frames are text, not binary");
+  }
+  if (exceedsBytes(raw, limitBytes)) {
+    throw new RollcallError("too_large", `A frame has at most ${limitBytes} bytes`);
+  }
+  let value: unknown;
+  try {
+    value = parseJson(raw);
+  } catch (thrown) {
+    throw thrown instanceof RollcallError
+      ? thrown
+      : new RollcallError("bad_frame", "A frame is JSON");
+  }
+  return toFrame(value);
+}
+
+/** A message from the server: one frame, or under protocol 2 a list. What is no frame is left out. */
+export function parseFrames(raw: unknown): MessageFrame[] {
+  if (typeof raw !== "string") return [];
+  try {
+    const value: unknown = JSON.parse(raw);
+    return (Array.isArray(value) ? value : [value]).flatMap((item) => {
+      try {
+        const frame = toFrame(item);
+        if (isRecord(item) && isRecord(item.error))
+          frame.error = item.error as unknown as ErrorPayload;
+        return [frame];
+      } catch {
+        return [];
+      }
+    });
+  } catch {
+    return [];
+  }
+}
+
+/** A plain object, so that an event's name can stand beside its fields. */
+function isPlain(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
+}
+
+/**
+ * An event as text. Plain data travels as Verani's `{type:"event", channel, data:{type, …}}`.
+ * Data that is no plain object, or has a `type` of its own that must not rename the event, travels
+ * as `{type:<event>, channel, data}`, which a Verani client dispatches just the same.
+ *
+ * @param id asks the client for an ack (protocol 2)
+ * @throws RollcallError `bad_frame` for an empty, over-long or reserved name, or data JSON cannot hold
+ */
+export function encodeEvent(event: string, data: unknown, channel: string, id?: string): string {
+  if (event === "" || event.length > NAME_LENGTH) {
+    throw new RollcallError("bad_frame", `An event's name has 1 to ${NAME_LENGTH} characters`);
+  }
+  const wrapped = data === undefined || (isPlain(data) && !Object.hasOwn(data, "type"));
+  if (!wrapped && RESERVED.has(event)) {
+    throw new RollcallError("bad_frame", `The event name ${event} is reserved for such data`);
+  }
+  const frame = wrapped
+    ? { type: "event", channel, data: { type: event, ...(data as object | undefined) } }
+    : { type: event, channel, data };
+  return JSON.stringify(id === undefined ? frame : { ...frame, id });
+}
+
+/** The event that a server's frame carries: its name and its data as the app sees it. */
+export function unwrapEvent(frame: MessageFrame): { event: string; data: Untyped } {
+  const { data } = frame;
+  if (frame.type === "event" && isRecord(data) && typeof data.type === "string") {
+    return { event: data.type, data };
+  }
+  return { event: frame.type, data };
+}
+
+export function encodeAck(id: string, data: unknown): string {
+  return JSON.stringify({ type: "ack", id, data: data === undefined ? null : data });
+}
+
+export function encodeNack(id: string, error: ErrorPayload): string {
+  return JSON.stringify({ type: "nack", id, error });
+}
+
+/** Any frame as text. Part of Verani's surface. */
+export function encodeFrame(frame: MessageFrame): string {
+  return JSON.stringify(frame);
+}
+export const encodeClientMessage: (frame: ClientMessage) => string = encodeFrame;
+export const encodeServerMessage: (frame: ServerMessage) => string = encodeFrame;
+
+/** Text as a frame, or null where it is none. Part of Verani's surface. */
+export function decodeFrame(raw: unknown): MessageFrame | null {
+  try {
+    return parseFrame(raw, Number.POSITIVE_INFINITY);
+  } catch {
+    return null;
+  }
+}
+export const decodeClientMessage: (raw: unknown) => ClientMessage | null = decodeFrame;
+export const decodeServerMessage: (raw: unknown) => ServerMessage | null = decodeFrame;

@@ -1,0 +1,3 @@
+/** What room tests run against: the Worker as it is, and rooms that exist for tests only. */
+export * from "../../src/worker.ts";
+export { default } from "../../src/worker.ts";
