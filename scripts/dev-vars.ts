@@ -1,5 +1,5 @@
 /** The development secrets: `.dev.vars` (not in git), made from the committed example. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseEnv } from "node:util";
 
@@ -15,7 +15,7 @@ export function completeDevVars(): string[] {
   const example = readFileSync(EXAMPLE, "utf8");
   const wanted = parseEnv(example);
   if (!existsSync(DEV_VARS)) {
-    writeFileSync(DEV_VARS, example, { mode: 0o600 });
+    replaceDevVars(example);
     return Object.keys(wanted);
   }
 
@@ -25,9 +25,16 @@ export function completeDevVars(): string[] {
   if (missing.length > 0) {
     const gap = current === "" || current.endsWith("\n") ? "" : "\n";
     const lines = missing.map((name) => `${name}="${wanted[name]}"\n`).join("");
-    writeFileSync(DEV_VARS, `${current}${gap}${lines}`);
+    replaceDevVars(`${current}${gap}${lines}`);
   }
   return missing;
+}
+
+/** In one step: another `npm start` may be reading the file at this moment. */
+function replaceDevVars(text: string): void {
+  const draft = `${DEV_VARS}.${process.pid}`;
+  writeFileSync(draft, text, { mode: 0o600 });
+  renameSync(draft, DEV_VARS);
 }
 
 /** What the Worker sees locally: `.dev.vars`, completed first. */

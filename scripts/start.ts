@@ -125,6 +125,11 @@ if (process.env.npm_lifecycle_event !== undefined) {
   }, PARENT_POLL_MS).unref();
 }
 
+// For a caller who may be killed himself, such as a test: his end closes our stdin.
+if (process.env.ROLLCALL_STOP_ON_STDIN_END === "1") {
+  process.stdin.on("close", () => stop("SIGHUP")).resume();
+}
+
 wrangler.on("error", (error) => {
   process.stderr.write(`cannot start wrangler: ${error.message}\n`);
   process.exit(1);
