@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod/mini";
 import { type ConnectionMeta, defineRoom, perActor, type VeraniActor } from "../src/actor/room.ts";
 import type { Session } from "../src/actor/session.ts";
 import { admitVisitor } from "../src/auth/presence.ts";
