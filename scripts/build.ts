@@ -29,7 +29,9 @@ await build({
   sourcesContent: true,
 });
 
-execFileSync("tsc", ["-p", "tsconfig.build.json"], { stdio: "inherit" });
+for (const project of ["tsconfig.build.json", "tsconfig.build.client.json"]) {
+  execFileSync("tsc", ["-p", project], { stdio: "inherit" });
+}
 
 // tsc leaves `.ts` in the specifiers of declarations, and there is no such file in the package.
 for (const file of globSync("dist/**/*.d.ts")) {
