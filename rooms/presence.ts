@@ -153,7 +153,10 @@ class Presence {
     const timestamp = Date.now();
     if (!now) others.emit("presence.offline", { userId, username, timestamp });
     else if (!old) others.emit("presence.online", { ...now, timestamp });
-    else others.emit("presence.update", { userId, username, devices: now.devices, timestamp });
+    else {
+      const { username, devices } = now;
+      others.emit("presence.update", { userId, username, devices, timestamp });
+    }
   }
 
   /** Tells clients of protocol 2 what changed since the last time. */
@@ -215,7 +218,8 @@ export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
   },
 });
 
-const statusChange = z.object({ status: z.enum(STATUSES, { error: "Invalid status" }) });
+const invalid = { error: "Invalid status" };
+const statusChange = z.object({ status: z.enum(STATUSES, invalid) }, invalid);
 presence.on("presence.status", statusChange, ({ actor, meta }, { status }) => {
   presenceOf(actor).setStatus(meta, status);
 });

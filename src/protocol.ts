@@ -99,7 +99,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function toFrame(value: unknown): MessageFrame {
   if (!isRecord(value)) throw new RollcallError("bad_frame", "A frame is a JSON object");
-  const { type, channel, data, id } = value;
+  const { type, channel, data, id, error } = value;
   if (typeof type !== "string" || type === "" || type.length > NAME_LENGTH) {
     throw new RollcallError("bad_frame", `type must be a string of 1 to ${NAME_LENGTH} characters`);
   }
@@ -116,6 +116,9 @@ function toFrame(value: unknown): MessageFrame {
   if (channel !== undefined) frame.channel = channel;
   if (data !== undefined) frame.data = data;
   if (id !== undefined) frame.id = id;
+  if (isRecord(error) && typeof error.message === "string") {
+    frame.error = error as unknown as ErrorPayload;
+  }
   return frame;
 }
 
@@ -126,11 +129,15 @@ function toFrame(value: unknown): MessageFrame {
  *   has more than `limitBytes` bytes.
  */
 export function parseFrame(raw: unknown, limitBytes: number = FRAME_BYTES): MessageFrame {
+  const isTooLarge =
+    typeof raw === "string"
+      ? exceedsBytes(raw, limitBytes)
+      : raw instanceof ArrayBuffer && raw.byteLength > limitBytes;
+  if (isTooLarge) {
+    throw new RollcallError("too_large", `A frame has at most ${limitBytes} bytes`);
+  }
   if (typeof raw !== "string") {
     throw new RollcallError("bad_frame", "Frames are text, not binary");
-  }
-  if (exceedsBytes(raw, limitBytes)) {
-    throw new RollcallError("too_large", `A frame has at most ${limitBytes} bytes`);
   }
   let value: unknown;
   try {
@@ -150,10 +157,7 @@ export function parseFrames(raw: unknown): MessageFrame[] {
     const value: unknown = JSON.parse(raw);
     return (Array.isArray(value) ? value : [value]).flatMap((item) => {
       try {
-        const frame = toFrame(item);
-        if (isRecord(item) && isRecord(item.error))
-          frame.error = item.error as unknown as ErrorPayload;
-        return [frame];
+        return [toFrame(item)];
       } catch {
         return [];
       }
@@ -163,9 +167,10 @@ export function parseFrames(raw: unknown): MessageFrame[] {
   }
 }
 
-/** A plain object, so that an event's name can stand beside its fields. */
+/** A plain object that JSON takes as it is, so that an event's name can stand beside its fields. */
 function isPlain(value: unknown): value is Record<string, unknown> {
   if (typeof value !== "object" || value === null) return false;
+  if ("toJSON" in value) return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;
 }
@@ -183,7 +188,9 @@ export function encodeEvent(event: string, data: unknown, channel: string, id?: 
     throw new RollcallError("bad_frame", `An event's name has 1 to ${NAME_LENGTH} characters`);
   }
   const wrapped = data === undefined || (isPlain(data) && !Object.hasOwn(data, "type"));
-  if (!wrapped && RESERVED.has(event)) {
+  // `{type:"event", data:{type:"x"}}` reads as x.
+  const ambiguous = event === "event" && isRecord(data) && typeof data.type === "string";
+  if (!wrapped && (ambiguous || RESERVED.has(event))) {
     throw new RollcallError("bad_frame", `The event name ${event} is reserved for such data`);
   }
   const frame = wrapped

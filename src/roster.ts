@@ -26,7 +26,7 @@ export interface RosterSync {
 export interface RosterDiff {
   joins: RosterEntry[];
   leaves: { userId: string; username: string }[];
-  updates: { userId: string; devices?: number; status?: Status }[];
+  updates: { userId: string; username?: string; devices?: number; status?: Status }[];
   timestamp: number;
 }
 
@@ -84,9 +84,14 @@ export function diffRoster(
       if (old) diff.leaves.push({ userId, username: old.username });
     } else if (!old) {
       diff.joins.push(now);
-    } else if (old.devices !== now.devices || old.status !== now.status) {
+    } else if (
+      old.devices !== now.devices ||
+      old.status !== now.status ||
+      old.username !== now.username
+    ) {
       diff.updates.push({
         userId,
+        ...(old.username === now.username ? {} : { username: now.username }),
         ...(old.devices === now.devices ? {} : { devices: now.devices }),
         ...(old.status === now.status ? {} : { status: now.status }),
       });
@@ -129,14 +134,17 @@ export function applyEvent(roster: Roster, { event, data }: PresenceEvent): void
     const { userId, username, devices, status } = data;
     roster.set(userId, { userId, username, devices, status });
   } else if (event === "presence.offline") roster.delete(data.userId);
-  else if (known && event === "presence.update") known.devices = data.devices;
-  else if (known && event === "presence.status") known.status = data.status;
+  else if (known && event === "presence.update") {
+    known.username = data.username;
+    known.devices = data.devices;
+  } else if (known && event === "presence.status") known.status = data.status;
 }
 
 function changes(old: RosterEntry, now: RosterEntry, timestamp: number): PresenceEvent[] {
   const { userId, username } = now;
   const events: PresenceEvent[] = [];
-  if (old.devices !== now.devices) {
+  // A user is called what their oldest device is called, which may leave before the others.
+  if (old.devices !== now.devices || old.username !== now.username) {
     const { devices } = now;
     events.push({ event: "presence.update", data: { userId, username, devices, timestamp } });
   }

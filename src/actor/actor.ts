@@ -182,8 +182,7 @@ export function createActorHandler<
       this.state = state;
       this.name = state.id.name ?? state.id.toString();
       this.#storage = holdEmits(state.storage);
-      // A flush to many sockets takes long; gathering for a few times as long keeps half the time free.
-      this.#outbox = new Outbox(() => Math.max(flushMs, this.sessions.size / 10));
+      this.#outbox = new Outbox(flushMs);
       this.emit = this.#actorEmit();
       this.timers = new Timers(state.storage, () => this.#nextDeadline());
       state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));
@@ -252,7 +251,13 @@ export function createActorHandler<
       const { 0: client, 1: server } = new WebSocketPair();
       this.state.acceptWebSocket(server);
       const protocol = codec.protocol2 && url.searchParams.get("v") === "2" ? 2 : 1;
-      const session = Session.accept(this, server, meta, protocol);
+      let session: Session<M>;
+      try {
+        session = Session.accept(this, server, meta, protocol);
+      } catch (thrown) {
+        server.close(CLOSE.internal, "Internal error");
+        throw thrown;
+      }
       this.#admit(session);
       this.#watchOver(session);
       if (protocol === 2) {
@@ -329,7 +334,8 @@ export function createActorHandler<
       else if (session.protocol === 2 && frame.type === "ack") {
         session.settleAck(frame.id ?? "", { data: frame.data });
       } else if (session.protocol === 2 && frame.type === "nack") {
-        const error = new RollcallError("unprocessable", "The client refused");
+        const why = frame.error?.message || "The client refused";
+        const error = new RollcallError("unprocessable", why);
         session.settleAck(frame.id ?? "", { error });
       } else {
         const received = frame;
@@ -393,6 +399,7 @@ export function createActorHandler<
           log("timer_failed", { room: label, timer: name, error });
           this.timers.soonest(name, now + RETRY_MS);
         }
+        this.timers.done(name);
       }
       for (const session of [...this.sessions.values()]) {
         if (now >= expiry(session)) this.#expire(session);
@@ -470,7 +477,7 @@ export function createActorHandler<
       this.sessions.delete(own.ws);
       this.#unindex(own);
       // While `onConnect` still runs it is #connect that finds out, and runs this afterwards.
-      if (wasOpen) void own.run(() => outsideTransaction(() => this.#disconnect(own)));
+      if (wasOpen) this.keep(own.run(() => outsideTransaction(() => this.#disconnect(own))));
     }
 
     async #disconnect(session: Session<M>): Promise<void> {
@@ -552,14 +559,14 @@ export function createActorHandler<
           const text = codec.encodeEvent(event, data, own());
           afterCommit(() => session.enqueue(text));
         },
-        emitWithAck: (event, data, { timeoutMs = 10_000 } = {}) => {
+        emitWithAck: async (event, data, { timeoutMs = 10_000 } = {}) => {
           if (session.protocol !== 2) {
             const why = "This client speaks protocol 1, which has no acks";
-            return Promise.reject(new RollcallError("unprocessable", why));
+            throw new RollcallError("unprocessable", why);
           }
           const id = crypto.randomUUID();
-          const answer = session.awaitAck(id, Math.min(Math.max(timeoutMs, 1), 60_000));
           const text = codec.encodeEvent(event, data, own(), id);
+          const answer = session.awaitAck(id, Math.min(Math.max(timeoutMs, 1), 60_000));
           afterCommit(() => session.enqueue(text));
           return answer;
         },

@@ -15,7 +15,8 @@ export interface SocketEmit<V extends EventMap = AnyEvents> {
    * Asks this client (protocol 2) and waits for its answer.
    *
    * @param options.timeoutMs 1–60 000, default 10 000; the actor stays awake as long
-   * @throws RollcallError `timeout`, `disconnected`, or what the client refused with
+   * @throws RollcallError `timeout`, `disconnected`, or `unprocessable` with the client's message
+   *   when it refused
    */
   emitWithAck<K extends keyof V["out"] & string>(
     event: K,
@@ -125,87 +126,63 @@ function proxied<T extends object>(target: T, own: Record<string, unknown>): T {
 }
 
 /**
- * Gathers frames. A lone event leaves at the end of the turn that emitted it; while events keep
- * coming to a socket, they leave together, once per window. A send costs the runtime some 20 µs
- * whatever its size, so sends are what this saves.
+ * Gathers frames. What is emitted in one turn leaves at its end, as one message for each socket.
+ * Then what comes waits: for a lone event only until the event loop has gone round, but once several
+ * turns have emitted meanwhile, for a window. A send costs the runtime some 20 µs whatever its size,
+ * so sends are what this saves. Nothing is pending while nothing is emitted.
  */
 export class Outbox {
-  readonly #windowMs: () => number;
-  #tick = 0;
-  /** Sessions, and diffs to build, that leave at the end of this turn … */
-  #soon = new Set<Session>();
-  #soonDiffs = new Map<string, () => void>();
-  #turnEnds = false;
-  /** … and those that wait for the window. */
-  #later = new Set<Session>();
-  #laterDiffs = new Map<string, () => void>();
-  #window = false;
-  #guard = false;
-  readonly #diffTicks = new Map<string, number>();
+  readonly #windowMs: number;
+  #due: Session[] = [];
+  readonly #diffs = new Map<string, () => void>();
+  /** Turns that emitted since the last flush. */
+  #turns = 0;
+  #inTurn = false;
+  #paused = false;
 
-  constructor(windowMs: () => number) {
+  /** @param windowMs least time between two flushes while events keep coming */
+  constructor(windowMs: number) {
     this.#windowMs = windowMs;
   }
 
   request(session: Session): void {
     // A client of protocol 1 takes no lists: waiting would gain nothing.
-    if (session.protocol === 2 && session.flushedAtTick === this.#tick) {
-      this.#later.add(session);
-      this.#openWindow();
-    } else {
-      this.#soon.add(session);
-      this.#endTurn();
+    if (session.protocol === 1) {
+      queueMicrotask(() => session.flush());
+      return;
     }
+    if (!session.waits) {
+      session.waits = true;
+      this.#due.push(session);
+    }
+    if (!this.#inTurn) this.#beginTurn();
   }
 
   /** Has `build` run before the next flush, once per `key`. */
   defer(key: string, build: () => void): void {
-    if (this.#soonDiffs.has(key) || this.#laterDiffs.has(key)) return;
-    if (this.#diffTicks.get(key) === this.#tick) {
-      this.#laterDiffs.set(key, build);
-      this.#openWindow();
-    } else {
-      this.#soonDiffs.set(key, build);
-      this.#endTurn();
-    }
+    if (!this.#diffs.has(key)) this.#diffs.set(key, build);
+    if (!this.#inTurn) this.#beginTurn();
   }
 
-  #endTurn(): void {
-    if (this.#turnEnds) return;
-    this.#turnEnds = true;
+  #beginTurn(): void {
+    this.#inTurn = true;
+    this.#turns += 1;
     queueMicrotask(() => {
-      this.#turnEnds = false;
-      this.#build(this.#soonDiffs);
-      const due = this.#soon;
-      this.#soon = new Set();
-      this.#flush(due);
-      this.#watch();
+      if (!this.#paused) this.#flush();
+      this.#inTurn = false;
     });
   }
 
-  #openWindow(): void {
-    if (this.#window) return;
-    this.#window = true;
-    setTimeout(() => {
-      this.#window = false;
-      this.#tick += 1;
-      this.#build(this.#laterDiffs);
-      const due = this.#later;
-      this.#later = new Set();
-      this.#flush(due);
-      this.#watch();
-    }, this.#windowMs());
-  }
-
-  #build(diffs: Map<string, () => void>): void {
-    for (const [key, build] of [...diffs]) {
-      diffs.delete(key);
-      this.#diffTicks.set(key, this.#tick);
+  #flush(): void {
+    for (const [key, build] of [...this.#diffs]) {
+      this.#diffs.delete(key);
       outsideTransaction(build);
     }
-  }
+    const due = this.#due;
+    const isBurst = this.#turns > 1;
+    this.#due = [];
+    this.#turns = 0;
 
-  #flush(due: ReadonlySet<Session>): void {
     // Sockets of one channel mostly wait for the very same frames: join them once.
     let last: readonly string[] = [];
     let joined = "";
@@ -217,29 +194,20 @@ export class Outbox {
       return joined;
     };
     for (const session of due) {
-      session.flushedAtTick = this.#tick;
+      session.waits = false;
       session.flush(join);
     }
-  }
 
-  /**
-   * Tells a lone event from a burst: what is waiting to be handled when a flush is done comes
-   * within a moment of it. The first timer only returns to the event loop, whose clock stood still
-   * while we were sending; the second then measures.
-   */
-  #watch(): void {
-    if (this.#guard) return;
-    this.#guard = true;
+    this.#paused = true;
+    const pauseMs = isBurst ? Math.max(this.#windowMs, due.length * GATHER_PER_SOCKET_MS) : 0;
     outsideTransaction(() =>
       setTimeout(() => {
-        setTimeout(() => {
-          this.#guard = false;
-          if (!this.#window) this.#tick += 1;
-        }, GUARD_MS);
-      }, 0),
+        this.#paused = false;
+        if (this.#turns > 0) this.#flush();
+      }, pauseMs),
     );
   }
 }
 
-/** Quiet time after a flush, in ms, after which the next event counts as lone again. */
-const GUARD_MS = 2;
+/** Sending takes half as long: of an actor's time it shall take a third at most. */
+const GATHER_PER_SOCKET_MS = 0.04;

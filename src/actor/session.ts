@@ -5,6 +5,8 @@ import type { Codec, ConnectionMeta, Limits, Liveness } from "./room.ts";
 
 /** Bytes that the runtime takes in a socket's attachment; its own serialisation included. */
 const ATTACHMENT_BYTES = 16_384;
+/** Bytes of a close frame's reason, by RFC 6455. */
+const REASON_BYTES = 123;
 /** Storage key of a meta that outgrew the attachment. */
 const SPILL_PREFIX = "rollcall:session:";
 /** Characters of a user's or a client's id. */
@@ -81,8 +83,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until its departure. */
   open: boolean;
-  /** Tick of the outbox at the last flush, which tells a lone event from a burst. */
-  flushedAtTick = -1;
+  /** Whether the outbox holds it ready for the next flush. */
+  waits = false;
   emit!: SocketEmit<never>;
   /** The user it is listed under; follows `meta.userId` once a handler is done. */
   indexedAs = "";
@@ -228,7 +230,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   enqueue(text: string): boolean {
     if (this.#departed) return false;
     this.#queue.push(text);
-    if (this.#queue.length === 1) this.#host.requestFlush(this as unknown as Session);
+    this.#host.requestFlush(this as unknown as Session);
     return true;
   }
 
@@ -245,7 +247,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       if (this.protocol === 2) WebSocket.prototype.send.call(this.ws, join(frames));
       else for (const frame of frames) WebSocket.prototype.send.call(this.ws, frame);
     } catch {
-      this.depart("send_failed");
+      // The socket may still count as open to the runtime: whoever is not here must not stay listed.
+      this.close(CLOSE.internal, "Send failed", "send_failed");
     }
   }
 
@@ -259,10 +262,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     if (text !== null) this.enqueue(text);
   }
 
-  /** Closes the socket with `code` after what is queued, and departs. */
+  /**
+   * Closes the socket with `code` after what is queued, and departs. A code that may not be sent
+   * becomes 1000; a reason is cut to the 123 bytes that a close frame holds.
+   */
   close(code: number, reason: string, departure: Departure = "refused"): void {
     try {
-      this.ws.close(code, reason.slice(0, 100));
+      this.ws.close(sendableCode(code), cutToBytes(reason, REASON_BYTES));
     } catch {
       // Already closed: only the departure is left to do.
     }
@@ -299,6 +305,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     this.#queue = [];
     this.#abandonAcks();
     if (this.#spilled) this.#host.state.storage.kv.delete(SPILL_PREFIX + this.id);
+    // A closing socket may outlast this instance; the next one must not take it for a session.
+    this.ws.serializeAttachment(null);
     this.#host.departed(this as unknown as Session, reason);
   }
 
@@ -306,6 +314,19 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     const error = new RollcallError("disconnected", "The client left before it answered");
     for (const settle of [...this.#acks.values()]) settle({ error });
   }
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** The longest beginning of `text` that has at most `limit` bytes of UTF-8. */
+function cutToBytes(text: string, limit: number): string {
+  const bytes = encoder.encode(text);
+  if (bytes.byteLength <= limit) return text;
+  let end = limit;
+  // 10xxxxxx continues a character: a cut goes before the byte that begins it.
+  while (((bytes[end] ?? 0) & 0xc0) === 0x80) end -= 1;
+  return decoder.decode(bytes.subarray(0, end));
 }
 
 /** Frames as one message of protocol 2. */

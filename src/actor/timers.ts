@@ -1,16 +1,26 @@
+import { afterCommit } from "./emit.ts";
+
 /** Storage key of the deadlines. */
 const KEY = "rollcall:timers";
+/**
+ * The farthest that an alarm is set ahead, in ms: a token may expire in a year that the runtime
+ * cannot count to, and an alarm that comes early only sets the next one.
+ */
+const FARTHEST_MS = 30 * 24 * 3_600_000;
 
 /**
  * Many named deadlines on the actor's one alarm. A deadline is one storage row for all names
  * together; the alarm is moved only when it must be earlier and deleted when nothing is left, since
- * each move is a row as well.
+ * each move is a row as well. What is set inside a transaction counts from the commit on, and not
+ * at all after a rollback.
  */
 export class Timers {
   readonly #storage: DurableObjectStorage;
   /** Earliest deadline that follows from the sockets (expiry, sweep) and is stored nowhere. */
   readonly #fromSessions: () => number | undefined;
   readonly #deadlines: Map<string, number>;
+  /** Deadlines whose handlers run now: kept in storage until they are done, should we die meanwhile. */
+  readonly #ringing = new Map<string, number>();
   #alarmAt: number | null = null;
 
   constructor(storage: DurableObjectStorage, fromSessions: () => number | undefined) {
@@ -38,25 +48,28 @@ export class Timers {
 
   /** Sets the deadline of `name` to `atMs` (ms since the epoch), in place of any other. */
   set(name: string, atMs: number): void {
-    if (this.#deadlines.get(name) === atMs) return;
-    this.#deadlines.set(name, atMs);
-    this.#store();
-    this.#arm(atMs);
+    afterCommit(() => {
+      if (this.#deadlines.get(name) === atMs) return;
+      this.#deadlines.set(name, atMs);
+      this.#store();
+      this.#arm(atMs);
+    });
   }
 
   /** As {@link set}, but leaves an earlier deadline alone: for deadlines that mostly move away. */
   soonest(name: string, atMs: number): void {
-    const standing = this.#deadlines.get(name);
-    if (standing === undefined || atMs < standing) this.set(name, atMs);
+    afterCommit(() => {
+      const standing = this.#deadlines.get(name);
+      if (standing === undefined || atMs < standing) this.set(name, atMs);
+    });
   }
 
   clear(name: string): void {
-    if (!this.#deadlines.delete(name)) return;
-    this.#store();
-    if (this.#next() === undefined && this.#alarmAt !== null) {
-      this.#alarmAt = null;
-      void this.#storage.deleteAlarm();
-    }
+    afterCommit(() => {
+      if (!this.#deadlines.delete(name)) return;
+      this.#store();
+      if (this.#alarmAt !== null && this.#next() === undefined) this.#disarm();
+    });
   }
 
   /** @internal A socket's deadline, known without storage. */
@@ -66,16 +79,26 @@ export class Timers {
 
   /** @internal The alarm rang: takes the names that are due at `now` off the list. */
   due(now: number): string[] {
-    this.#alarmAt = null;
-    const names = [...this.#deadlines].filter(([, at]) => at <= now).map(([name]) => name);
-    for (const name of names) this.#deadlines.delete(name);
-    if (names.length > 0) this.#store();
-    return names;
+    const due = [...this.#deadlines].filter(([, at]) => at <= now);
+    for (const [name, at] of due) {
+      this.#deadlines.delete(name);
+      this.#ringing.set(name, at);
+    }
+    return due.map(([name]) => name);
+  }
+
+  /** @internal The handler of a name that was {@link due} has run. */
+  done(name: string): void {
+    if (this.#ringing.delete(name)) this.#store();
   }
 
   /** @internal All that was due has run: sets the alarm to what is next. */
   rearm(): void {
-    this.#arm(this.#next());
+    this.#alarmAt = null;
+    const next = this.#next();
+    // An instance that the alarm started found none standing and may have set one itself.
+    if (next === undefined) this.#disarm();
+    else this.#arm(next);
   }
 
   #next(): number | undefined {
@@ -87,12 +110,18 @@ export class Timers {
 
   #arm(atMs: number | undefined): void {
     if (atMs === undefined || (this.#alarmAt !== null && this.#alarmAt <= atMs)) return;
-    this.#alarmAt = atMs;
-    void this.#storage.setAlarm(atMs);
+    this.#alarmAt = Math.min(atMs, Date.now() + FARTHEST_MS);
+    void this.#storage.setAlarm(this.#alarmAt);
+  }
+
+  #disarm(): void {
+    this.#alarmAt = null;
+    void this.#storage.deleteAlarm();
   }
 
   #store(): void {
-    if (this.#deadlines.size === 0) this.#storage.kv.delete(KEY);
-    else this.#storage.kv.put(KEY, Object.fromEntries(this.#deadlines));
+    const all = [...this.#ringing, ...this.#deadlines];
+    if (all.length === 0) this.#storage.kv.delete(KEY);
+    else this.#storage.kv.put(KEY, Object.fromEntries(all));
   }
 }

@@ -1,4 +1,5 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
+import { HTTPException } from "hono/http-exception";
 import { type ErrorCode, RollcallError } from "../errors.ts";
 import { log } from "../log.ts";
 import { debugRoutes } from "./debug.ts";
@@ -30,6 +31,10 @@ export function createApp(): OpenAPIHono<AppEnv> {
   app.onError((thrown) => {
     if (thrown instanceof RollcallError) {
       const body: ErrorBody = { error: thrown.code, details: thrown.message };
+      return Response.json(body, { status: thrown.status });
+    }
+    if (thrown instanceof HTTPException) {
+      const body: ErrorBody = { error: "bad_request", details: thrown.message };
       return Response.json(body, { status: thrown.status });
     }
     log("request_failed", { error: thrown });

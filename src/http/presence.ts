@@ -1,8 +1,10 @@
-import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { admitVisitor } from "../auth/presence.ts";
+import { RollcallError } from "../errors.ts";
 import { callIngest } from "../ingest.ts";
 import { type RosterSync, STATUSES } from "../roster.ts";
 import type { AppEnv } from "./app.ts";
+import { createRoutes } from "./routes.ts";
 
 const sync = z
   .object({
@@ -32,7 +34,7 @@ const look = createRoute({
 
 /** The user presence room: a look over HTTP, and the upgrade. */
 export function presenceRoutes(): OpenAPIHono<AppEnv> {
-  const app = new OpenAPIHono<AppEnv>();
+  const app = createRoutes();
 
   app.openapi(look, async (c) => {
     const { room } = await admitVisitor(c.req.raw, c.env);
@@ -42,6 +44,9 @@ export function presenceRoutes(): OpenAPIHono<AppEnv> {
 
   app.get("/ws/presence", async (c) => {
     const { room } = await admitVisitor(c.req.raw, c.env);
+    if (c.req.header("Upgrade")?.toLowerCase() !== "websocket") {
+      throw new RollcallError("upgrade_required", "/ws/presence takes WebSockets only");
+    }
     return c.env.PRESENCE.getByName(room).fetch(c.req.raw);
   });
   return app;
