@@ -1,0 +1,29 @@
+import { tracing } from "cloudflare:workers";
+import { RollcallError } from "./errors.ts";
+
+/** Names of our own spans, beside those the runtime makes for fetches, KV, D1 and actors. */
+export type SpanName = "ingest" | "publish" | "sync.auth" | "llm.upstream";
+
+/**
+ * Runs `work` in a span of the runtime's own tracing (`[observability.traces]`), child of whichever
+ * is open, ended when the promise settles. A refusal is marked with its code alone: messages may
+ * quote what a client sent. Never give a secret, a token or a user's text as an attribute.
+ *
+ * @see https://developers.cloudflare.com/workers/observability/traces/custom-spans/
+ */
+export function inSpan<T>(
+  name: SpanName,
+  work: (span: Span) => Promise<T>,
+  attributes: Record<string, boolean | number | string | undefined> = {},
+): Promise<T> {
+  return tracing.enterSpan(name, async (span) => {
+    span.setAttributes(attributes);
+    try {
+      return await work(span);
+    } catch (thrown) {
+      const code = thrown instanceof RollcallError ? thrown.code : "internal";
+      span.setAttribute("error.type", code).setStatus({ code: "error", message: code });
+      throw thrown;
+    }
+  });
+}
