@@ -7,7 +7,12 @@ import { defineConfig } from "vitest/config";
  * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
  * which also re-exports src/worker.ts. The types of the bindings stand in test/room/env.d.ts.
  */
-const TEST_OBJECTS: Record<string, string> = {};
+const TEST_OBJECTS: Record<string, string> = {
+  LAB: "Lab",
+  TIGHT: "Tight",
+  FALLBACK: "FallbackRoom",
+  CATCHING: "Catching",
+};
 
 /** The values every clone has, whatever stands in a developer's .dev.vars. */
 const exampleSecrets = parseEnv(readFileSync(".dev.vars.example", "utf8"));

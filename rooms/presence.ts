@@ -65,12 +65,6 @@ class Presence {
     this.#statuses = new Map(
       [...stored].map(([key, status]) => [key.slice(STATUS_PREFIX.length), status]),
     );
-    for (const { meta } of actor.sessions.values()) {
-      const entry = this.#entry(meta.userId);
-      if (!entry) continue;
-      this.roster.set(meta.userId, entry);
-      this.#told.set(meta.userId, entry);
-    }
   }
 
   #entry(userId: string): RosterEntry | undefined {
@@ -82,8 +76,19 @@ class Presence {
     return { userId, username, devices: sessions.size, status };
   }
 
-  /** Forgets what is stored of users who are not here; says whether there was any. */
-  reconcile(): boolean {
+  /**
+   * Makes the roster from the sockets that are there, and forgets what is stored of users who are
+   * not. Says whether there was any.
+   */
+  restore(): boolean {
+    this.tell();
+    for (const { meta } of this.#actor.sessions.values()) {
+      const entry = this.#entry(meta.userId);
+      if (!entry) continue;
+      this.roster.set(meta.userId, entry);
+      this.#told.set(meta.userId, entry);
+    }
+    this.#encodedUsers = null;
     const gone = [...this.#statuses.keys()].filter((userId) => !this.roster.has(userId));
     if (gone.length === 0) return false;
     const storage = this.#actor.getStorage();
@@ -213,7 +218,7 @@ export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
 
   onHibernationRestore(actor) {
     const here = presenceOf(actor);
-    if (here.reconcile())
+    if (here.restore())
       actor.emit.to(CHANNEL).emit("presence.sync", snapshot(here.roster.values()));
   },
 });

@@ -164,6 +164,9 @@ export function createActorHandler<
     readonly #startedAt = new Date();
     readonly #wakeUps = { fetch: 0, message: 0, close: 0, alarm: 0, rpc: 0 };
     #starts: number | null = null;
+    #awake = false;
+    /** A room's deadline whose handler failed waits until then, in ms. */
+    #dueNotBefore = 0;
 
     static get(id: string): ActorStub {
       const bindings = { ...workerExports, ...(workerEnv as object) } as Record<string, unknown>;
@@ -186,25 +189,18 @@ export function createActorHandler<
       this.emit = this.#actorEmit();
       this.timers = new Timers(state.storage, () => this.#nextDeadline());
       state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));
-      const lost = this.#restore();
+      this.#restore();
       void state.blockConcurrencyWhile(async () => {
         await this.timers.load();
         if ((env as { ENVIRONMENT?: unknown }).ENVIRONMENT === "development") {
           this.#starts = (state.storage.kv.get<number>(STARTS_KEY) ?? 0) + 1;
           state.storage.kv.put(STARTS_KEY, this.#starts);
         }
-        try {
-          await room.onHibernationRestore?.(this);
-        } catch (error) {
-          log("restore_failed", { room: label, error });
-        }
-        for (const session of lost) session.depart("stale");
       });
     }
 
-    /** Makes the sessions from the sockets; returns those whose socket is closed already. */
-    #restore(): Session<M>[] {
-      const lost: Session<M>[] = [];
+    /** Makes the sessions from the sockets. */
+    #restore(): void {
       for (const ws of this.state.getWebSockets()) {
         const session = Session.restore<M>(this, ws);
         if (!session) {
@@ -212,11 +208,35 @@ export function createActorHandler<
           continue;
         }
         this.#admit(session);
-        if (ws.readyState !== WebSocket.OPEN) lost.push(session);
       }
-      const live = new Set([...this.sessions.values()].map(({ id }) => id));
-      Session.sweepStorage(this.state, (id) => live.has(id));
-      return lost;
+    }
+
+    /**
+     * Comes before the first event of an instance, and lets the room restore itself. A socket that
+     * closed while the actor slept is not listed by the runtime any more when its close wakes the
+     * actor: the room sees it here again before it sees it go. Should several have closed, each of
+     * the others has the room restore itself once more.
+     */
+    #wake(closing?: WebSocket): Promise<void> | undefined {
+      const late =
+        closing && !this.sessions.has(closing) ? Session.restore<M>(this, closing) : null;
+      if (this.#awake && !late) return undefined;
+      if (late) this.#admit(late);
+      if (!this.#awake) {
+        const live = new Set([...this.sessions.values()].map(({ id }) => id));
+        Session.sweepStorage(this.state, (id) => live.has(id));
+      }
+      this.#awake = true;
+      return this.state.blockConcurrencyWhile(async () => {
+        try {
+          await room.onHibernationRestore?.(this);
+        } catch (error) {
+          log("restore_failed", { room: label, error });
+        }
+        for (const session of [...this.sessions.values()]) {
+          if (session !== late && session.ws.readyState !== WebSocket.OPEN) session.depart("stale");
+        }
+      });
     }
 
     // ── Events of the runtime ─────────────────────────────────────────────────────────────────
@@ -224,6 +244,7 @@ export function createActorHandler<
     override async fetch(request: Request): Promise<Response> {
       this.#wakeUps.fetch += 1;
       try {
+        await this.#wake();
         return await this.#upgrade(request);
       } catch (thrown) {
         if (thrown instanceof RollcallError) return refusal(thrown);
@@ -307,6 +328,11 @@ export function createActorHandler<
 
     override webSocketMessage(ws: WebSocket, raw: string | ArrayBuffer): Promise<void> | void {
       this.#wakeUps.message += 1;
+      const waking = this.#wake();
+      return waking ? waking.then(() => this.#receive(ws, raw)) : this.#receive(ws, raw);
+    }
+
+    #receive(ws: WebSocket, raw: string | ArrayBuffer): Promise<void> | void {
       const session = this.sessions.get(ws);
       if (!session) return;
       const now = Date.now();
@@ -372,6 +398,7 @@ export function createActorHandler<
 
     override async webSocketClose(ws: WebSocket, code: number, reason: string): Promise<void> {
       this.#wakeUps.close += 1;
+      await this.#wake(ws);
       const session = this.sessions.get(ws);
       try {
         WebSocket.prototype.close.call(ws, sendableCode(code), reason);
@@ -384,6 +411,7 @@ export function createActorHandler<
 
     override async webSocketError(ws: WebSocket): Promise<void> {
       this.#wakeUps.close += 1;
+      await this.#wake(ws);
       const session = this.sessions.get(ws);
       session?.close(CLOSE.internal, "Connection error", "error");
       await session?.run(() => {});
@@ -391,6 +419,7 @@ export function createActorHandler<
 
     override async alarm(): Promise<void> {
       this.#wakeUps.alarm += 1;
+      await this.#wake();
       const now = Date.now();
       for (const name of this.timers.due(now)) {
         try {
@@ -404,6 +433,14 @@ export function createActorHandler<
       for (const session of [...this.sessions.values()]) {
         if (now >= expiry(session)) this.#expire(session);
         else if (now >= session.deadAtMs()) session.close(CLOSE.dead, "No ping", "dead");
+      }
+      if (room.onDue && this.#dueAt() <= now) {
+        try {
+          await room.onDue(this);
+        } catch (error) {
+          log("due_failed", { room: label, error });
+          this.#dueNotBefore = now + RETRY_MS;
+        }
       }
       this.timers.rearm();
     }
@@ -457,8 +494,13 @@ export function createActorHandler<
         dead = Math.min(dead, session.deadAtMs());
         expires = Math.min(expires, expiry(session));
       }
-      const next = Math.min(Math.max(dead, Date.now() + liveness.sweepMs), expires);
+      const swept = Math.max(dead, Date.now() + liveness.sweepMs);
+      const next = Math.min(swept, expires, Math.max(this.#dueAt(), this.#dueNotBefore));
       return next === Number.POSITIVE_INFINITY ? undefined : next;
+    }
+
+    #dueAt(): number {
+      return room.dueAt?.(this) ?? Number.POSITIVE_INFINITY;
     }
 
     #expire(session: Session<M>): void {
@@ -499,30 +541,16 @@ export function createActorHandler<
       }
     }
 
-    #context(
-      session: Session<M>,
-      frame: MessageFrame = { type: "connect" },
-    ): MessageContext<M, E, V> {
-      return {
-        actor: this,
-        ws: session.ws,
-        session,
-        get meta() {
-          return session.meta;
-        },
-        set meta(meta) {
-          session.meta = meta;
-        },
-        emit: session.emit as unknown as SocketEmit<V>,
-        frame,
-      };
+    #context(session: Session<M>, frame?: MessageFrame): Context<M, E, V> {
+      return new Context(this, session, frame);
     }
 
     // ── Emit ──────────────────────────────────────────────────────────────────────────────────
 
     /** The one way out for events. Encodes once; counts whom it goes to. */
     #publish(targets: Iterable<Session<M>>, event: string, data: unknown, channel: string): number {
-      const meant = [...targets].filter((session) => session.open);
+      const meant: Session<M>[] = [];
+      for (const session of targets) if (session.open) meant.push(session);
       if (meant.length === 0) return 0;
       const text = codec.encodeEvent(event, data, channel);
       afterCommit(() => {
@@ -535,10 +563,12 @@ export function createActorHandler<
       return { emit: (event, data) => this.#publish(targets(), event, data, channel) };
     }
 
-    *#inChannel(channel: string, except?: WebSocket): Iterable<Session<M>> {
+    #inChannel(channel: string, except?: WebSocket): Session<M>[] {
+      const members: Session<M>[] = [];
       for (const session of this.sessions.values()) {
-        if (session.ws !== except && session.meta.channels.includes(channel)) yield session;
+        if (session.ws !== except && session.meta.channels.includes(channel)) members.push(session);
       }
+      return members;
     }
 
     #actorEmit(): ActorEmit<M, V> {
@@ -579,7 +609,7 @@ export function createActorHandler<
 
     broadcast(channel: string, data: unknown, options: BroadcastOptions = {}): number {
       const { except, userIds, clientIds } = options;
-      const targets = [...this.#inChannel(channel, except)].filter(
+      const targets = this.#inChannel(channel, except).filter(
         ({ meta }) =>
           (!userIds || userIds.includes(meta.userId)) &&
           (!clientIds || clientIds.includes(meta.clientId)),
@@ -598,11 +628,13 @@ export function createActorHandler<
 
     emitToChannel(channel: string, event: string, data?: unknown): number {
       this.#wakeUps.rpc += 1;
+      void this.#wake();
       return this.#publish(this.#inChannel(channel), event, data, channel);
     }
 
     emitToUser(userId: string, event: string, data?: unknown): number {
       this.#wakeUps.rpc += 1;
+      void this.#wake();
       return this.#publish(this.sessionsOf(userId), event, data, "default");
     }
 
@@ -646,6 +678,7 @@ export function createActorHandler<
 
     async ingest(name: string, data: unknown): Promise<IngestResult> {
       this.#wakeUps.rpc += 1;
+      await this.#wake();
       try {
         const declared = room.ingests.get(name);
         if (!declared) throw new RollcallError("unknown_event", `No ingest named ${name}`);
@@ -673,6 +706,37 @@ export function createActorHandler<
 
   Object.defineProperty(Actor, "name", { value: className(room.name ?? websocketPath) });
   return Actor as unknown as ActorHandlerClass<E>;
+}
+
+/** What handlers get. A class, since accessors of a literal would be made anew for each message. */
+class Context<M extends ConnectionMeta, E, V extends EventMap> implements MessageContext<M, E, V> {
+  readonly actor: VeraniActor<M, E, V>;
+  readonly ws: WebSocket;
+  readonly session: Session<M>;
+  readonly emit: SocketEmit<V>;
+  readonly frame: MessageFrame;
+
+  constructor(
+    actor: VeraniActor<M, E, V>,
+    session: Session<M>,
+    frame: MessageFrame = { type: "connect" },
+  ) {
+    this.actor = actor;
+    this.ws = session.ws;
+    this.session = session;
+    this.emit = session.emit as unknown as SocketEmit<V>;
+    this.frame = frame;
+  }
+
+  get meta(): M {
+    this.session.metaAsked = true;
+    return this.session.meta;
+  }
+
+  set meta(meta: M) {
+    this.session.metaAsked = true;
+    this.session.meta = meta;
+  }
 }
 
 /** Time after which a timer whose handler threw is tried again, in ms. */

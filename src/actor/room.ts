@@ -195,8 +195,19 @@ export interface RoomDefinition<
   /** Frames that no handler of {@link Room.on} takes. What it returns is the ack. */
   onMessage?(ctx: MessageContext<M, E, V>, frame: MessageFrame): unknown;
   onError?(error: Error, ctx: RoomContext<M, E, V>): Awaitable<void>;
-  /** After every start of an instance, before any event, also when no socket is left. */
+  /**
+   * After every start of an instance, before its first event, also when no socket is left. The
+   * sessions are those that were there before, also one whose close woke the actor.
+   */
   onHibernationRestore?(actor: VeraniActor<M, E, V>): Awaitable<void>;
+  /**
+   * When {@link onDue} must run, in ms since the epoch: for a deadline that follows from what the
+   * room knows anyway, and so costs no row of its own as `actor.timers.set` would. Asked at a start,
+   * before `onHibernationRestore`, and after each alarm; when it comes nearer in between, say so
+   * with `actor.timers.wakeAt`.
+   */
+  dueAt?(actor: VeraniActor<M, E, V>): number | undefined;
+  onDue?(actor: VeraniActor<M, E, V>): Awaitable<void>;
   codec?: Codec;
   flushMs?: number;
   limits?: Partial<Limits>;

@@ -80,7 +80,10 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   readonly ws: WebSocket;
   readonly id: string;
   readonly protocol: 1 | 2;
+  /** To look at. Who means to change it asks for `ctx.meta`, which has it written back. */
   meta: M;
+  /** Whether a handler asked for the meta, and may have changed it, since it was last stored. */
+  metaAsked = false;
   /** Whether events reach it: from the end of `onConnect` until its departure. */
   open: boolean;
   /** Whether the outbox holds it ready for the next flush. */
@@ -168,6 +171,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       protocol: this.protocol,
       seenAtMs: this.#seenAtMs,
     };
+    const asked = this.metaAsked;
+    this.metaAsked = false;
+    if (this.#spilled && !asked) {
+      // What lies in storage still holds: a row less for each frame.
+      this.ws.serializeAttachment(kept);
+      return;
+    }
     const key = SPILL_PREFIX + this.id;
     try {
       this.ws.serializeAttachment({ ...kept, meta: this.meta });

@@ -21,6 +21,8 @@ export class Timers {
   readonly #deadlines: Map<string, number>;
   /** Deadlines whose handlers run now: kept in storage until they are done, should we die meanwhile. */
   readonly #ringing = new Map<string, number>();
+  /** How often this instance has set and deleted the alarm: each is a row written. */
+  readonly stats = { alarmsSet: 0, alarmsDeleted: 0 };
   #alarmAt: number | null = null;
 
   constructor(storage: DurableObjectStorage, fromSessions: () => number | undefined) {
@@ -72,7 +74,7 @@ export class Timers {
     });
   }
 
-  /** @internal A socket's deadline, known without storage. */
+  /** A deadline known without storage, a socket's or the room's `dueAt`, has come nearer. */
   wakeAt(atMs: number): void {
     this.#arm(atMs);
   }
@@ -111,11 +113,13 @@ export class Timers {
   #arm(atMs: number | undefined): void {
     if (atMs === undefined || (this.#alarmAt !== null && this.#alarmAt <= atMs)) return;
     this.#alarmAt = Math.min(atMs, Date.now() + FARTHEST_MS);
+    this.stats.alarmsSet += 1;
     void this.#storage.setAlarm(this.#alarmAt);
   }
 
   #disarm(): void {
     this.#alarmAt = null;
+    this.stats.alarmsDeleted += 1;
     void this.#storage.deleteAlarm();
   }
 

@@ -1,0 +1,9 @@
+/** Bindings of the Durable Objects that exist for tests only (vitest.config.ts). */
+declare namespace Cloudflare {
+  interface Env {
+    LAB: DurableObjectNamespace<import("./rooms.ts").Lab>;
+    TIGHT: DurableObjectNamespace<import("./rooms.ts").Tight>;
+    FALLBACK: DurableObjectNamespace<InstanceType<typeof import("./rooms.ts").FallbackRoom>>;
+    CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
+  }
+}
