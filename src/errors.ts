@@ -9,6 +9,8 @@ export const ERRORS = {
   bad_request: { status: 400, close: 4400 },
   /** The data does not fit the event's schema. `path` names the place. */
   invalid_data: { status: 400, close: 4400 },
+  /** The same for a request of the devices contract, in its words. */
+  invalid_payload: { status: 400, close: 4400 },
   /** Nobody handles this event. Only told to a client that asked for an ack. */
   unknown_event: { status: 404, close: 4400 },
   unauthorized: { status: 401, close: 4401 },

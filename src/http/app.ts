@@ -3,6 +3,9 @@ import { HTTPException } from "hono/http-exception";
 import { type ErrorCode, RollcallError } from "../errors.ts";
 import { log } from "../log.ts";
 import { debugRoutes } from "./debug.ts";
+import { deviceRoutes } from "./devices.ts";
+import { fanoutRoutes } from "./fanout.ts";
+import { moodRoutes } from "./moods.ts";
 import { presenceRoutes } from "./presence.ts";
 
 export interface AppEnv {
@@ -19,6 +22,9 @@ export interface ErrorBody {
 export function createApp(): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>();
   app.route("/", presenceRoutes());
+  app.route("/", deviceRoutes());
+  app.route("/", fanoutRoutes());
+  app.route("/", moodRoutes());
   app.route("/", debugRoutes());
 
   app.notFound((c) => {

@@ -1,5 +1,8 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
+import { requestedUser } from "../auth/devices.ts";
 import { isDevelopment } from "../auth/secrets.ts";
+import type { DeviceInspection } from "../devices.ts";
+import { callIngest } from "../ingest.ts";
 import type { AppEnv } from "./app.ts";
 
 /** What actors tell of themselves. Asking wakes them. Off outside development. */
@@ -12,5 +15,10 @@ export function debugRoutes(): OpenAPIHono<AppEnv> {
   app.get("/debug/actors/presence/:name", async (c) =>
     c.json(await c.env.PRESENCE.getByName(c.req.param("name")).inspect()),
   );
+  app.get("/debug/presence", async (c) => {
+    const stub = c.env.DEVICES.getByName(requestedUser(c.req.raw));
+    const inspection = await callIngest(stub, "inspect", undefined);
+    return c.json(inspection as DeviceInspection);
+  });
   return app;
 }
