@@ -36,6 +36,8 @@ export default defineConfig({
             wrangler: { configPath: "./wrangler.toml" },
             miniflare: {
               bindings: { ...exampleSecrets, ENVIRONMENT: "development" },
+              // The second Worker has a project of its own.
+              serviceBindings: { WORKSPACE: () => new Response(null, { status: 503 }) },
               durableObjects: Object.fromEntries(
                 Object.entries(TEST_OBJECTS).map(([binding, className]) => [
                   binding,

@@ -1,5 +1,5 @@
 /**
- * `npm start`: the Worker on this machine, without an account and without the network.
+ * `npm start`: both Workers on this machine, without an account and without the network.
  *
  *   npm start -- --port 9000 --persist-to DIR --var NAME:VALUE
  *
@@ -7,10 +7,11 @@
  * and its workerd end with it.
  */
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { completeDevVars } from "./dev-vars.ts";
+import { completeDevVars, readDevVars } from "./dev-vars.ts";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const WRANGLER = fileURLToPath(
@@ -18,12 +19,11 @@ const WRANGLER = fileURLToPath(
 );
 const DIE_WITH_PARENT = new URL("./die-with-parent.ts", import.meta.url).href;
 
-/**
- * The Workers that start together; the first one answers on the port.
- * With several, wrangler hands `--var` and `--persist-to` to the first only: whoever adds a second
- * has to bring both to it by another way, in `wranglerArguments`.
- */
-const CONFIGS = ["wrangler.toml"];
+/** The Workers that start together in one process group; the first one answers on the port. */
+const MAIN_CONFIG = "wrangler.toml";
+const WORKSPACE_CONFIG = "wrangler.workspace.toml";
+
+const DEFAULT_PORT = "8787";
 
 /** An orderly end takes wrangler well under a second; after this it is killed. */
 const STOP_GRACE_MS = 5000;
@@ -33,12 +33,58 @@ function isGiven(args: string[], ...flags: string[]): boolean {
   return args.some((arg) => flags.some((flag) => arg === flag || arg.startsWith(`${flag}=`)));
 }
 
+/** What stands behind an option that takes several values, in all of its places. */
+function valuesOf(args: string[], flag: string): string[] {
+  return args.flatMap((arg, at) => {
+    if (arg.startsWith(`${flag}=`)) return [arg.slice(flag.length + 1)];
+    if (arg !== flag) return [];
+    const rest = args.slice(at + 1);
+    const end = rest.findIndex((value) => value.startsWith("-"));
+    return end === -1 ? rest : rest.slice(0, end);
+  });
+}
+
+/** A value as a line of `.dev.vars` holds it: in the quotes that it does not have itself. */
+function quoted(value: string): string {
+  const quote = ["'", '"', "`"].find((mark) => !value.includes(mark));
+  if (quote === undefined) throw new Error("a variable has three kinds of quotes");
+  return quote + value + quote;
+}
+
+/**
+ * The second Worker's configuration for this start. Of several, wrangler hands `--var` to the first
+ * only: the others get a copy, with variables of its own beside it. (`--persist-to` holds for all.)
+ *
+ * @returns its path, the same one at each start on this port
+ */
+function writeWorkspaceConfig(given: string[]): string {
+  const port = valuesOf(given, "--port").at(-1) ?? DEFAULT_PORT;
+  const folder = join(PROJECT, ".wrangler", `start-${port}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+
+  const text = readFileSync(join(PROJECT, WORKSPACE_CONFIG), "utf8");
+  const main = /^main = "(.+)"$/m;
+  const config = text.replace(main, (_, path) => `main = ${JSON.stringify(join(PROJECT, path))}`);
+  const vars = { ...readDevVars() };
+  for (const pair of valuesOf(given, "--var")) {
+    const colon = pair.indexOf(":");
+    if (colon > 0) vars[pair.slice(0, colon)] = pair.slice(colon + 1);
+  }
+  const lines = Object.entries(vars).map(([name, value = ""]) => `${name}=${quoted(value)}\n`);
+  writeFileSync(join(folder, ".dev.vars"), lines.join(""), { mode: 0o600 });
+  const path = join(folder, WORKSPACE_CONFIG);
+  writeFileSync(path, config);
+  return path;
+}
+
 function wranglerArguments(given: string[]): string[] {
   const args = ["dev"];
-  if (!isGiven(given, "-c", "--config")) args.push(...CONFIGS.flatMap((config) => ["-c", config]));
+  if (!isGiven(given, "-c", "--config")) {
+    args.push("-c", MAIN_CONFIG, "-c", writeWorkspaceConfig(given));
+  }
   if (!isGiven(given, "-l", "--local", "-r", "--remote")) args.push("--local");
   // Named even where it is wrangler's default: otherwise a taken port is silently replaced by another.
-  if (!isGiven(given, "--port")) args.push("--port", "8787");
+  if (!isGiven(given, "--port")) args.push("--port", DEFAULT_PORT);
   if (!isGiven(given, "--show-interactive-dev-session")) {
     args.push("--show-interactive-dev-session=false");
   }

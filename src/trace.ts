@@ -1,5 +1,4 @@
 import { tracing } from "cloudflare:workers";
-import { RollcallError } from "./errors.ts";
 
 /** Names of our own spans, beside those the runtime makes for fetches, KV, D1 and actors. */
 export type SpanName = "ingest" | "publish" | "sync.auth" | "llm.upstream";
@@ -21,7 +20,7 @@ export function inSpan<T>(
     try {
       return await work(span);
     } catch (thrown) {
-      const code = thrown instanceof RollcallError ? thrown.code : "internal";
+      const code = thrown instanceof Error && "code" in thrown ? `${thrown.code}` : "internal";
       span.setAttribute("error.type", code).setStatus({ code: "error", message: code });
       throw thrown;
     }
