@@ -7,6 +7,7 @@ import { deviceRoutes } from "./devices.ts";
 import { fanoutRoutes } from "./fanout.ts";
 import { moodRoutes } from "./moods.ts";
 import { presenceRoutes } from "./presence.ts";
+import { workspaceRoutes } from "./workspace/forward.ts";
 
 export interface AppEnv {
   Bindings: Env;
@@ -25,6 +26,7 @@ export function createApp(): OpenAPIHono<AppEnv> {
   app.route("/", deviceRoutes());
   app.route("/", fanoutRoutes());
   app.route("/", moodRoutes());
+  app.route("/", workspaceRoutes());
   app.route("/", debugRoutes());
 
   app.notFound((c) => {
