@@ -6,9 +6,13 @@ export function bearerToken(request: Request): string | null {
   return match?.[1] ?? null;
 }
 
-/** The token of a request: the header counts where both it and `?token=` are there. */
+/**
+ * The token of a request: the header counts where both it and `?token=` are there, be it blank or
+ * malformed. Another scheme than Bearer, such as a proxy's Basic, is none of our business.
+ */
 export function requestToken(request: Request): string | null {
-  return bearerToken(request) ?? (new URL(request.url).searchParams.get("token") || null);
+  if (/^bearer\b/i.test(request.headers.get("Authorization") ?? "")) return bearerToken(request);
+  return new URL(request.url).searchParams.get("token") || null;
 }
 
 /** Whether two secrets are equal, in a time that tells neither where they differ nor their length. */

@@ -1,0 +1,329 @@
+import * as z from "zod/mini";
+import {
+  type Codec,
+  type ConnectionMeta,
+  defineRoom,
+  perActor,
+  type VeraniActor,
+} from "../src/actor/room.ts";
+import type { Session } from "../src/actor/session.ts";
+import { identify } from "../src/auth/fanout.ts";
+import { RollcallError } from "../src/errors.ts";
+import { FilterIndex, type FilterKey, parseFilter } from "../src/filters.ts";
+import { exceedsBytes, type MessageFrame } from "../src/protocol.ts";
+
+/** Filters of one message that are looked at. */
+const FILTERS_PER_FRAME = 50;
+const FILTERS_PER_SOCKET = 500;
+/** UTF-16 units of a socket's filters together: at two bytes each they fit into one storage row. */
+const FILTER_UNITS = 900_000;
+/** How long a key answers with the first result, in ms. */
+const IDEMPOTENCY_MS = 600_000;
+/** Least time between two clean-ups of old keys, each a wake-up, in ms. */
+const CLEAN_UP_MS = 60_000;
+/** Storage key of what was answered under an idempotency key. */
+const ANSWER_PREFIX = "answer:";
+/** UTF-16 units of an answer that fit into its row. */
+const ANSWER_UNITS = 900_000;
+
+interface FanoutMeta extends ConnectionMeta {
+  filters: Set<FilterKey>;
+  /** Whether a publisher waits for its acks: nobody can answer over SSE. */
+  answers: boolean;
+}
+
+interface FanoutEvents {
+  in: {
+    subscribe: FilterKey[];
+    unsubscribe: FilterKey[];
+    /** `result` as JSON. */
+    ack: { envelopeId: string; result: string };
+  };
+  out: { error: { code: "too_many_filters" } };
+}
+
+type FanoutActor = VeraniActor<FanoutMeta, Env, FanoutEvents>;
+type FanoutSession = Session<FanoutMeta>;
+
+/** A publish as its route hands it over. */
+const publication = z.object({
+  type: z.string(),
+  /** As JSON, which it stays: nothing between publisher and socket changes it. */
+  payload: z.optional(z.string()),
+  ackTimeoutMs: z.number().check(z.gte(0), z.lte(5_000)),
+  /** `digest` tells whether the same key came with another body. */
+  idempotency: z.optional(z.object({ key: z.string(), digest: z.string() })),
+});
+type Publication = z.infer<typeof publication>;
+
+/** `{"clientCount":n,"results":[…]}` as JSON; or why a key was refused. */
+export type PublishOutcome = { status: 200; answer: string } | { status: 422 };
+
+/** What an idempotency key stands for, in storage. */
+interface KeptAnswer {
+  digest: string;
+  answer: string;
+  expiresAtMs: number;
+}
+
+/** An envelope whose acks a publisher waits for. */
+interface Awaited {
+  sessions: Set<FanoutSession>;
+  /** As JSON, in the order in which they came. */
+  results: string[];
+  finish(): void;
+}
+
+/** The subscriptions of one user's sockets, and who waits for their answers. */
+class Fanout {
+  readonly #actor: FanoutActor;
+  readonly #index = new FilterIndex<FanoutSession>();
+  readonly #awaited = new Map<string, Awaited>();
+  /** Keyed publishes that have not been answered yet. */
+  readonly #running = new Map<string, { digest: string; answer: Promise<string> }>();
+
+  constructor(actor: FanoutActor) {
+    this.#actor = actor;
+    for (const session of actor.sessions.values()) if (session.open) this.joined(session);
+  }
+
+  joined(session: FanoutSession): void {
+    for (const filter of session.meta.filters) this.#index.add(filter, session);
+  }
+
+  left(session: FanoutSession): void {
+    for (const filter of session.meta.filters) this.#index.delete(filter, session);
+    for (const awaited of this.#awaited.values()) this.#dismiss(awaited, session);
+  }
+
+  subscribed(session: FanoutSession, filter: FilterKey): void {
+    this.#index.add(filter, session);
+  }
+
+  unsubscribed(session: FanoutSession, filter: FilterKey): void {
+    this.#index.delete(filter, session);
+  }
+
+  acked(session: FanoutSession, envelopeId: string, result: string): void {
+    const awaited = this.#awaited.get(envelopeId);
+    if (!awaited?.sessions.has(session)) return;
+    awaited.results.push(result);
+    this.#dismiss(awaited, session);
+  }
+
+  #dismiss(awaited: Awaited, session: FanoutSession): void {
+    if (awaited.sessions.delete(session) && awaited.sessions.size === 0) awaited.finish();
+  }
+
+  /** Delivers before it returns, so that what is published in a row arrives in a row. */
+  publish(message: Publication): Promise<PublishOutcome> {
+    const { idempotency } = message;
+    if (idempotency) return this.#publishOnce(message, idempotency.key, idempotency.digest);
+    return this.#deliver(message).answer.then((answer) => ({ status: 200, answer }));
+  }
+
+  async #publishOnce(message: Publication, key: string, digest: string): Promise<PublishOutcome> {
+    const { kv } = this.#actor.getStorage();
+    const row = ANSWER_PREFIX + key;
+    const running = this.#running.get(key);
+    const kept = kv.get<KeptAnswer>(row);
+    const earlier = running ?? (kept && kept.expiresAtMs > Date.now() ? kept : undefined);
+    if (earlier) {
+      if (earlier.digest !== digest) return { status: 422 };
+      return { status: 200, answer: await earlier.answer };
+    }
+
+    const expiresAtMs = Date.now() + IDEMPOTENCY_MS;
+    const { answer, soFar } = this.#deliver(message);
+    // Leaves together with the envelopes: should this instance end while it waits, the key answers
+    // with what there is, and delivers no second time.
+    kv.put(row, { digest, answer: soFar, expiresAtMs } satisfies KeptAnswer);
+    this.#actor.timers.soonest("answers", expiresAtMs);
+    this.#running.set(key, { digest, answer });
+    try {
+      const final = await answer;
+      if (final !== soFar && final.length <= ANSWER_UNITS) {
+        kv.put(row, { digest, answer: final, expiresAtMs } satisfies KeptAnswer);
+      }
+      return { status: 200, answer: final };
+    } finally {
+      this.#running.delete(key);
+    }
+  }
+
+  #deliver(message: Publication): { answer: Promise<string>; soFar: string } {
+    const { type, payload, ackTimeoutMs } = message;
+    const fields: unknown = payload === undefined ? undefined : JSON.parse(payload);
+    const envelopeId = crypto.randomUUID();
+    const timestamp = new Date().toISOString();
+    const head = JSON.stringify({ envelopeId, type, userId: this.#actor.name, timestamp });
+    const text = payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
+    const reached = [...this.#index.match(type, fields)].filter((session) => session.enqueue(text));
+
+    const answerOf = (results: readonly string[]) =>
+      `{"clientCount":${reached.length},"results":[${results.join(",")}]}`;
+    const soFar = answerOf([]);
+    const answering = reached.filter(({ meta }) => meta.answers);
+    if (answering.length === 0 || ackTimeoutMs === 0) {
+      return { answer: Promise.resolve(soFar), soFar };
+    }
+    return { answer: this.#results(envelopeId, answering, ackTimeoutMs).then(answerOf), soFar };
+  }
+
+  /** What `sessions` answer, until all have answered or closed, or for `timeoutMs`. */
+  async #results(
+    envelopeId: string,
+    sessions: readonly FanoutSession[],
+    timeoutMs: number,
+  ): Promise<string[]> {
+    const { promise, resolve: finish } = Promise.withResolvers<void>();
+    const results: string[] = [];
+    this.#awaited.set(envelopeId, { sessions: new Set(sessions), results, finish });
+    const timer = setTimeout(finish, timeoutMs);
+    await promise;
+    clearTimeout(timer);
+    this.#awaited.delete(envelopeId);
+    return results;
+  }
+
+  /** Deletes answers that are too old to be given again. */
+  cleanUp(): void {
+    const now = Date.now();
+    const storage = this.#actor.getStorage();
+    let next = Number.POSITIVE_INFINITY;
+    storage.transactionSync(() => {
+      for (const [row, { expiresAtMs }] of storage.kv.list<KeptAnswer>({ prefix: ANSWER_PREFIX })) {
+        if (expiresAtMs <= now) storage.kv.delete(row);
+        else next = Math.min(next, expiresAtMs);
+      }
+    });
+    if (next < Number.POSITIVE_INFINITY) {
+      this.#actor.timers.set("answers", Math.max(next, now + CLEAN_UP_MS));
+    }
+  }
+}
+
+const fanoutOf = perActor((actor: FanoutActor) => new Fanout(actor));
+
+function parseFilters(value: unknown): FilterKey[] | null {
+  if (!Array.isArray(value)) return null;
+  return value
+    .slice(0, FILTERS_PER_FRAME)
+    .map(parseFilter)
+    .filter((filter) => filter !== null);
+}
+
+/** A frame of the contract's table; null for all else, which is ignored. */
+function parseMessage(raw: string): MessageFrame | null {
+  if (/^\s*ping\s*$/i.test(raw)) return { type: "ping" };
+  try {
+    const message: unknown = JSON.parse(raw);
+    if (typeof message !== "object" || message === null) return null;
+    const { type, filters, envelopeId, result } = message as Record<string, unknown>;
+    if (type === "subscribe" || type === "unsubscribe") {
+      const data = parseFilters(filters);
+      return data && { type, data };
+    }
+    if (type !== "ack" || typeof envelopeId !== "string") return null;
+    return { type, data: { envelopeId, result: JSON.stringify(result ?? null) } };
+  } catch {
+    // No JSON, or nested deeper than the stack.
+    return null;
+  }
+}
+
+/** Envelopes as they stand, and a bare `ping` with its `pong`. */
+const envelopeCodec: Codec = {
+  ping: "ping",
+  pong: "pong",
+  protocol2: false,
+  parse(raw, limitBytes) {
+    const isTooLarge =
+      typeof raw === "string" ? exceedsBytes(raw, limitBytes) : raw.byteLength > limitBytes;
+    if (isTooLarge) throw new RollcallError("too_large", `At most ${limitBytes} bytes`);
+    return typeof raw === "string" ? parseMessage(raw) : null;
+  },
+  // The event's name stands first and wins over a `type` of the data.
+  encodeEvent: (type, data) => JSON.stringify(Object.assign({ type }, data, { type })),
+  encodeError: (error) => JSON.stringify({ type: "error", ...error }),
+};
+
+/** Envelopes to one user's sockets, by content. One actor per user, named by the user's id. */
+export const fanout = defineRoom<FanoutMeta, Env, FanoutEvents>({
+  name: "fanout-room",
+  websocketPath: "/ws/fanout",
+  codec: envelopeCodec,
+  // Each envelope brings an ack, so that publishers, not clients, set the pace. A flood hurts no
+  // user but the one who sends it.
+  limits: { framesBurst: 4_000, framesPerSecond: 2_000 },
+  // Clients of this contract were told of no interval: one that pings every half minute lives.
+  liveness: { legacyDeadAfterMs: 100_000, sweepMs: 100_000 },
+
+  /**
+   * `?filter=` is the stream's, made by the route that checked it. Whoever reaches the actor with it
+   * by other means asks for no more than a subscription, and gives up being waited for.
+   */
+  async extractMeta(request, env) {
+    const { scopes: _, ...bearer } = await identify(request, env);
+    const filter = new URL(request.url).searchParams.get("filter");
+    const parsed = filter === null ? null : parseFilter(JSON.parse(filter));
+    return {
+      ...bearer,
+      clientId: crypto.randomUUID(),
+      channels: [],
+      filters: new Set(parsed === null ? [] : [parsed]),
+      answers: filter === null,
+    };
+  },
+
+  onConnect({ actor, session }) {
+    // A mistake of whoever calls the actor must not show one user another's envelopes.
+    if (session.meta.userId !== actor.name) {
+      throw new RollcallError("forbidden", "This is another user's actor");
+    }
+    fanoutOf(actor).joined(session);
+  },
+
+  onDisconnect({ actor, session }) {
+    fanoutOf(actor).left(session);
+  },
+});
+
+// `session.meta` to look, `ctx.meta` to change: asking for the latter writes it back.
+fanout.on("subscribe", (ctx, filters) => {
+  const { actor, session } = ctx;
+  const held = session.meta.filters;
+  let units = 0;
+  for (const filter of held) units += filter.length;
+  const fresh = new Set(filters.filter((filter) => !held.has(filter)));
+  let isRefused = false;
+  for (const filter of fresh) {
+    const fits = held.size < FILTERS_PER_SOCKET && units + filter.length <= FILTER_UNITS;
+    if (fits) {
+      units += filter.length;
+      ctx.meta.filters.add(filter);
+      fanoutOf(actor).subscribed(session, filter);
+    } else isRefused = true;
+  }
+  if (isRefused) ctx.emit.emit("error", { code: "too_many_filters" });
+});
+
+fanout.on("unsubscribe", (ctx, filters) => {
+  const { actor, session } = ctx;
+  for (const filter of filters) {
+    if (!session.meta.filters.has(filter)) continue;
+    ctx.meta.filters.delete(filter);
+    fanoutOf(actor).unsubscribed(session, filter);
+  }
+});
+
+fanout.on("ack", ({ actor, session }, { envelopeId, result }) => {
+  fanoutOf(actor).acked(session, envelopeId, result);
+});
+
+fanout.ingest("publish", z.array(publication), (actor, messages): Promise<PublishOutcome[]> => {
+  const here = fanoutOf(actor);
+  return Promise.all(messages.map((message) => here.publish(message)));
+});
+
+fanout.timer("answers", (actor) => fanoutOf(actor).cleanUp());
