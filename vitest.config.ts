@@ -12,6 +12,8 @@ const TEST_OBJECTS: Record<string, string> = {
   TIGHT: "Tight",
   FALLBACK: "FallbackRoom",
   CATCHING: "Catching",
+  MOODS4: "FourMoodShards",
+  MOODS8: "EightMoodShards",
 };
 
 /** The values every clone has, whatever stands in a developer's .dev.vars. */

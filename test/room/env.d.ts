@@ -4,6 +4,8 @@ declare namespace Cloudflare {
     LAB: DurableObjectNamespace<import("./rooms.ts").Lab>;
     TIGHT: DurableObjectNamespace<import("./rooms.ts").Tight>;
     FALLBACK: DurableObjectNamespace<InstanceType<typeof import("./rooms.ts").FallbackRoom>>;
+    MOODS4: DurableObjectNamespace<import("./moods.ts").FourMoodShards>;
+    MOODS8: DurableObjectNamespace<import("./moods.ts").EightMoodShards>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
   }
 }
