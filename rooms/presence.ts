@@ -51,9 +51,13 @@ function deviceOf(request: Request): string {
 class Presence {
   readonly #actor: PresenceActor;
   readonly roster: Roster = new Map();
-  /** What clients of protocol 2 were told last, and whose entry changed since. */
+  /** What clients of protocol 2 were told last … */
   readonly #told: Roster = new Map();
-  readonly #dirty = new Set<string>();
+  /** … whose entry changed since, and how many syncs had been made when it did so first. */
+  readonly #dirty = new Map<string, number>();
+  #syncs = 0;
+  /** Those whose entry a sync showed as it was in between, and how it was. */
+  readonly #restate: Roster = new Map();
   readonly #newcomers = new Set<PresenceSession>();
   readonly #statuses: Map<string, Status>;
   /** The users of `presence.sync` as JSON: joins add to it, all else has it made anew. */
@@ -146,7 +150,9 @@ class Presence {
     } else this.#encodedUsers = null;
 
     this.#tellLegacy(cause, old, now);
-    this.#dirty.add(userId);
+    const dirtySince = this.#dirty.get(userId);
+    if (dirtySince === undefined) this.#dirty.set(userId, this.#syncs);
+    else if (old && dirtySince < this.#syncs) this.#restate.set(userId, old);
     this.#actor.atFlush("presence", () => this.tell());
   }
 
@@ -166,16 +172,22 @@ class Presence {
 
   /** Tells clients of protocol 2 what changed since the last time. */
   tell(): void {
-    const diff = diffRoster(this.#told, this.roster, this.#dirty, Date.now());
+    // Some know this user otherwise than they were told: a whole entry, or a leave, sets all right.
+    for (const [userId, shown] of this.#restate) {
+      if (this.roster.has(userId)) this.#told.delete(userId);
+      else this.#told.set(userId, shown);
+    }
+    const diff = diffRoster(this.#told, this.roster, this.#dirty.keys(), Date.now());
     // A single newcomer has it all in its sync; among several, each needs to hear of the others.
-    const only =
-      this.#newcomers.size === 1 && this.#dirty.size === 1 ? [...this.#newcomers][0] : null;
-    for (const userId of this.#dirty) {
+    const isLone = this.#newcomers.size === 1 && this.#dirty.size === 1 && this.#restate.size === 0;
+    const only = isLone ? [...this.#newcomers][0] : null;
+    for (const userId of this.#dirty.keys()) {
       const entry = this.roster.get(userId);
       if (entry) this.#told.set(userId, entry);
       else this.#told.delete(userId);
     }
     this.#dirty.clear();
+    this.#restate.clear();
     this.#newcomers.clear();
     if (!diff) return;
     const { emit } = this.#actor;
@@ -184,6 +196,7 @@ class Presence {
 
   /** `presence.sync` as a frame. */
   encodedSync(): string {
+    this.#syncs += 1;
     this.#encodedUsers ??= [...this.roster.values()]
       .map((entry) => JSON.stringify(entry))
       .join(",");

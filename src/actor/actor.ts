@@ -185,7 +185,7 @@ export function createActorHandler<
       this.state = state;
       this.name = state.id.name ?? state.id.toString();
       this.#storage = holdEmits(state.storage);
-      this.#outbox = new Outbox(flushMs);
+      this.#outbox = new Outbox(flushMs, () => this.sessions.size);
       this.emit = this.#actorEmit();
       this.timers = new Timers(state.storage, () => this.#nextDeadline());
       state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));

@@ -126,63 +126,98 @@ function proxied<T extends object>(target: T, own: Record<string, unknown>): T {
 }
 
 /**
- * Gathers frames. What is emitted in one turn leaves at its end, as one message for each socket.
- * Then what comes waits: for a lone event only until the event loop has gone round, but once several
- * turns have emitted meanwhile, for a window. A send costs the runtime some 20 µs whatever its size,
- * so sends are what this saves. Nothing is pending while nothing is emitted.
+ * Runs `task` at the end of a turn that asks for it; then, if several turns ask while the event loop
+ * goes round once, not again within a window. So what comes alone is done at once, and what keeps
+ * coming is done together. Nothing is pending while nobody asks.
  */
-export class Outbox {
-  readonly #windowMs: number;
-  #due: Session[] = [];
-  readonly #diffs = new Map<string, () => void>();
-  /** Turns that emitted since the last flush. */
+class Pace {
+  readonly #task: () => void;
+  readonly #windowMs: () => number;
+  /** Turns that asked since the last run. */
   #turns = 0;
   #inTurn = false;
-  #paused = false;
+  #rests = false;
 
-  /** @param windowMs least time between two flushes while events keep coming */
-  constructor(windowMs: number) {
+  constructor(task: () => void, windowMs: () => number) {
+    this.#task = task;
     this.#windowMs = windowMs;
   }
 
-  request(session: Session): void {
-    // A client of protocol 1 takes no lists: waiting would gain nothing.
-    if (session.protocol === 1) {
-      queueMicrotask(() => session.flush());
-      return;
-    }
-    if (!session.waits) {
-      session.waits = true;
-      this.#due.push(session);
-    }
-    if (!this.#inTurn) this.#beginTurn();
-  }
-
-  /** Has `build` run before the next flush, once per `key`. */
-  defer(key: string, build: () => void): void {
-    if (!this.#diffs.has(key)) this.#diffs.set(key, build);
-    if (!this.#inTurn) this.#beginTurn();
-  }
-
-  #beginTurn(): void {
+  ask(): void {
+    if (this.#inTurn) return;
     this.#inTurn = true;
     this.#turns += 1;
     queueMicrotask(() => {
-      if (!this.#paused) this.#flush();
       this.#inTurn = false;
+      if (!this.#rests) this.#run();
     });
   }
 
-  #flush(): void {
-    for (const [key, build] of [...this.#diffs]) {
-      this.#diffs.delete(key);
-      outsideTransaction(build);
-    }
-    const due = this.#due;
-    const isBurst = this.#turns > 1;
-    this.#due = [];
+  #run(): void {
+    const restMs = this.#turns > 1 ? this.#windowMs() : 0;
     this.#turns = 0;
+    this.#rests = true;
+    outsideTransaction(() => {
+      setTimeout(() => {
+        this.#rests = false;
+        if (this.#turns > 0) this.#run();
+      }, restMs);
+      this.#task();
+    });
+  }
+}
 
+/**
+ * Gathers frames, so that a socket gets those of a turn, or of a window while events keep coming, as
+ * one message. A send costs the runtime some 20 µs whatever its size: sends are what this saves.
+ */
+export class Outbox {
+  #due: Session[] = [];
+  readonly #builds = new Map<string, () => void>();
+  readonly #frames: Pace;
+  readonly #diffs: Pace;
+
+  /**
+   * @param flushMs least time between two messages to a socket while events keep coming
+   * @param sockets how many there are: in a large room the windows grow with what they cost
+   */
+  constructor(flushMs: number, sockets: () => number) {
+    const window = (perSocketMs: number) => () =>
+      Math.min(Math.max(flushMs, sockets() * perSocketMs), Math.max(flushMs, LONGEST_WINDOW_MS));
+    this.#frames = new Pace(() => this.#flush(), window(FRAMES_MS_PER_SOCKET));
+    this.#diffs = new Pace(() => this.#build(), window(DIFFS_MS_PER_SOCKET));
+  }
+
+  request(session: Session): void {
+    if (session.protocol === 2) {
+      if (!session.waits) this.#due.push(session);
+      this.#frames.ask();
+    } else if (!session.waits) {
+      // A client of protocol 1 takes no lists: waiting would gain nothing.
+      queueMicrotask(() => {
+        session.waits = false;
+        session.flush();
+      });
+    }
+    session.waits = true;
+  }
+
+  /** Has `build` run at the end of this turn or of the window for diffs, once per `key`. */
+  defer(key: string, build: () => void): void {
+    if (!this.#builds.has(key)) this.#builds.set(key, build);
+    this.#diffs.ask();
+  }
+
+  #build(): void {
+    for (const [key, build] of [...this.#builds]) {
+      this.#builds.delete(key);
+      build();
+    }
+  }
+
+  #flush(): void {
+    const due = this.#due;
+    this.#due = [];
     // Sockets of one channel mostly wait for the very same frames: join them once.
     let last: readonly string[] = [];
     let joined = "";
@@ -197,17 +232,12 @@ export class Outbox {
       session.waits = false;
       session.flush(join);
     }
-
-    this.#paused = true;
-    const pauseMs = isBurst ? Math.max(this.#windowMs, due.length * GATHER_PER_SOCKET_MS) : 0;
-    outsideTransaction(() =>
-      setTimeout(() => {
-        this.#paused = false;
-        if (this.#turns > 0) this.#flush();
-      }, pauseMs),
-    );
   }
 }
 
-/** Sending takes half as long: of an actor's time it shall take a third at most. */
-const GATHER_PER_SOCKET_MS = 0.04;
+/** At 20 µs a send: under a constant stream of events, sending takes half of an actor's time … */
+const FRAMES_MS_PER_SOCKET = 0.04;
+/** … and telling of what can be told later, in fewer words, takes a fifteenth. */
+const DIFFS_MS_PER_SOCKET = 0.3;
+/** Nobody waits longer, however large the room. */
+const LONGEST_WINDOW_MS = 1_000;

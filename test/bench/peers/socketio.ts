@@ -1,0 +1,16 @@
+/** socket.io as its documentation has it: `io.emit` to all. */
+import { createServer } from "node:http";
+import { Server } from "socket.io";
+
+const http = createServer();
+const io = new Server(http, { transports: ["websocket"] });
+let next = 0;
+io.on("connection", (socket) => {
+  socket.on("say", ({ id, text }) => {
+    io.emit("said", { n: next++, id, text });
+  });
+});
+http.listen(0, "127.0.0.1", () => {
+  const address = http.address();
+  process.send?.({ port: typeof address === "object" ? address?.port : undefined });
+});
