@@ -29,7 +29,7 @@ export class TestSocket {
   closed: { code: number; reason: string } | null = null;
   readonly #ws: WebSocket;
   readonly #taken = new Set<Received>();
-  #wake: () => void = () => {};
+  readonly #waiting = new Set<() => void>();
 
   constructor(ws: WebSocket) {
     this.#ws = ws;
@@ -41,11 +41,11 @@ export class TestSocket {
         this.received.push(received);
         this.#fold(received);
       }
-      this.#wake();
+      for (const look of [...this.#waiting]) look();
     });
     ws.addEventListener("close", ({ code, reason }) => {
       this.closed = { code, reason };
-      this.#wake();
+      for (const look of [...this.#waiting]) look();
     });
     ws.accept();
   }
@@ -92,6 +92,11 @@ export class TestSocket {
     return found;
   }
 
+  /** Counts what came so far as taken: {@link event} waits for what is new. */
+  skip(): void {
+    for (const one of this.received) this.#taken.add(one);
+  }
+
   /** Waits until `holds`; looks whenever something comes in. */
   async until(holds: () => boolean, what: string): Promise<void> {
     const deadline = AbortSignal.timeout(DEADLINE_MS);
@@ -99,10 +104,11 @@ export class TestSocket {
       if (deadline.aborted) {
         throw new Error(`${what} did not come; received: ${this.messages.slice(-10).join("\n")}`);
       }
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        deadline.addEventListener("abort", () => resolve(), { once: true });
-      });
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#waiting.add(resolve);
+      deadline.addEventListener("abort", () => resolve(), { once: true });
+      await promise;
+      this.#waiting.delete(resolve);
     }
   }
 

@@ -1,0 +1,407 @@
+import { evictDurableObject, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import fc from "fast-check";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import type { IngestResult } from "../../src/ingest.ts";
+import type { RosterEntry, RosterSync, Status } from "../../src/roster.ts";
+import { STATUSES } from "../../src/roster.ts";
+import type { PresenceRoom } from "../../src/worker.ts";
+import { connect, freshName, type TestSocket } from "./socket.ts";
+import { signedToken } from "./tokens.ts";
+
+type Stub = DurableObjectStub<PresenceRoom>;
+
+function enter(room: string, user: string, version: 1 | 2 = 2): Promise<TestSocket> {
+  return connect(null, `/ws/presence?token=user:${user}&room=${room}&v=${version}`);
+}
+
+/** Order says nothing. */
+function sorted(users: Iterable<RosterEntry>): RosterEntry[] {
+  return [...users]
+    .map(({ userId, username, devices, status }) => ({ userId, username, devices, status }))
+    .sort((a, b) => (a.userId < b.userId ? -1 : 1));
+}
+
+async function overRpc(stub: Stub): Promise<RosterSync> {
+  const result = (await stub.ingest("list", undefined)) as IngestResult;
+  if (!result.ok) throw new Error(result.error.message);
+  return result.value as RosterSync;
+}
+
+async function overSocket(socket: TestSocket): Promise<RosterSync> {
+  // What came unasked is not the answer.
+  await socket.caughtUp();
+  socket.skip();
+  socket.emit("presence.list", {});
+  return socket.event("presence.sync");
+}
+
+function withoutTime(data: { timestamp: number }): object {
+  const { timestamp, ...rest } = data;
+  expect(Math.abs(timestamp - Date.now())).toBeLessThan(10_000);
+  return rest;
+}
+
+describe("a user in a presence room", () => {
+  it("is told who is there on arrival, itself included", async () => {
+    const room = freshName();
+    const anna = await enter(room, "anna", 1);
+    expect(anna.received[0]?.event ?? (await anna.event("presence.sync"))).toBeTruthy();
+    await enter(room, "berta");
+    const carla = await enter(room, "carla", 1);
+    expect(await carla.event("presence.sync")).toEqual({
+      type: "presence.sync",
+      users: ["anna", "berta", "carla"].map((userId) => ({
+        userId,
+        username: userId,
+        devices: 1,
+        status: "online",
+      })),
+      totalUsers: 3,
+      totalConnections: 3,
+    });
+  });
+
+  it("comes online with its first device, is updated with the next, and goes with the last", async () => {
+    const room = freshName();
+    const watcher = await enter(room, "watcher", 1);
+    const first = await enter(room, "anna");
+    expect(withoutTime(await watcher.event("presence.online"))).toEqual({
+      type: "presence.online",
+      userId: "anna",
+      username: "anna",
+      devices: 1,
+      status: "online",
+    });
+    const second = await enter(room, "anna", 1);
+    const update = { type: "presence.update", userId: "anna", username: "anna" };
+    expect(withoutTime(await watcher.event("presence.update"))).toEqual({ ...update, devices: 2 });
+    await evictDurableObject(env.PRESENCE.getByName(room));
+    await first.close();
+    expect(withoutTime(await watcher.event("presence.update"))).toEqual({ ...update, devices: 1 });
+    await second.close();
+    expect(withoutTime(await watcher.event("presence.offline"))).toEqual({
+      type: "presence.offline",
+      userId: "anna",
+      username: "anna",
+    });
+    expect(second.events).not.toContain("presence.online");
+  });
+
+  it("tells everyone of a changed status, itself included; it outlives sleep and new devices", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const [watcher, anna] = await Promise.all([enter(room, "watcher", 1), enter(room, "anna")]);
+    anna.emit("presence.status", { status: "busy" });
+    const told = { type: "presence.status", userId: "anna", username: "anna", status: "busy" };
+    expect(withoutTime(await watcher.event("presence.status"))).toEqual(told);
+    expect(withoutTime(await anna.event("presence.status"))).toEqual(told);
+
+    await evictDurableObject(stub);
+    const phone = await enter(room, "anna");
+    const { users } = await phone.event("presence.sync");
+    expect(users).toContainEqual({ userId: "anna", username: "anna", devices: 2, status: "busy" });
+    await anna.close();
+    await phone.close();
+    await watcher.event("presence.offline");
+
+    const back = await enter(room, "anna");
+    expect((await back.event("presence.sync")).users).toContainEqual(
+      expect.objectContaining({ userId: "anna", status: "online" }),
+    );
+    await runInDurableObject(stub, (_, { storage }) => {
+      expect([...storage.kv.list({ prefix: "status:" })]).toEqual([]);
+    });
+  });
+
+  it.each([[{ status: "asleep" }], [{}], ["away"], [null], [{ status: ["away"] }]])(
+    "is refused the status %j with Invalid status, and nothing changes",
+    async (data) => {
+      const room = freshName();
+      const anna = await enter(room, "anna", 1);
+      anna.emit("presence.status", data);
+      expect(await anna.event("error")).toMatchObject({ message: "Invalid status" });
+      expect((await overSocket(anna)).users[0]?.status).toBe("online");
+      expect(anna.events).not.toContain("presence.status");
+    },
+  );
+
+  it("is called what its oldest device is called, and others hear when that changes", async () => {
+    const room = freshName();
+    const as = async (username: string, version: number) => {
+      const token = await signedToken({ userId: "anna", username });
+      return connect(null, `/ws/presence?token=${token}&room=${room}&v=${version}`);
+    };
+    const [watcher, old] = await Promise.all([enter(room, "watcher"), enter(room, "old", 1)]);
+    const first = await as("Anna", 2);
+    await as("Anna the Second", 2);
+    await watcher.until(() => watcher.roster.get("anna")?.devices === 2, "both devices");
+    await first.close();
+    for (const socket of [watcher, old]) {
+      await socket.until(
+        () => socket.roster.get("anna")?.username === "Anna the Second",
+        "the name",
+      );
+      expect(sorted(socket.roster.values())).toEqual(sorted((await overSocket(watcher)).users));
+    }
+  });
+
+  it("hears nothing when the actor slept and nothing changed", async () => {
+    const room = freshName();
+    const [anna, berta] = await Promise.all([enter(room, "anna"), enter(room, "berta", 1)]);
+    await anna.until(() => anna.roster.size === 2, "berta");
+    await Promise.all([anna.caughtUp(), berta.caughtUp()]);
+    const before = [anna.messages.length, berta.messages.length];
+    await evictDurableObject(env.PRESENCE.getByName(room));
+    await Promise.all([anna.caughtUp(), berta.caughtUp()]);
+    expect([anna.messages.length - 1, berta.messages.length - 1]).toEqual(before);
+  });
+
+  it("is synced when a wake-up finds that somebody with a status is gone", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const anna = await enter(room, "anna");
+    await overSocket(anna);
+    await runInDurableObject(stub, (_, { storage }) => storage.kv.put("status:ghost", "away"));
+    await evictDurableObject(stub);
+    anna.send('{"type":"ping" }');
+    expect((await anna.event("presence.sync")).totalUsers).toBe(1);
+    await runInDurableObject(stub, (_, { storage }) => {
+      expect(storage.kv.get("status:ghost")).toBeUndefined();
+    });
+  });
+
+  it("is gone after a crash that took all sockets, status and all", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const anna = await enter(room, "anna");
+    anna.emit("presence.status", { status: "busy" });
+    await anna.event("presence.status");
+    await evictDurableObject(stub, { webSockets: "close" });
+    expect(await overRpc(stub)).toEqual({ users: [], totalUsers: 0, totalConnections: 0 });
+    const back = await enter(room, "anna");
+    expect((await back.event("presence.sync")).users[0].status).toBe("online");
+  });
+
+  it("leaves no ghost when several close while the actor sleeps", async () => {
+    const room = freshName();
+    const [stayer, ...leavers] = await Promise.all([
+      enter(room, "stayer"),
+      enter(room, "anna"),
+      enter(room, "anna", 1),
+      enter(room, "berta"),
+      enter(room, "stayer", 1),
+    ]);
+    await stayer.until(() => stayer.roster.size === 3, "everyone");
+    await evictDurableObject(env.PRESENCE.getByName(room));
+    await Promise.all(leavers.map((socket) => socket.close()));
+    const alone = [{ userId: "stayer", username: "stayer", devices: 1, status: "online" }];
+    await stayer.until(() => stayer.roster.size === 1, "them to be gone");
+    expect((await overSocket(stayer)).users).toEqual(alone);
+    expect(sorted(stayer.roster.values())).toEqual(alone);
+  });
+
+  it("finds many newcomers in few messages", async () => {
+    const room = freshName();
+    const watcher = await enter(room, "watcher");
+    const crowd = await Promise.all(Array.from({ length: 100 }, (_, n) => enter(room, `user${n}`)));
+    for (const socket of [watcher, ...crowd]) {
+      await socket.until(() => socket.roster.size === 101, "all 101");
+    }
+    expect(watcher.messages.length).toBeLessThan(60);
+  });
+});
+
+/** What can happen to a room; `who` picks among those it can happen to. */
+type Step =
+  | { do: "connect"; user: number; version: 1 | 2 }
+  | { do: "close" | "break"; who: number }
+  | { do: "status" | "failing status"; who: number; status: Status }
+  | { do: "hibernate" | "crash" | "rollback" };
+
+interface Live {
+  user: string;
+  socket: TestSocket;
+}
+
+/** The room beside a model of it: the sockets that are open, and what their users chose. */
+class Play {
+  readonly room = freshName();
+  readonly stub: Stub = env.PRESENCE.getByName(this.room);
+  live: Live[] = [];
+  readonly statuses = new Map<string, Status>();
+
+  async take(step: Step): Promise<void> {
+    const { live, stub } = this;
+    const chosen = "who" in step ? live[step.who % Math.max(live.length, 1)] : undefined;
+    switch (step.do) {
+      case "connect": {
+        const user = `user${step.user}`;
+        live.push({ user, socket: await enter(this.room, user, step.version) });
+        return;
+      }
+      case "close":
+        await chosen?.socket.close();
+        this.#gone(chosen);
+        return;
+      case "break":
+        if (chosen) await this.#breakSocket(chosen);
+        return;
+      case "status":
+        if (!chosen) return;
+        chosen.socket.emit("presence.status", { status: step.status });
+        await chosen.socket.event(
+          "presence.status",
+          ({ userId, status }) => userId === chosen.user && status === step.status,
+        );
+        this.statuses.set(chosen.user, step.status);
+        return;
+      case "failing status":
+        if (chosen) await this.#failToStore(chosen, step.status);
+        return;
+      case "rollback":
+        await this.#rollBack();
+        return;
+      case "hibernate":
+        await evictDurableObject(stub);
+        return;
+      case "crash":
+        await evictDurableObject(stub, { webSockets: "close" });
+        for (const each of [...live]) this.#gone(each);
+        return;
+    }
+  }
+
+  #gone(who: Live | undefined): void {
+    if (!who) return;
+    this.live = this.live.filter((each) => each !== who);
+    if (!this.live.some(({ user }) => user === who.user)) this.statuses.delete(who.user);
+  }
+
+  /** Has the next send to one socket throw, and sends. */
+  async #breakSocket(who: Live): Promise<void> {
+    const index = this.live.filter(({ user }) => user === who.user).indexOf(who);
+    await runInDurableObject(this.stub, (actor: PresenceRoom) => {
+      const room = actor as unknown as { getUserSessions(id: string): WebSocket[] };
+      const ws = room.getUserSessions(who.user)[index];
+      if (ws) WebSocket.prototype.close.call(ws, 1011, "broken");
+      actor.emitToUser(who.user, "noise");
+    });
+    await who.socket.ended();
+    this.#gone(who);
+  }
+
+  /** A status whose transaction fails at its very end. */
+  async #failToStore({ user, socket }: Live, status: Status): Promise<void> {
+    const fails = await runInDurableObject(this.stub, (_, { storage }) => {
+      storage.transactionSync = (body) => {
+        Reflect.deleteProperty(storage, "transactionSync");
+        return storage.transactionSync(() => {
+          body();
+          throw new Error("The disk is full");
+        });
+      };
+      return Object.hasOwn(storage, "transactionSync");
+    });
+    expect(fails).toBe(true);
+    const before = socket.events.filter((event) => event === "presence.status").length;
+    socket.emit("presence.status", { status });
+    expect(await socket.event("error"), user).toMatchObject({ code: "internal" });
+    expect(socket.events.filter((event) => event === "presence.status")).toHaveLength(before);
+  }
+
+  /** What a rolled-back transaction tells of somebody who is not there. */
+  async #rollBack(): Promise<void> {
+    await runInDurableObject(this.stub, async (actor: PresenceRoom) => {
+      const room = actor as unknown as {
+        getStorage(): DurableObjectStorage;
+        emitToChannel(channel: string, event: string, data: unknown): void;
+      };
+      await room.getStorage().transaction(async (txn) => {
+        await txn.put("status:nobody", "busy");
+        const nobody = { userId: "nobody", username: "nobody", devices: 1, status: "busy" };
+        room.emitToChannel("default", "presence.online", nobody);
+        txn.rollback();
+      });
+    });
+  }
+
+  get expected(): RosterEntry[] {
+    const users = new Map<string, RosterEntry>();
+    for (const { user } of this.live) {
+      const devices = (users.get(user)?.devices ?? 0) + 1;
+      const status = this.statuses.get(user) ?? "online";
+      users.set(user, { userId: user, username: user, devices, status });
+    }
+    return sorted(users.values());
+  }
+
+  /** Everyone who asks, and everyone who only listened, knows exactly who is here. */
+  async check(): Promise<void> {
+    const { expected, live, stub } = this;
+    const syncs = [await overRpc(stub)];
+    const [first] = live;
+    if (first) syncs.push(await overSocket(first.socket));
+    for (const sync of syncs) {
+      expect(sorted(sync.users)).toEqual(expected);
+      expect(sync.totalUsers).toBe(expected.length);
+      expect(sync.totalConnections).toBe(live.length);
+    }
+    const text = JSON.stringify(expected);
+    for (const { socket } of live) {
+      const knows = () => JSON.stringify(sorted(socket.roster.values())) === text;
+      await socket.until(knows, `the roster ${text}`);
+    }
+  }
+}
+
+const who = fc.nat(9);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constant("connect" as const),
+      user: fc.nat(2),
+      version: fc.constantFrom(1 as const, 2 as const),
+    }),
+  },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant("close" as const), who }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant("break" as const), who }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constantFrom("status" as const, "failing status" as const),
+      who,
+      status: fc.constantFrom(...STATUSES),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constantFrom("hibernate" as const, "crash" as const, "rollback" as const),
+    }),
+  },
+);
+
+describe("ghosts", () => {
+  it("are never seen, whatever happens to sockets, storage and the actor", {
+    timeout: 90_000,
+  }, async () => {
+    // Each failing status is logged, as it should be.
+    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+    onTestFinished(() => logs.mockRestore());
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 7 }), async (steps) => {
+        const play = new Play();
+        // Only a running actor can be evicted.
+        await overRpc(play.stub);
+        for (const each of steps) {
+          await play.take(each);
+          await play.check();
+        }
+        await Promise.all(play.live.map(({ socket }) => socket.close()));
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
