@@ -15,6 +15,9 @@ export function debugRoutes(): OpenAPIHono<AppEnv> {
   app.get("/debug/actors/presence/:name", async (c) =>
     c.json(await c.env.PRESENCE.getByName(c.req.param("name")).inspect()),
   );
+  app.get("/debug/actors/fanout/:name", async (c) =>
+    c.json(await c.env.FANOUT.getByName(c.req.param("name")).inspect()),
+  );
   app.get("/debug/presence", async (c) => {
     const stub = c.env.DEVICES.getByName(requestedUser(c.req.raw));
     const inspection = await callIngest(stub, "inspect", undefined);
