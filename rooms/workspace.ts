@@ -274,7 +274,12 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
 
     const state = stateOf(this.#relay);
     const head = state.currentHeadRef;
-    Object.defineProperty(state, "currentHeadRef", { get: () => head, set: () => {} });
+    Object.defineProperty(state, "currentHeadRef", {
+      get: () => head,
+      set: ({ current }: RelayState["currentHeadRef"]) => {
+        head.current = current;
+      },
+    });
 
     const newest = await this.#newestEvent(state.storage.dbName);
     if (newest > head.current) {
