@@ -1,0 +1,363 @@
+import { RollcallError } from "../src/errors.ts";
+import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../src/filters.ts";
+import type { Untyped } from "../src/protocol.ts";
+import {
+  type CloseInfo,
+  type ConnectionState,
+  ReconnectingSocket,
+  type SocketOptions,
+} from "./socket.ts";
+
+export { RollcallError } from "../src/errors.ts";
+export type { Filter } from "../src/filters.ts";
+export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
+
+/**
+ * The fan-out from both of its ends: {@link FanoutClient} for whoever listens, {@link publish} and
+ * {@link publishBatch} for backends.
+ */
+
+/** What a publisher sent, as it reaches a subscriber. */
+export interface Envelope<P = Untyped> {
+  envelopeId: string;
+  type: string;
+  userId: string;
+  /** ISO 8601, the server's. */
+  timestamp: string;
+  payload?: P;
+}
+
+/** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
+export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
+
+export interface FanoutClientOptions {
+  /** A JWT; a function is asked anew for each connection. */
+  token: string | (() => string | Promise<string>);
+  /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
+  WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
+  onStateChange?(state: ConnectionState): void;
+  onClose?(event: CloseInfo): void;
+  /** Faults of the socket, of the token, of a handler; `too_many_filters` from the server. */
+  onError?(error: unknown): void;
+}
+
+/** Filters that one message may carry. */
+const FILTERS_PER_FRAME = 50;
+/** UTF-16 units of filters in one message: at most three bytes each, it stays below 64 KiB. */
+const FRAME_UNITS = 20_000;
+
+const RECONNECTION = {
+  enabled: true,
+  maxAttempts: 0,
+  initialDelay: 1_000,
+  maxDelay: 30_000,
+  backoffMultiplier: 1.5,
+};
+
+/**
+ * Hears what is published to its user, by filters, and answers. It connects at once, comes back
+ * after a loss and subscribes anew.
+ *
+ * @example
+ * const client = new FanoutClient("wss://example.com", { token: () => freshToken() });
+ * const stop = client.subscribe({ type: "chat_message", questId: "q1" }, async ({ payload }) => {
+ *   show(payload);
+ *   return { shown: true };      // what the publisher gets to see
+ * });
+ */
+export class FanoutClient<Payloads extends Record<string, unknown> = Record<string, Untyped>> {
+  readonly #socket: ReconnectingSocket;
+  readonly #options: FanoutClientOptions;
+  /** Handlers by filter; each `subscribe` has a box of its own, so that one may be given twice. */
+  readonly #boxes = new Map<FilterKey, Set<{ handler: EnvelopeHandler }>>();
+  readonly #index = new FilterIndex<{ handler: EnvelopeHandler }>();
+
+  /** @throws TypeError when `url` is none */
+  constructor(url: string, options: FanoutClientOptions) {
+    this.#options = options;
+    const target = new URL(url);
+    target.protocol = target.protocol.replace("http", "ws");
+    const { WebSocket } = options;
+    this.#socket = new ReconnectingSocket(
+      async () => {
+        const { token } = options;
+        target.searchParams.set("token", typeof token === "function" ? await token() : token);
+        return target.href;
+      },
+      {
+        reconnection: RECONNECTION,
+        pingInterval: 25_000,
+        pongTimeout: 10_000,
+        connectionTimeout: 10_000,
+        ping: "ping",
+        ...(WebSocket && { WebSocket }),
+      },
+      {
+        state: (state) => this.#tell(() => options.onStateChange?.(state)),
+        open: () => this.#announce("subscribe", [...this.#boxes.keys()]),
+        message: (data) => this.#receive(data),
+        error: (error) => this.#fail(error),
+        close: (event) => this.#tell(() => options.onClose?.(event)),
+      },
+    );
+    this.#socket.open();
+  }
+
+  get state(): ConnectionState {
+    return this.#socket.state;
+  }
+
+  /**
+   * Hears envelopes that match `filter`, from when the server has it: now, or once connected. If
+   * several handlers match, the first value that one gives is the ack; where a handler fails, the
+   * ack is `null` and `onError` hears of it.
+   *
+   * @returns ends it
+   * @throws RollcallError `invalid_data` when `filter` is none
+   */
+  subscribe<T extends keyof Payloads & string>(
+    filter: Filter & { type: T },
+    handler: EnvelopeHandler<Payloads[T]>,
+  ): () => void {
+    const key = parseFilter(filter);
+    if (!key) throw new RollcallError("invalid_data", "A filter is strings, with a type");
+    const box = { handler: handler as EnvelopeHandler };
+    const boxes = this.#boxes.get(key);
+    if (boxes) boxes.add(box);
+    else {
+      this.#boxes.set(key, new Set([box]));
+      this.#announce("subscribe", [key]);
+    }
+    this.#index.add(key, box);
+    return () => this.#unsubscribe(key, box);
+  }
+
+  /** Leaves, and stays away until {@link reconnect}, which subscribes to all there was. */
+  disconnect(): void {
+    this.#socket.stop();
+  }
+
+  /** Connects now, whatever the state. */
+  reconnect(): void {
+    this.#socket.open();
+  }
+
+  #unsubscribe(key: FilterKey, box: { handler: EnvelopeHandler }): void {
+    this.#index.delete(key, box);
+    const boxes = this.#boxes.get(key);
+    if (!boxes?.delete(box) || boxes.size > 0) return;
+    this.#boxes.delete(key);
+    this.#announce("unsubscribe", [key]);
+  }
+
+  /** Tells the server, in as many messages as it needs; while away there is nothing to tell. */
+  #announce(type: "subscribe" | "unsubscribe", keys: readonly FilterKey[]): void {
+    let filters: string[] = [];
+    let units = 0;
+    const send = () => {
+      if (filters.length > 0) {
+        this.#socket.send(`{"type":"${type}","filters":[${filters.join(",")}]}`);
+      }
+      filters = [];
+      units = 0;
+    };
+    for (const key of keys) {
+      if (filters.length === FILTERS_PER_FRAME || units + key.length > FRAME_UNITS) send();
+      filters.push(toJson(key));
+      units += key.length;
+    }
+    send();
+  }
+
+  #receive(data: unknown): void {
+    const message = parse(data);
+    if (!message) return;
+    if (typeof message.envelopeId === "string") void this.#handle(message as unknown as Envelope);
+    else if (message.type === "error") this.#fail(new FanoutError(String(message.code)));
+  }
+
+  async #handle(envelope: Envelope): Promise<void> {
+    const { connections } = this.#socket;
+    const boxes = this.#index.match(envelope.type, envelope.payload);
+    const answers = await Promise.all(
+      [...boxes].map(async ({ handler }) => {
+        try {
+          return await handler(envelope);
+        } catch (error) {
+          this.#fail(error);
+          return undefined;
+        }
+      }),
+    );
+    // The server awaits an answer of the connection it asked.
+    if (connections !== this.#socket.connections) return;
+    const result = answers.find((answer) => answer !== undefined) ?? null;
+    this.#tell(() => {
+      const { envelopeId } = envelope;
+      this.#socket.send(JSON.stringify({ type: "ack", envelopeId, result }));
+    });
+  }
+
+  #fail(error: unknown): void {
+    try {
+      this.#options.onError?.(error);
+    } catch {
+      // Whoever cannot hear of a fault hears of none.
+    }
+  }
+
+  /** Calls what is not ours. Whatever it does, the connection goes on. */
+  #tell(call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+}
+
+/** What the fan-out's server said: `too_many_filters`, or one of the coded errors. */
+export class FanoutError extends Error {
+  override readonly name = "FanoutError";
+  readonly code: string;
+
+  constructor(code: string) {
+    super(`The server says ${code}`);
+    this.code = code;
+  }
+}
+
+/** A filter as JSON. By hand, since an object would take `__proto__` for its prototype. */
+function toJson(key: FilterKey): string {
+  const [type, ...fields] = (JSON.parse(key) as string[]).map((text) => JSON.stringify(text));
+  const pairs = [`"type":${type}`];
+  for (let i = 0; i < fields.length; i += 2) pairs.push(`${fields[i]}:${fields[i + 1]}`);
+  return `{${pairs.join(",")}}`;
+}
+
+function parse(data: unknown): Record<string, unknown> | null {
+  try {
+    const value: unknown = typeof data === "string" && data !== "pong" ? JSON.parse(data) : null;
+    return typeof value === "object" ? (value as Record<string, unknown> | null) : null;
+  } catch {
+    return null;
+  }
+}
+
+// ── Backends ────────────────────────────────────────────────────────────────────────────────
+
+/** Where to publish, and as whom. */
+export interface Publisher {
+  /** `https://…`, the server's origin. */
+  url: string;
+  token: string | (() => string | Promise<string>);
+  fetch?: typeof fetch;
+}
+
+export interface Publication {
+  userId: string;
+  /** Default `message`. */
+  type?: string;
+  payload?: unknown;
+  /** ms to wait for acks, 0 to 5000, default 5000. */
+  ackTimeoutMs?: number;
+  /**
+   * 1–256 characters: the same key to the same user within 10 minutes delivers once. A publish with
+   * one is tried again when its answer is lost.
+   */
+  idempotencyKey?: string;
+}
+
+export interface PublishAnswer<R = Untyped> {
+  /** Sockets that had a matching filter. */
+  clientCount: number;
+  /** What they answered, in the order in which it came. */
+  results: R[];
+}
+
+/** Attempts at a publish with a key, and the widest wait between them in ms. */
+const ATTEMPTS = 3;
+const RETRY_MS = 1_000;
+
+/** A publish that was refused. */
+export class PublishError extends Error {
+  override readonly name = "PublishError";
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/**
+ * Publishes to a user's sockets and waits for what they answer, for 5 s at most.
+ *
+ * @throws PublishError what the server refused, with its status; TypeError where it cannot be reached
+ */
+export function publish<R = Untyped>(
+  server: Publisher,
+  publication: Publication,
+): Promise<PublishAnswer<R>> {
+  const { idempotencyKey, ...message } = publication;
+  const headers: Record<string, string> =
+    idempotencyKey === undefined ? {} : { "Idempotency-Key": idempotencyKey };
+  return post(server, "/publish", message, headers, idempotencyKey !== undefined);
+}
+
+/**
+ * Publishes up to 100 messages, 1 MiB in all, those to one user in order; each has its own answer.
+ *
+ * @throws PublishError when the batch as a whole is refused; TypeError as {@link publish}
+ */
+export async function publishBatch<R = Untyped>(
+  server: Publisher,
+  messages: readonly Publication[],
+): Promise<(PublishAnswer<R> | PublishError)[]> {
+  type Result = ({ status: 200 } & PublishAnswer<R>) | { status: number; error: string };
+  const isRepeatable = messages.every(({ idempotencyKey }) => idempotencyKey !== undefined);
+  const { results } = await post<{ results: Result[] }>(
+    server,
+    "/publish/batch",
+    { messages },
+    {},
+    isRepeatable,
+  );
+  return results.map((result) => {
+    if ("error" in result) return new PublishError(result.status, result.error);
+    const { clientCount, results } = result;
+    return { clientCount, results };
+  });
+}
+
+async function post<T>(
+  server: Publisher,
+  path: string,
+  body: unknown,
+  headers: Record<string, string>,
+  isRepeatable: boolean,
+): Promise<T> {
+  const { url, token, fetch: ask = fetch } = server;
+  const text = JSON.stringify(body);
+  for (let attempt = 1; ; attempt++) {
+    const isLast = !isRepeatable || attempt === ATTEMPTS;
+    try {
+      const response = await ask(new URL(path, url), {
+        method: "POST",
+        headers: {
+          Authorization: `Bearer ${typeof token === "function" ? await token() : token}`,
+          "Content-Type": "application/json",
+          ...headers,
+        },
+        body: text,
+      });
+      const answer = (await response.json().catch(() => ({}))) as T & { error?: string };
+      if (response.ok) return answer;
+      const error = new PublishError(response.status, answer.error ?? response.statusText);
+      if (isLast || response.status < 500) throw error;
+    } catch (error) {
+      if (isLast || error instanceof PublishError) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * RETRY_MS * attempt));
+  }
+}
