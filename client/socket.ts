@@ -1,0 +1,371 @@
+import { RollcallError } from "../src/errors.ts";
+import { CLOSE, PING, type Untyped } from "../src/protocol.ts";
+
+/**
+ * A WebSocket that comes back. It knows connections, not events: what it carries is text.
+ *
+ * Every wait is a deadline on the wall clock, looked at whenever a timer rings or the page wakes, so
+ * a laptop that slept or a tab that was throttled finds out at the first look. At each moment there
+ * is one thing to wait for, hence one timer: an open connection (connecting), a ping or its answer
+ * (connected), the next attempt (reconnecting).
+ */
+
+export type ConnectionState =
+  | "connecting"
+  | "connected"
+  | "disconnected"
+  | "reconnecting"
+  | "error";
+
+export interface ReconnectionConfig {
+  enabled: boolean;
+  /** Attempts without a lasting connection before giving up. 0: never give up. */
+  maxAttempts: number;
+  /** The widest wait before the first new attempt, in ms. Each wait is random below its bound. */
+  initialDelay: number;
+  /** The widest wait that the bound grows to, in ms. */
+  maxDelay: number;
+  /** What the bound grows by with each attempt. */
+  backoffMultiplier: number;
+}
+
+/** How a connection ended: the `CloseEvent`, or what we closed it with ourselves. */
+export interface CloseInfo {
+  readonly code: number;
+  readonly reason: string;
+  readonly wasClean: boolean;
+}
+
+/** What we need of a WebSocket, which browsers, Node ≥ 22, Workers and the package `ws` all have. */
+export interface WebSocketLike {
+  readonly readyState: number;
+  send(text: string): void;
+  close(code?: number, reason?: string): void;
+  addEventListener(
+    type: "open" | "message" | "close" | "error",
+    listener: (event: Untyped) => void,
+  ): void;
+}
+
+export interface SocketOptions {
+  reconnection: ReconnectionConfig;
+  /** ms between pings; 0: none, and no look at whether the peer lives. */
+  pingInterval: number;
+  /** What a ping is, where the room's codec names another than {@link PING}. */
+  ping?: string;
+  /** ms that a ping may stay unanswered; 0: for ever. Any message is an answer. */
+  pongTimeout: number;
+  /** ms from asking for the URL to an open socket. */
+  connectionTimeout: number;
+  WebSocket?: new (url: string) => WebSocketLike;
+}
+
+export interface SocketListener {
+  state(state: ConnectionState): void;
+  open(): void;
+  message(data: unknown): void;
+  error(error: unknown): void;
+  /** A connection, or the attempt at one, ended. `final`: no other follows by itself. */
+  close(event: CloseInfo, final: boolean): void;
+}
+
+/** A connection that lived this long was a good one: the next wait starts small again. */
+const STABLE_MS = 5_000;
+/** A look that comes this late means that we slept or stalled, and proves nothing about the peer. */
+const LATE_MS = 1_000;
+/** How long the peer may take to answer after we slept. */
+const PROBE_MS = 2_500;
+/** A longer delay makes setTimeout ring at once. */
+export const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+const OPEN = 1;
+const STAY_AWAY: ReadonlySet<number> = new Set([CLOSE.leave, CLOSE.badRequest, CLOSE.forbidden]);
+const WAKE_EVENTS = ["visibilitychange", "pageshow", "focus", "online", "resume"];
+
+/** What a page has beyond Node and Workers. Typed here, so that no DOM library is needed. */
+interface Page {
+  document?: { readonly hidden: boolean };
+  addEventListener(type: string, listener: () => void, options: { signal: AbortSignal }): void;
+  Worker: new (url: string) => TickerLike;
+  WebSocket: new (url: string) => WebSocketLike;
+}
+interface TickerLike {
+  onmessage: (() => void) | null;
+  postMessage(delayMs: number): void;
+  terminate(): void;
+}
+const page = globalThis as unknown as Page;
+
+/** ms since `then`. A clock that was set back makes it long ago, so that nothing waits for ever. */
+function since(then: number): number {
+  const ms = Date.now() - then;
+  return ms < 0 ? Number.MAX_SAFE_INTEGER : ms;
+}
+
+/** Rings once after a while, and on time in a hidden tab too, where browsers hold timers back. */
+class Alarm {
+  readonly #ring: () => void;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #ticker: TickerLike | null | undefined;
+
+  constructor(ring: () => void) {
+    this.#ring = ring;
+  }
+
+  /** Infinity: not at all. */
+  set(ms: number): void {
+    clearTimeout(this.#timer);
+    const delayMs = Math.min(Math.max(ms, 0), LONGEST_TIMER_MS);
+    if (ms < Infinity) this.#timer = setTimeout(this.#ring, delayMs);
+    if (ms < Infinity && page.document?.hidden) {
+      if (this.#ticker === undefined) this.#ticker = this.#startTicker();
+      this.#ticker?.postMessage(delayMs);
+    } else {
+      this.#ticker?.terminate();
+      this.#ticker = undefined;
+    }
+  }
+
+  // Timers of a Worker are not throttled. Where the page's CSP forbids one, the timeout has to do.
+  #startTicker(): TickerLike | null {
+    try {
+      const code = "let t;onmessage=e=>{clearTimeout(t);t=setTimeout(postMessage,e.data,0)}";
+      tickerUrl ??= URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+      const ticker = new page.Worker(tickerUrl);
+      ticker.onmessage = this.#ring;
+      return ticker;
+    } catch {
+      return null;
+    }
+  }
+}
+let tickerUrl: string | undefined;
+
+export class ReconnectingSocket {
+  state: ConnectionState = "disconnected";
+  /** Attempts to come back since a connection last held. */
+  attempts = 0;
+  /** Connections tried so far: names the present one. */
+  connections = 0;
+
+  readonly #url: () => Promise<string>;
+  readonly #options: SocketOptions;
+  readonly #on: SocketListener;
+  readonly #alarm = new Alarm(() => this.#look(false));
+  /** Grows whenever a connection begins or ends: what an abandoned one still says is not heard. */
+  #turn = 0;
+  #ws: WebSocketLike | undefined;
+  #watch: AbortController | undefined;
+
+  // Not connected: when the wait began, how long it is, and whether the server asked for it.
+  #waitFrom = 0;
+  #waitMs = Infinity;
+  #held = false;
+
+  // Connected.
+  #openedAt = 0;
+  #pingMs = 0;
+  #pingedAt = 0;
+  /** When the oldest unanswered ping left. */
+  #askedAt: number | undefined;
+  /** That ping followed a sleep: little time to answer, and no second chance. */
+  #probing = false;
+
+  /**
+   * @param url asked anew for each attempt; a rejection is a failed attempt
+   * @param on looked up when it fires
+   */
+  constructor(url: () => Promise<string>, options: SocketOptions, on: SocketListener) {
+    this.#url = url;
+    this.#options = options;
+    this.#on = on;
+  }
+
+  get isOpen(): boolean {
+    return this.state === "connected" && this.#ws?.readyState === OPEN;
+  }
+
+  /** Connects now, dropping the connection there may be. */
+  open(): void {
+    if (this.#leave("reconnect", false)) {
+      this.attempts = 0;
+      this.#connect();
+    }
+  }
+
+  /** Closes with 1000 and stays away until {@link open}. */
+  stop(): void {
+    this.#leave("disconnect", true);
+  }
+
+  /** @returns false, with nothing sent, when there is no open connection */
+  send(text: string): boolean {
+    if (!this.isOpen) return false;
+    try {
+      this.#ws?.send(text);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** This connection's server wants to hear a ping at least every `ms`. */
+  pingWithin(ms: number): void {
+    if (!(ms > 0 && ms < this.#pingMs)) return;
+    this.#pingMs = ms;
+    this.#alarm.set(this.#dueMs());
+  }
+
+  async #connect(): Promise<void> {
+    const turn = ++this.#turn;
+    this.connections++;
+    this.#watchPage();
+    this.#enter("connecting", this.#options.connectionTimeout);
+    try {
+      const url = await this.#url();
+      if (turn === this.#turn) this.#attach(new (this.#options.WebSocket ?? page.WebSocket)(url));
+    } catch (error) {
+      if (turn === this.#turn) this.#fail(error);
+    }
+  }
+
+  #attach(ws: WebSocketLike): void {
+    const turn = this.#turn;
+    this.#ws = ws;
+    ws.addEventListener("open", () => {
+      if (turn === this.#turn) this.#opened();
+      else ws.close();
+    });
+    ws.addEventListener("message", ({ data }) => {
+      if (turn !== this.#turn) return;
+      this.#askedAt = undefined;
+      this.#probing = false;
+      this.#on.message(data);
+    });
+    ws.addEventListener("error", (event) => {
+      if (turn === this.#turn) this.#on.error(event);
+    });
+    ws.addEventListener("close", (event) => {
+      if (turn === this.#turn) this.#lost(event);
+    });
+  }
+
+  #opened(): void {
+    this.#openedAt = this.#pingedAt = Date.now();
+    this.#pingMs = this.#options.pingInterval;
+    this.#askedAt = undefined;
+    this.#probing = false;
+    const turn = this.#turn;
+    this.#enter("connected", Infinity);
+    if (turn === this.#turn) this.#on.open();
+  }
+
+  #fail(error: unknown): void {
+    const turn = this.#turn;
+    this.#on.error(error);
+    if (turn === this.#turn) this.#drop(error instanceof Error ? error.message : "");
+  }
+
+  /** Gives the connection up by our own deadline. Its close event may be long in coming. */
+  #drop(reason: string): void {
+    const ws = this.#ws;
+    this.#lost({ code: CLOSE.dead, reason, wasClean: false });
+    // A reason has at most 123 bytes.
+    ws?.close(CLOSE.dead);
+  }
+
+  #leave(reason: string, final: boolean): boolean {
+    const ws = this.#ws;
+    const event = { code: CLOSE.leave, reason, wasClean: true };
+    const stayed = this.#depart(event, final);
+    ws?.close(event.code, reason);
+    return stayed;
+  }
+
+  #lost(event: CloseInfo): void {
+    const { enabled, maxAttempts, initialDelay, maxDelay, backoffMultiplier } =
+      this.#options.reconnection;
+    if (this.state === "connected" && since(this.#openedAt) >= STABLE_MS) this.attempts = 0;
+    const stays = !enabled || STAY_AWAY.has(event.code);
+    const exhausted = maxAttempts > 0 && this.attempts >= maxAttempts;
+    if (!this.#depart(event, stays || exhausted) || stays) return;
+    if (exhausted) {
+      this.#enter("error", Infinity);
+      return;
+    }
+    // Full jitter: clients that were cut off together come back spread over the whole window.
+    const capMs = Math.min(maxDelay, initialDelay * backoffMultiplier ** this.attempts++);
+    this.#held = event.code === CLOSE.tryLater;
+    this.#enter("reconnecting", Math.random() * capMs + (this.#held ? capMs : 0));
+  }
+
+  /** The one way out. @returns false when a callback has begun something else meanwhile */
+  #depart(event: CloseInfo, final: boolean): boolean {
+    const turn = ++this.#turn;
+    const tried = this.state === "connecting" || this.state === "connected";
+    this.#ws = undefined;
+    if (final) {
+      this.#watch?.abort();
+      this.#watch = undefined;
+    }
+    this.#enter("disconnected", Infinity);
+    if (tried) this.#on.close(event, final && turn === this.#turn);
+    return turn === this.#turn;
+  }
+
+  #enter(state: ConnectionState, waitMs: number): void {
+    const changed = state !== this.state;
+    this.state = state;
+    this.#waitFrom = Date.now();
+    this.#waitMs = waitMs;
+    this.#alarm.set(this.#dueMs());
+    if (changed) this.#on.state(state);
+  }
+
+  /** ms until something has to be done; 0 or less when it is time. */
+  #dueMs(): number {
+    if (this.state !== "connected") return this.#waitMs - since(this.#waitFrom);
+    if (!(this.#pingMs > 0)) return Infinity;
+    return Math.min(this.#pingMs - since(this.#pingedAt), this.#pongDueMs());
+  }
+
+  #pongDueMs(): number {
+    const { pongTimeout } = this.#options;
+    if (this.#askedAt === undefined || !pongTimeout) return Infinity;
+    return (this.#probing ? Math.min(pongTimeout, PROBE_MS) : pongTimeout) - since(this.#askedAt);
+  }
+
+  /** Does what is due. `woken`: the page has just come back to life, which is worth a look itself. */
+  #look(woken: boolean): void {
+    const dueMs = this.#dueMs();
+    const { state } = this;
+    if (state === "connected") {
+      // What was missed in our sleep may lie unread: ask before giving the connection up.
+      const asleep = (woken && dueMs < Infinity) || dueMs < -LATE_MS;
+      if (asleep && !this.#probing) this.#ping(true);
+      else if (this.#pongDueMs() <= 0) this.#drop("No answer to a ping");
+      else if (dueMs <= 0) this.#ping(false);
+    } else if (state === "reconnecting" && (dueMs <= 0 || (woken && !this.#held))) {
+      this.#connect();
+    } else if (state === "connecting" && dueMs <= 0) {
+      const { connectionTimeout } = this.#options;
+      this.#fail(new RollcallError("timeout", `Not connected in ${connectionTimeout} ms`));
+    }
+    this.#alarm.set(this.#dueMs());
+  }
+
+  #ping(probing: boolean): void {
+    const now = Date.now();
+    this.#pingedAt = now;
+    this.#askedAt = probing ? now : (this.#askedAt ?? now);
+    this.#probing = probing || this.#probing;
+    this.send(this.#options.ping ?? PING);
+  }
+
+  #watchPage(): void {
+    if (!page.document || this.#watch) return;
+    this.#watch = new AbortController();
+    const { signal } = this.#watch;
+    for (const type of WAKE_EVENTS) page.addEventListener(type, () => this.#look(true), { signal });
+  }
+}
