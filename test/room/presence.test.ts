@@ -401,7 +401,7 @@ describe("ghosts", () => {
         }
         await Promise.all(play.live.map(({ socket }) => socket.close()));
       }),
-      { numRuns: 500 },
+      { numRuns: 500, endOnFailure: true },
     );
   });
 });
