@@ -1,0 +1,210 @@
+/**
+ * One user with 100 sockets of 500 filters each: what finding the subscribers of a publish costs,
+ * alone and as part of the whole way from the request to the sockets; and whether envelopes in a row
+ * arrive in order.
+ */
+import { SignJWT } from "jose";
+import { WebSocket } from "ws";
+import { FilterIndex, type FilterKey, parseFilter } from "../../src/filters.ts";
+import { cpuMs, median, startWorker } from "./server.ts";
+
+const SOCKETS = 100;
+const FILTERS = 500;
+const PER_FRAME = 50;
+const IN_A_ROW = 100;
+const ROUNDS = 5;
+const PUBLISHES = 200;
+/** CPU that matching one publish may cost, in ms. */
+const MATCH_BOUND_MS = 5;
+const SECRET = "bench-secret-bench-secret-bench-secret";
+const USER = "bench";
+
+type Fields = Record<string, string>;
+
+/** What 100 sockets may ask for, and a payload of type `t`. */
+const CASES: Record<string, { filter(socket: number, i: number): Fields; payload: Fields }> = {
+  "each socket its own": {
+    filter: (socket, i) => ({ type: "t", lang: "en", quest: `${socket}-${i}` }),
+    payload: { lang: "en", quest: "7-7" },
+  },
+  "all sockets the same": {
+    filter: (_, i) => ({ type: "t", lang: "en", quest: `${i}` }),
+    payload: { lang: "en", quest: "7" },
+  },
+  "50 000 keys": {
+    filter: (socket, i) => ({ type: "t", [`k${socket}-${i}`]: "v" }),
+    payload: { "k7-7": "v", other: "w" },
+  },
+};
+
+function key(filter: Fields): FilterKey {
+  return parseFilter(filter) as FilterKey;
+}
+
+/** CPU of one match in ms, by index and by a look at each filter. */
+function matchAlone(name: string): { name: string; indexMs: number; scanMs: number } {
+  const { filter, payload } = CASES[name] as (typeof CASES)[string];
+  const index = new FilterIndex<number>();
+  const all: { socket: number; filter: Fields }[] = [];
+  for (let socket = 0; socket < SOCKETS; socket++) {
+    for (let i = 0; i < FILTERS; i++) {
+      const one = filter(socket, i);
+      index.add(key(one), socket);
+      all.push({ socket, filter: one });
+    }
+  }
+  const scan = () => {
+    const found = new Set<number>();
+    for (const { socket, filter } of all) {
+      const matches = Object.entries(filter).every(([field, wanted]) =>
+        field === "type" ? wanted === "t" : payload[field] === wanted,
+      );
+      if (matches) found.add(socket);
+    }
+    return found;
+  };
+  if (scan().size !== index.match("t", payload).size) throw new Error(`${name}: index and scan`);
+  return {
+    name,
+    indexMs: cpuOf(() => index.match("t", payload), 5_000),
+    scanMs: cpuOf(scan, 20),
+  };
+}
+
+function cpuOf(task: () => unknown, times: number): number {
+  const before = process.cpuUsage();
+  for (let i = 0; i < times; i++) task();
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1000 / times;
+}
+
+/** A socket that takes note of what it gets. */
+async function connect(url: string, token: string): Promise<{ ws: WebSocket; got: number[] }> {
+  const ws = new WebSocket(url, { headers: { Authorization: `Bearer ${token}` } });
+  const got: number[] = [];
+  ws.on("message", (data) => {
+    const text = String(data);
+    if (text !== "pong") got.push(JSON.parse(text).payload?.n);
+  });
+  await new Promise((resolve, reject) => ws.once("open", resolve).once("error", reject));
+  return { ws, got };
+}
+
+async function subscribe(ws: WebSocket, filters: readonly Fields[]): Promise<void> {
+  for (let i = 0; i < filters.length; i += PER_FRAME) {
+    ws.send(JSON.stringify({ type: "subscribe", filters: filters.slice(i, i + PER_FRAME) }));
+  }
+  await new Promise((resolve) => {
+    ws.on("message", (data) => String(data) === "pong" && resolve(undefined));
+    ws.send("PING");
+  });
+}
+
+export default async function publish(): Promise<string[]> {
+  const alone = Object.keys(CASES).map(matchAlone);
+  console.table(
+    alone.map(({ name, indexMs, scanMs }) => ({
+      "50 000 filters": name,
+      "times faster than a scan": Math.round(scanMs / indexMs),
+      "match, µs": (indexMs * 1000).toFixed(1),
+      "scan, µs": (scanMs * 1000).toFixed(0),
+    })),
+  );
+
+  const bindings = { ENVIRONMENT: "production", JWT_SECRET: SECRET };
+  const server = await startWorker("src/worker.ts", { FANOUT: "FanoutRoom" }, bindings);
+  const sockets: WebSocket[] = [];
+  try {
+    const token = await new SignJWT({ userId: USER })
+      .setProtectedHeader({ alg: "HS256" })
+      .sign(new TextEncoder().encode(SECRET));
+    const post = async (path: string, body: object): Promise<{ clientCount: number }> => {
+      const response = await fetch(server.url.replace("ws", "http") + path, {
+        method: "POST",
+        headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+      });
+      if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
+      return (await response.json()) as { clientCount: number };
+    };
+
+    const clients = [];
+    const began = cpuMs(server.pid);
+    for (let socket = 0; socket < SOCKETS; socket++) {
+      const client = await connect(`${server.url}/`, token);
+      sockets.push(client.ws);
+      const own = Array.from({ length: FILTERS - 1 }, (_, i) => ({
+        type: "t",
+        lang: "en",
+        quest: `${socket}-${i}`,
+      }));
+      await subscribe(client.ws, [...own, { type: "all" }]);
+      clients.push(client);
+    }
+    const setUpMs = cpuMs(server.pid) - began;
+
+    const one = { userId: USER, type: "t", payload: { lang: "en", quest: "7-7" }, ackTimeoutMs: 0 };
+    const nobody = { userId: "nobody", type: "t", payload: one.payload, ackTimeoutMs: 0 };
+    const cost = async (body: object, expected: number): Promise<number> => {
+      const before = cpuMs(server.pid);
+      for (let i = 0; i < PUBLISHES; i++) {
+        const { clientCount } = await post("/publish", body);
+        if (clientCount !== expected) throw new Error(`${clientCount} instead of ${expected}`);
+      }
+      return (cpuMs(server.pid) - before) / PUBLISHES;
+    };
+    await cost(one, 1);
+    const rounds = [];
+    for (let i = 0; i < ROUNDS; i++) {
+      rounds.push({ none: await cost(nobody, 0), one: await cost(one, 1) });
+    }
+    const noneMs = median(rounds.map(({ none }) => none));
+    const oneMs = median(rounds.map(({ one }) => one));
+
+    for (const { got } of clients) got.length = 0;
+    const messages = Array.from({ length: IN_A_ROW }, (_, n) => ({
+      userId: USER,
+      type: "all",
+      payload: { n },
+      ackTimeoutMs: 0,
+    }));
+    const before = cpuMs(server.pid);
+    const sentAt = performance.now();
+    await post("/publish/batch", { messages });
+    while (clients.some(({ got }) => got.length < IN_A_ROW)) {
+      if (performance.now() - sentAt > 20_000) break;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    const rowMs = performance.now() - sentAt;
+    const rowCpuMs = cpuMs(server.pid) - before;
+    const ordered = clients.every(
+      ({ got }) => got.length === IN_A_ROW && got.every((n, i) => n === i),
+    );
+
+    console.table({
+      "publish to 1 of 100 sockets, whole server": { "CPU ms": oneMs.toFixed(2) },
+      "… to a user without sockets": { "CPU ms": noneMs.toFixed(2) },
+      "… the difference: matching 50 000 filters, and a send": {
+        "CPU ms": (oneMs - noneMs).toFixed(2),
+      },
+      [`${IN_A_ROW} envelopes to 100 sockets`]: {
+        "CPU ms": rowCpuMs.toFixed(0),
+        "elapsed ms": rowMs.toFixed(0),
+        "µs a delivery": ((rowCpuMs * 1000) / IN_A_ROW / SOCKETS).toFixed(1),
+        "in order at each": ordered,
+      },
+      "100 sockets subscribe to 500 filters each": { "CPU ms": setUpMs.toFixed(0) },
+    });
+
+    const slowest = Math.max(...alone.map(({ indexMs }) => indexMs));
+    const bounds: [string, boolean][] = [
+      [`matching under ${MATCH_BOUND_MS} ms of CPU`, slowest < MATCH_BOUND_MS],
+      [`a whole publish under ${MATCH_BOUND_MS} ms of CPU`, oneMs < MATCH_BOUND_MS],
+      [`${IN_A_ROW} envelopes in a row in order at each socket`, ordered],
+    ];
+    return bounds.filter(([, holds]) => !holds).map(([bound]) => bound);
+  } finally {
+    for (const ws of sockets) ws.terminate();
+    await server.stop();
+  }
+}
