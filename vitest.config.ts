@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { parseEnv } from "node:util";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
+import { buildConsole } from "./scripts/console.ts";
 
 /**
  * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
@@ -18,6 +19,9 @@ const TEST_OBJECTS: Record<string, string> = {
 
 /** The values every clone has, whatever stands in a developer's .dev.vars. */
 const exampleSecrets = parseEnv(readFileSync(".dev.vars.example", "utf8"));
+
+// wrangler.toml names its folder.
+await buildConsole();
 
 export default defineConfig({
   test: {
@@ -52,6 +56,22 @@ export default defineConfig({
         test: {
           name: "room",
           include: ["test/room/**/*.test.ts", "test/http/**/*.test.ts"],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        plugins: [
+          cloudflareTest({
+            main: "./src/workspace.ts",
+            wrangler: { configPath: "./wrangler.workspace.toml" },
+            miniflare: {
+              bindings: { ...exampleSecrets, ENVIRONMENT: "development", REQUIRE_AUTH: "true" },
+            },
+          }),
+        ],
+        test: {
+          name: "workspace",
+          include: ["test/workspace/**/*.test.ts"],
           testTimeout: 20_000,
         },
       },

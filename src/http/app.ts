@@ -2,6 +2,7 @@ import { OpenAPIHono } from "@hono/zod-openapi";
 import { HTTPException } from "hono/http-exception";
 import { type ErrorCode, RollcallError } from "../errors.ts";
 import { log } from "../log.ts";
+import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
 import { deviceRoutes } from "./devices.ts";
 import { fanoutRoutes } from "./fanout.ts";
@@ -28,8 +29,11 @@ export function createApp(): OpenAPIHono<AppEnv> {
   app.route("/", moodRoutes());
   app.route("/", workspaceRoutes());
   app.route("/", debugRoutes());
+  app.route("/", consoleRoutes());
 
-  app.notFound((c) => {
+  app.notFound(async (c) => {
+    const page = await findPage(c.req.raw, c.env);
+    if (page) return page;
     // The device contract's words for what lies below its prefix.
     if (c.req.path.startsWith("/api/v1/")) {
       return c.json({ error: "unavailable", details: "Route not found" }, 404);
