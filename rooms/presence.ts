@@ -56,8 +56,8 @@ class Presence {
   /** … whose entry changed since, and how many syncs had been made when it did so first. */
   readonly #dirty = new Map<string, number>();
   #syncs = 0;
-  /** Those whose entry a sync showed as it was in between, and how it was. */
-  readonly #restate: Roster = new Map();
+  /** Those whom a sync showed as they were in between, and how: undefined if only as absent. */
+  readonly #restate = new Map<string, RosterEntry | undefined>();
   readonly #newcomers = new Set<PresenceSession>();
   readonly #statuses: Map<string, Status>;
   /** The users of `presence.sync` as JSON: joins add to it, all else has it made anew. */
@@ -152,7 +152,7 @@ class Presence {
     this.#tellLegacy(cause, old, now);
     const dirtySince = this.#dirty.get(userId);
     if (dirtySince === undefined) this.#dirty.set(userId, this.#syncs);
-    else if (old && dirtySince < this.#syncs) this.#restate.set(userId, old);
+    else if (dirtySince < this.#syncs) this.#restate.set(userId, old ?? this.#restate.get(userId));
     this.#actor.atFlush("presence", () => this.tell());
   }
 
@@ -175,7 +175,7 @@ class Presence {
     // Some know this user otherwise than they were told: a whole entry, or a leave, sets all right.
     for (const [userId, shown] of this.#restate) {
       if (this.roster.has(userId)) this.#told.delete(userId);
-      else this.#told.set(userId, shown);
+      else if (shown) this.#told.set(userId, shown);
     }
     const diff = diffRoster(this.#told, this.roster, this.#dirty.keys(), Date.now());
     // A single newcomer has it all in its sync; among several, each needs to hear of the others.

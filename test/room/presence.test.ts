@@ -201,6 +201,25 @@ describe("a user in a presence room", () => {
     expect(sorted(stayer.roster.values())).toEqual(alone);
   });
 
+  it("learns of somebody who went and came back around its own arrival", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const [watcher, anna] = await Promise.all([enter(room, "watcher"), enter(room, "anna", 1)]);
+    await watcher.until(() => watcher.roster.size === 2, "anna");
+    // All within one window, in which nothing is told yet.
+    const leaving = anna.close();
+    const arriving = enter(room, "newcomer");
+    const returning = enter(room, "anna", 1);
+    const [newcomer] = await Promise.all([arriving, returning, leaving]);
+    const { users } = await overRpc(stub);
+    expect(users).toHaveLength(3);
+    for (const socket of [watcher, newcomer]) {
+      const knows = () =>
+        JSON.stringify(sorted(socket.roster.values())) === JSON.stringify(sorted(users));
+      await socket.until(knows, "everyone");
+    }
+  });
+
   it("finds many newcomers in few messages", async () => {
     const room = freshName();
     const watcher = await enter(room, "watcher");
