@@ -217,7 +217,7 @@ describe("hibernation", () => {
     expect((await next).body).toEqual({ clientCount: 1, results: ["back"] });
   });
 
-  it("answers an ack that comes after an eviction like any other", async () => {
+  it("gives the publisher the acks that come while an eviction waits for them", async () => {
     const user = freshName();
     const alice = await Subscriber.connect(user);
     await alice.subscribe({ type: "a" });
@@ -237,6 +237,22 @@ describe("hibernation", () => {
 });
 
 describe("acks", () => {
+  it("that come after an eviction for what nobody waits for any more disturb nothing", async () => {
+    const user = freshName();
+    const alice = await Subscriber.connect(user);
+    await alice.subscribe({ type: "a" });
+    await publish(user, { type: "a", payload: 1, ackTimeoutMs: 0 });
+    const envelope = await alice.next();
+    await evict(user);
+    alice.ack(envelope, "too late");
+    await alice.settle();
+    const answer = publish(user, { type: "a", payload: 2 });
+    const second = await alice.next();
+    expect(second.payload).toBe(2);
+    alice.ack(second, "in time");
+    expect((await answer).body).toEqual({ clientCount: 1, results: ["in time"] });
+  });
+
   it("waits for all, counts the first ack of a socket, and takes null for a missing result", async () => {
     const user = freshName();
     const [one, two] = await Promise.all([Subscriber.connect(user), Subscriber.connect(user)]);
