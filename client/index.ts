@@ -13,8 +13,11 @@ import {
   applyEvent,
   type PresenceEvent,
   type Roster,
+  type RosterDiff,
   type RosterEntry,
+  type RosterSync,
   rosterOf,
+  type Status,
 } from "../src/roster.ts";
 import {
   type CloseInfo,
@@ -56,6 +59,15 @@ export interface EventMap {
 export interface AnyEvents {
   in: Record<string, Untyped>;
   out: Record<string, Untyped>;
+}
+
+/** The events of a presence room: `new VeraniClient<PresenceEvents>(url)`. */
+export interface PresenceEvents {
+  in: { "presence.status": { status: Status }; "presence.list": object };
+  out: { [P in PresenceEvent as P["event"]]: P["data"] } & {
+    "presence.sync": RosterSync;
+    "presence.diff": RosterDiff;
+  };
 }
 
 /** What a server may always say. */

@@ -2,6 +2,8 @@ import { describe, expectTypeOf, it } from "vitest";
 import type { WebSocket as NodeWebSocket } from "ws";
 import type {
   ErrorPayload,
+  PresenceEvents,
+  RosterEntry,
   Untyped,
   VeraniClient,
   VeraniClientOptions,
@@ -51,9 +53,24 @@ function asInVerani(client: VeraniClient): void {
   client.isConnecting = true;
 }
 
+function presence(client: VeraniClient<PresenceEvents>): void {
+  client.on("presence.online", ({ status, devices }) => {
+    expectTypeOf(status).toEqualTypeOf<"online" | "away" | "busy">();
+    expectTypeOf(devices).toBeNumber();
+  });
+  client.on("presence.sync", ({ users }) => expectTypeOf(users).toEqualTypeOf<RosterEntry[]>());
+  client.emit("presence.status", { status: "busy" });
+  // @ts-expect-error no status of a presence room
+  client.emit("presence.status", { status: "asleep" });
+}
+
 describe("the client's types", () => {
   it("follow one event map for both directions", () => {
     expectTypeOf(typed).parameter(0).toEqualTypeOf<VeraniClient<ChatEvents>>();
+  });
+
+  it("know the presence room", () => {
+    expectTypeOf(presence).parameter(0).toEqualTypeOf<VeraniClient<PresenceEvents>>();
   });
 
   it("take any event without a map, and callbacks written for Verani", () => {

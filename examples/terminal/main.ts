@@ -1,0 +1,193 @@
+/**
+ * Who is there, in a terminal:
+ *
+ *   npm run demo -- --name alice [--url ws://localhost:8787] [--room lobby] [--crowd 50]
+ */
+import { createInterface } from "node:readline";
+import { parseArgs, styleText } from "node:util";
+import {
+  type PresenceEvents,
+  type RosterEntry,
+  type Status,
+  VeraniClient,
+} from "../../client/index.ts";
+import { STATUSES } from "../../src/roster.ts";
+import { startCrowd } from "./crowd.ts";
+
+const USAGE =
+  "npm run demo -- --name alice [--url ws://localhost:8787] [--room lobby] [--crowd 50]";
+const MAX_CROWD = 500;
+/** A screen is drawn at most this often. */
+const FRAME_MS = 80;
+const NEWS_SHOWN = 6;
+/** How long sockets may take to close before we end anyway. */
+const LEAVE_MS = 1_500;
+
+const COLORS = { online: "green", away: "yellow", busy: "red" } as const;
+
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        name: { type: "string", default: process.env.USER || "guest" },
+        url: { type: "string", default: "ws://localhost:8787" },
+        room: { type: "string", default: "lobby" },
+        crowd: { type: "string", default: "0" },
+      },
+    });
+    const crowd = Number(values.crowd);
+    if (!Number.isInteger(crowd) || crowd < 0 || crowd > MAX_CROWD) {
+      throw new Error(`--crowd takes 0 to ${MAX_CROWD}`);
+    }
+    const url = new URL("/ws/presence", values.url);
+    url.searchParams.set("room", values.room);
+    return { ...values, crowd, url: url.href, server: values.url };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${USAGE}`);
+    process.exit(1);
+  }
+}
+
+const options = readOptions();
+const isScreen = Boolean(process.stdout.isTTY);
+const leaving = new AbortController();
+
+function join(name: string): VeraniClient<PresenceEvents> {
+  // Names of development: an app would fetch a fresh JWT here.
+  return new VeraniClient<PresenceEvents>(options.url, { token: `user:${name}` });
+}
+
+// What others call themselves may hold escape sequences.
+const shown = (name: string): string => name.replace(/\p{C}/gu, "").slice(0, 24);
+const count = (n: number, one: string, many: string): string => `${n} ${n === 1 ? one : many}`;
+
+const news: string[] = [];
+
+/** Something happened: a line on the screen, or in the output. */
+function tell(text: string): void {
+  const time = new Date().toTimeString().slice(0, 8);
+  if (!isScreen) {
+    console.log(`${time} ${text}`);
+    return;
+  }
+  news.push(`${styleText("dim", time)} ${text}`);
+  if (news.length > NEWS_SHOWN) news.shift();
+  draw();
+}
+
+function everyone(): RosterEntry[] {
+  const rank = ({ userId }: RosterEntry): number => (userId === options.name ? 0 : 1);
+  return [...me.roster.values()].sort(
+    (a, b) => rank(a) - rank(b) || a.username.localeCompare(b.username),
+  );
+}
+
+function summary(): string {
+  const people = everyone();
+  const devices = people.reduce((sum, person) => sum + person.devices, 0);
+  return `${count(people.length, "person", "people")} on ${count(devices, "device", "devices")}`;
+}
+
+function list(): void {
+  if (isScreen) {
+    draw();
+    return;
+  }
+  const people = everyone().map(({ username, status, devices }) => {
+    return `${shown(username)} (${status}${devices === 1 ? "" : `, ${devices} devices`})`;
+  });
+  tell(`${summary()}: ${people.join(", ")}`);
+}
+
+function row({ userId, username, status, devices }: RosterEntry): string {
+  const name = shown(username) + (userId === options.name ? " (you)" : "");
+  const more = devices === 1 ? "" : styleText("dim", `${devices} devices`);
+  return `  ${styleText(COLORS[status], "●")} ${name.padEnd(31)} ${status.padEnd(8)} ${more}`;
+}
+
+let drawing: ReturnType<typeof setTimeout> | undefined;
+
+/** Draws the screen anew, soon: a crowd that comes at once costs one drawing. */
+function draw(): void {
+  if (!isScreen || drawing || leaving.signal.aborted) return;
+  drawing = setTimeout(() => {
+    drawing = undefined;
+    const state = me.getState();
+    const people = everyone();
+    const room = Math.max(3, (process.stdout.rows ?? 24) - NEWS_SHOWN - 8);
+    const rows = people.slice(0, people.length > room ? room - 1 : room).map(row);
+    if (rows.length < people.length) {
+      rows.push(styleText("dim", `    and ${people.length - rows.length} more`));
+    }
+    const lines = [
+      `${styleText("bold", `Rollcall · ${options.room}`)}   ${styleText(
+        state === "connected" ? "green" : "yellow",
+        state,
+      )}`,
+      styleText("dim", summary()),
+      "",
+      ...rows,
+      "",
+      ...news,
+      "",
+      styleText("dim", `${STATUSES.join(" · ")} · list · quit`),
+    ];
+    process.stdout.write(`\x1b[2J\x1b[H${lines.join("\n")}\n`);
+    input.prompt(true);
+  }, FRAME_MS);
+}
+
+const input = createInterface({
+  input: process.stdin,
+  ...(isScreen && { output: process.stdout }),
+  prompt: "› ",
+});
+const me = join(options.name);
+
+me.onStateChange((state) => {
+  if (state === "reconnecting") tell(`No connection to ${options.server}: trying again`);
+  else draw();
+});
+me.onClose(({ code, reason }) => {
+  if (me.getState() === "disconnected" && code >= 4400) tell(`Closed: ${code} ${reason}`);
+});
+me.on("error", ({ message }) => tell(message));
+me.on("presence.sync", list);
+me.on("presence.online", ({ username }) => tell(`${shown(username)} came`));
+me.on("presence.offline", ({ username }) => tell(`${shown(username)} left`));
+me.on("presence.status", ({ username, status }) => tell(`${shown(username)} is ${status}`));
+me.on("presence.update", ({ username, devices }) =>
+  tell(`${shown(username)} is on ${count(devices, "device", "devices")}`),
+);
+
+startCrowd(options.crowd, join, leaving.signal);
+
+const isStatus = (word: string): word is Status => (STATUSES as readonly string[]).includes(word);
+
+input.on("line", (line) => {
+  const word = line.trim().toLowerCase();
+  if (isStatus(word)) me.emit("presence.status", { status: word });
+  else if (word === "list") me.emit("presence.list", {});
+  else if (word === "quit") leave();
+  else if (word !== "") tell(`Try ${STATUSES.join(", ")}, list or quit`);
+  draw();
+});
+input.on("SIGINT", leave);
+// Ctrl-D; where commands are piped in, their end is not ours.
+input.on("close", () => process.stdin.isTTY && leave());
+process.on("SIGINT", leave);
+process.on("SIGTERM", leave);
+// `npm run demo | head`: nobody reads on.
+process.stdout.on("error", leave);
+
+function leave(): void {
+  if (leaving.signal.aborted) return;
+  leaving.abort();
+  clearTimeout(drawing);
+  me.close();
+  input.close();
+  if (isScreen) process.stdout.write("\n");
+  setTimeout(() => process.exit(), LEAVE_MS).unref();
+}
+
+draw();
