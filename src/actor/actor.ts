@@ -548,9 +548,7 @@ export function createActorHandler<
     // ── Emit ──────────────────────────────────────────────────────────────────────────────────
 
     /** The one way out for events. Encodes once; counts whom it goes to. */
-    #publish(targets: Iterable<Session<M>>, event: string, data: unknown, channel: string): number {
-      const meant: Session<M>[] = [];
-      for (const session of targets) if (session.open) meant.push(session);
+    #publish(meant: Session<M>[], event: string, data: unknown, channel: string): number {
       if (meant.length === 0) return 0;
       const text = codec.encodeEvent(event, data, channel);
       afterCommit(() => {
@@ -559,16 +557,26 @@ export function createActorHandler<
       return meant.length;
     }
 
-    #builder(targets: () => Iterable<Session<M>>, channel: string): EmitBuilder<V> {
+    #builder(targets: () => Session<M>[], channel: string): EmitBuilder<V> {
       return { emit: (event, data) => this.#publish(targets(), event, data, channel) };
     }
 
     #inChannel(channel: string, except?: WebSocket): Session<M>[] {
-      const members: Session<M>[] = [];
+      return this.#open(
+        (session) => session.ws !== except && session.meta.channels.includes(channel),
+      );
+    }
+
+    #open(isMeant: (session: Session<M>) => boolean): Session<M>[] {
+      const meant: Session<M>[] = [];
       for (const session of this.sessions.values()) {
-        if (session.ws !== except && session.meta.channels.includes(channel)) members.push(session);
+        if (session.open && isMeant(session)) meant.push(session);
       }
-      return members;
+      return meant;
+    }
+
+    #openOf(userId: string): Session<M>[] {
+      return [...this.sessionsOf(userId)].filter((session) => session.open);
     }
 
     #actorEmit(): ActorEmit<M, V> {
@@ -576,9 +584,8 @@ export function createActorHandler<
       return {
         emit: (event, data) => toChannel("default").emit(event, data),
         to: toChannel,
-        toUser: (userId) => this.#builder(() => this.sessionsOf(userId), "default"),
-        where: (isMeant) =>
-          this.#builder(() => [...this.sessions.values()].filter(isMeant), "default"),
+        toUser: (userId) => this.#builder(() => this.#openOf(userId), "default"),
+        where: (isMeant) => this.#builder(() => this.#open(isMeant), "default"),
       };
     }
 
@@ -603,7 +610,7 @@ export function createActorHandler<
         to: (target) =>
           session.meta.channels.includes(target)
             ? this.#builder(() => this.#inChannel(target, session.ws), target)
-            : this.#builder(() => this.sessionsOf(target), own()),
+            : this.#builder(() => this.#openOf(target), own()),
       };
     }
 
@@ -619,9 +626,7 @@ export function createActorHandler<
     }
 
     sendToUser(userId: string, channel: string, data?: unknown): number {
-      const targets = [...this.sessionsOf(userId)].filter(({ meta }) =>
-        meta.channels.includes(channel),
-      );
+      const targets = this.#openOf(userId).filter(({ meta }) => meta.channels.includes(channel));
       const { event, rest } = nameOf(data);
       return this.#publish(targets, event, rest, channel);
     }
@@ -635,7 +640,7 @@ export function createActorHandler<
     emitToUser(userId: string, event: string, data?: unknown): number {
       this.#wakeUps.rpc += 1;
       void this.#wake();
-      return this.#publish(this.sessionsOf(userId), event, data, "default");
+      return this.#publish(this.#openOf(userId), event, data, "default");
     }
 
     atFlush(key: string, build: () => void): void {

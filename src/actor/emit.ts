@@ -222,7 +222,8 @@ export class Outbox {
     let last: readonly string[] = [];
     let joined = "";
     const join = (frames: readonly string[]): string => {
-      if (frames.length !== last.length || frames.some((frame, i) => frame !== last[i])) {
+      const isSame = frames.length === last.length && frames.every((frame, i) => frame === last[i]);
+      if (!isSame) {
         last = frames;
         joined = joinFrames(frames);
       }

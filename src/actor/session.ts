@@ -96,7 +96,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   #seenAtMs: number;
   #departed = false;
   #spilled = false;
-  #queue: string[] = [];
+  #queue: string[] | null = null;
   #tail: Promise<void> | null = null;
   #tokens: number;
   #refilledAtMs = 0;
@@ -239,7 +239,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */
   enqueue(text: string): boolean {
     if (this.#departed) return false;
-    this.#queue.push(text);
+    // Most queues hold one frame: a literal takes what that needs, a push to an empty list 17 times.
+    if (this.#queue === null) this.#queue = [text];
+    else this.#queue.push(text);
     this.#host.requestFlush(this as unknown as Session);
     return true;
   }
@@ -250,9 +252,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
 
   /** Sends what is queued: one message under protocol 2, else one per frame. */
   flush(join: (frames: readonly string[]) => string = joinFrames): void {
-    if (this.#queue.length === 0) return;
     const frames = this.#queue;
-    this.#queue = [];
+    if (frames === null) return;
+    this.#queue = null;
     try {
       if (this.protocol === 2) WebSocket.prototype.send.call(this.ws, join(frames));
       else for (const frame of frames) WebSocket.prototype.send.call(this.ws, frame);
@@ -312,7 +314,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   depart(reason: Departure): void {
     if (this.#departed) return;
     this.#departed = true;
-    this.#queue = [];
+    this.#queue = null;
     this.#abandonAcks();
     if (this.#spilled) this.#host.state.storage.kv.delete(SPILL_PREFIX + this.id);
     // A closing socket may outlast this instance; the next one must not take it for a session.

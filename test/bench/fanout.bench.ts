@@ -7,8 +7,8 @@ import type { Dialect, Round, Task } from "./fanout.clients.ts";
 import { type BenchServer, Clients, cpuMs, median, startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 500;
-const ROUNDS = 5;
-const DURATION_MS = 1_500;
+const ROUNDS = 9;
+const DURATION_MS = 900;
 const WARM_UP_MS = 500;
 
 interface Figures extends Round {
@@ -41,7 +41,8 @@ export default async function fanout(): Promise<string[]> {
     const figures: Record<Dialect, Figures[]> = { rollcall: [], bare: [], socketio: [] };
     for (const dialect of dialects) await measure(dialect, inFlight, WARM_UP_MS);
     for (let i = 0; i < ROUNDS; i++) {
-      for (const dialect of dialects) {
+      for (const turn of dialects.keys()) {
+        const dialect = dialects[(i + turn) % dialects.length] as Dialect;
         figures[dialect].push(await measure(dialect, inFlight, DURATION_MS));
       }
     }
