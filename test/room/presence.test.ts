@@ -297,17 +297,18 @@ class Play {
     if (!this.live.some(({ user }) => user === who.user)) this.statuses.delete(who.user);
   }
 
-  /** Has the next send to one socket throw, and sends. */
-  async #breakSocket(who: Live): Promise<void> {
-    const index = this.live.filter(({ user }) => user === who.user).indexOf(who);
+  /** Has the next send to one socket of a user throw, and sends. */
+  async #breakSocket({ user }: Live): Promise<void> {
     await runInDurableObject(this.stub, (actor: PresenceRoom) => {
       const room = actor as unknown as { getUserSessions(id: string): WebSocket[] };
-      const ws = room.getUserSessions(who.user)[index];
+      const [ws] = room.getUserSessions(user);
       if (ws) WebSocket.prototype.close.call(ws, 1011, "broken");
-      actor.emitToUser(who.user, "noise");
+      actor.emitToUser(user, "noise");
     });
-    await who.socket.ended();
-    this.#gone(who);
+    // Which of them it was is up to the runtime, whose order is its own after a sleep.
+    const devices = this.live.filter((each) => each.user === user);
+    await Promise.any(devices.map(({ socket }) => socket.ended()));
+    this.#gone(devices.find(({ socket }) => socket.closed));
   }
 
   /** A status whose transaction fails at its very end. */
