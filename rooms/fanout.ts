@@ -23,7 +23,7 @@ const IDEMPOTENCY_MS = 600_000;
 const CLEAN_UP_MS = 60_000;
 /** Storage key of what was answered under an idempotency key. */
 const ANSWER_PREFIX = "answer:";
-/** UTF-16 units of an answer that fit into its row. */
+/** UTF-16 units of an answer that fit into one row; a longer one takes several. */
 const ANSWER_UNITS = 900_000;
 
 interface FanoutMeta extends ConnectionMeta {
@@ -59,11 +59,17 @@ type Publication = z.infer<typeof publication>;
 /** `{"clientCount":n,"results":[…]}` as JSON; or why a key was refused. */
 export type PublishOutcome = { status: 200; answer: string } | { status: 422 };
 
-/** What an idempotency key stands for, in storage. */
+/** What an idempotency key stands for, in storage: one row, or the first of several. */
 interface KeptAnswer {
   digest: string;
   answer: string;
+  /** Rows that the answer takes. */
+  rows: number;
   expiresAtMs: number;
+}
+
+function answerRow(key: string, row: number): string {
+  return `${ANSWER_PREFIX}${row}:${key}`;
 }
 
 /** An envelope whose acks a publisher waits for. */
@@ -123,11 +129,7 @@ class Fanout {
   }
 
   async #publishOnce(message: Publication, key: string, digest: string): Promise<PublishOutcome> {
-    const { kv } = this.#actor.getStorage();
-    const row = ANSWER_PREFIX + key;
-    const running = this.#running.get(key);
-    const kept = kv.get<KeptAnswer>(row);
-    const earlier = running ?? (kept && kept.expiresAtMs > Date.now() ? kept : undefined);
+    const earlier = this.#running.get(key) ?? this.#recall(key);
     if (earlier) {
       if (earlier.digest !== digest) return { status: 422 };
       return { status: 200, answer: await earlier.answer };
@@ -137,18 +139,39 @@ class Fanout {
     const { answer, soFar } = this.#deliver(message);
     // Leaves together with the envelopes: should this instance end while it waits, the key answers
     // with what there is, and delivers no second time.
-    kv.put(row, { digest, answer: soFar, expiresAtMs } satisfies KeptAnswer);
+    this.#keep(key, digest, soFar, expiresAtMs);
     this.#actor.timers.soonest("answers", expiresAtMs);
     this.#running.set(key, { digest, answer });
     try {
       const final = await answer;
-      if (final !== soFar && final.length <= ANSWER_UNITS) {
-        kv.put(row, { digest, answer: final, expiresAtMs } satisfies KeptAnswer);
-      }
+      if (final !== soFar) this.#keep(key, digest, final, expiresAtMs);
       return { status: 200, answer: final };
     } finally {
       this.#running.delete(key);
     }
+  }
+
+  #keep(key: string, digest: string, answer: string, expiresAtMs: number): void {
+    const storage = this.#actor.getStorage();
+    const rows = Math.ceil(answer.length / ANSWER_UNITS);
+    storage.transactionSync(() => {
+      for (let row = 0; row < rows; row++) {
+        const part = answer.slice(row * ANSWER_UNITS, (row + 1) * ANSWER_UNITS);
+        const kept: KeptAnswer = { digest, answer: part, rows, expiresAtMs };
+        storage.kv.put(answerRow(key, row), kept);
+      }
+    });
+  }
+
+  #recall(key: string): { digest: string; answer: string } | undefined {
+    const { kv } = this.#actor.getStorage();
+    const first = kv.get<KeptAnswer>(answerRow(key, 0));
+    if (!first || first.expiresAtMs <= Date.now()) return undefined;
+    let { answer } = first;
+    for (let row = 1; row < first.rows; row++) {
+      answer += kv.get<KeptAnswer>(answerRow(key, row))?.answer ?? "";
+    }
+    return { digest: first.digest, answer };
   }
 
   #deliver(message: Publication): { answer: Promise<string>; soFar: string } {

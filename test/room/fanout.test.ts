@@ -466,6 +466,22 @@ describe("idempotency", () => {
     });
   });
 
+  it("keeps an answer that is larger than a row of storage", async () => {
+    const user = freshName();
+    const sockets = await Promise.all(Array.from({ length: 16 }, () => Subscriber.connect(user)));
+    await Promise.all(sockets.map((socket) => socket.subscribe({ type: "a" })));
+    const headers = key();
+    const answer = publish(user, { type: "a" }, headers);
+    const result = "x".repeat(30_000);
+    await Promise.all(sockets.map((socket) => socket.answerNext(1, () => result + result)));
+    const again = publish(user, { type: "a" }, headers);
+    const { body } = await answer;
+    expect(body.results).toHaveLength(16);
+    expect((await again).body).toEqual(body);
+    await evict(user);
+    expect((await publish(user, { type: "a" }, headers)).body).toEqual(body);
+  });
+
   it("forgets a key after ten minutes, and leaves nothing behind", async () => {
     const user = freshName();
     const alice = await Subscriber.connect(user);
