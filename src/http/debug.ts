@@ -4,10 +4,12 @@ import { isDevelopment } from "../auth/secrets.ts";
 import type { DeviceInspection } from "../devices.ts";
 import { callIngest } from "../ingest.ts";
 import type { AppEnv } from "./app.ts";
+import { openToAll } from "./cors.ts";
 
 /** What actors tell of themselves. Asking wakes them. Off outside development. */
 export function debugRoutes(): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>();
+  openToAll(app, "/debug/presence");
   app.use("/debug/*", async (c, next) => {
     if (isDevelopment(c.env)) return next();
     return c.json({ error: "unavailable", details: "Debug endpoint disabled in production" }, 403);

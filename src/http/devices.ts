@@ -10,6 +10,7 @@ import { log } from "../log.ts";
 import { PING, parseFrames, parseJson, unwrapEvent } from "../protocol.ts";
 import type { AppEnv } from "./app.ts";
 import { readBody } from "./body.ts";
+import { openToAll } from "./cors.ts";
 import { createRoutes } from "./routes.ts";
 import { openStream, type StreamEvent } from "./stream.ts";
 
@@ -21,12 +22,6 @@ const BATCH_LENGTH = 500;
 /** Scopes of a token, and the characters of each. */
 const SCOPES = 16;
 const SCOPE_LENGTH = 64;
-
-const CORS = {
-  "Access-Control-Allow-Origin": "*",
-  "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-  "Access-Control-Allow-Headers": "Content-Type, Authorization",
-};
 
 const STALE = { error: "invalid_payload", details: "Non-monotonic seq" } as const;
 
@@ -233,11 +228,7 @@ export function deviceRoutes(): OpenAPIHono<AppEnv> {
   /** Serves a described route, whose requests the handler judges itself, in the contract's order. */
   function serve(route: ReturnType<typeof createRoute>, handler: Handler): void {
     app.openAPIRegistry.registerPath(route);
-    app.use(route.path, async (c, next) => {
-      await next();
-      c.res.headers.set("Access-Control-Allow-Origin", "*");
-    });
-    app.options(route.path, () => new Response(null, { status: 204, headers: CORS }));
+    openToAll(app, route.path);
     app.on(route.method, route.path, handler);
   }
 
