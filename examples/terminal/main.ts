@@ -144,13 +144,17 @@ const input = createInterface({
 });
 const me = join(options.name);
 
+let isLost = false;
 me.onStateChange((state) => {
-  if (state === "reconnecting") tell(`No connection to ${options.server}: trying again`);
-  else draw();
+  if (state === "connected") isLost = false;
+  // Once for all attempts of one outage.
+  if (state === "reconnecting" && !isLost) {
+    isLost = true;
+    tell(`No connection to ${options.server} (is npm start running?): trying again`);
+  }
+  draw();
 });
-me.onClose(({ code, reason }) => {
-  if (me.getState() === "disconnected" && code >= 4400) tell(`Closed: ${code} ${reason}`);
-});
+me.onClose(({ code, reason }) => code >= 4400 && tell(`Closed: ${code} ${reason}`));
 me.on("error", ({ message }) => tell(message));
 me.on("presence.sync", list);
 me.on("presence.online", ({ username }) => tell(`${shown(username)} came`));
