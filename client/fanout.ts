@@ -191,11 +191,14 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     );
     // The server awaits an answer of the connection it asked.
     if (connections !== this.#socket.connections) return;
-    const result = answers.find((answer) => answer !== undefined) ?? null;
+    const ack = { type: "ack", envelopeId: envelope.envelopeId, result: null };
+    let text = JSON.stringify(ack);
+    // What JSON cannot hold is an error here, not a wait of 5 s there.
     this.#tell(() => {
-      const { envelopeId } = envelope;
-      this.#socket.send(JSON.stringify({ type: "ack", envelopeId, result }));
+      const result = answers.find((answer) => answer !== undefined) ?? null;
+      text = JSON.stringify({ ...ack, result });
     });
+    this.#socket.send(text);
   }
 
   #fail(error: unknown): void {

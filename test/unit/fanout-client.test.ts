@@ -1,0 +1,172 @@
+import { describe, expect, expectTypeOf, it, vi } from "vitest";
+import {
+  FanoutClient,
+  type FanoutClientOptions,
+  PublishError,
+  publish,
+  publishBatch,
+} from "../../client/fanout.ts";
+import { FakeWebSocket, installFakes, latest, pass } from "./client-fake.ts";
+
+installFakes();
+
+async function connected(options: Partial<FanoutClientOptions> = {}) {
+  const errors: unknown[] = [];
+  const client = new FanoutClient<{ ask: { n: number }; other: unknown }>("https://test", {
+    token: "t",
+    WebSocket: FakeWebSocket,
+    onError: (error) => errors.push(error),
+    ...options,
+  });
+  await pass();
+  latest().accept();
+  await pass();
+  return { client, errors };
+}
+
+const envelope = (envelopeId: string, type: string, payload?: unknown) => ({
+  envelopeId,
+  type,
+  userId: "u",
+  timestamp: new Date(0).toISOString(),
+  payload,
+});
+
+/** What the client said, without pings. */
+const said = () =>
+  latest()
+    .sent.filter((text) => text !== "ping")
+    .map((text) => JSON.parse(text));
+
+describe("a subscriber", () => {
+  it("connects with its token, and pings with the bytes that wake no actor", async () => {
+    await connected();
+    expect(latest().url.href).toBe("wss://test/?token=t");
+    await pass(26_000);
+    expect(latest().sent).toEqual(["ping"]);
+  });
+
+  it("acks with the first value that a matching handler gives, else with null", async () => {
+    const { client, errors } = await connected();
+    client.subscribe({ type: "ask" }, () => undefined);
+    client.subscribe({ type: "ask", kind: "a" }, async ({ payload }) => {
+      expectTypeOf(payload).toEqualTypeOf<{ n: number } | undefined>();
+      return payload?.n;
+    });
+    client.subscribe({ type: "ask", kind: "big" }, () => 1n);
+    client.subscribe({ type: "ask", kind: "bad" }, () => Promise.reject(new Error("no")));
+    latest().sent.length = 0;
+    latest().say(envelope("1", "ask", { kind: "a", n: 7 }));
+    latest().say(envelope("2", "ask", { kind: "big" }));
+    latest().say(envelope("3", "ask", { kind: "bad" }));
+    latest().say(envelope("4", "ask", "nothing to match"));
+    await pass();
+    const acks = said().sort((a, b) => a.envelopeId - b.envelopeId);
+    expect(acks.map(({ result }) => result)).toEqual([7, null, null, null]);
+    expect(errors).toEqual([new Error("no"), expect.any(TypeError)]);
+  });
+
+  it("tells the server of a filter once, however many handlers it has, and in messages of 50", async () => {
+    const { client } = await connected();
+    const stops = [1, 2].map(() => client.subscribe({ type: "ask", a: "1" }, () => {}));
+    stops[0]?.();
+    stops[0]?.();
+    expect(said()).toEqual([{ type: "subscribe", filters: [{ type: "ask", a: "1" }] }]);
+    stops[1]?.();
+    expect(said()[1]).toEqual({ type: "unsubscribe", filters: [{ type: "ask", a: "1" }] });
+    for (let n = 0; n < 120; n++) client.subscribe({ type: "ask", n: `${n}` }, () => {});
+    latest().end(1006);
+    await pass(2_000);
+    latest().accept();
+    await pass();
+    expect(said().map(({ filters }) => filters.length)).toEqual([50, 50, 20]);
+  });
+
+  it("keeps the messages of a reconnect below 64 KiB", async () => {
+    const { client } = await connected();
+    for (let n = 0; n < 40; n++) {
+      client.subscribe({ type: "ask", n: `${n}${"€".repeat(2_000)}` }, () => {});
+    }
+    latest().end(1006);
+    await pass(2_000);
+    latest().accept();
+    await pass();
+    const bytes = latest().sent.map((text) => new TextEncoder().encode(text).byteLength);
+    expect(Math.max(...bytes)).toBeLessThan(65_536);
+    expect(said().flatMap(({ filters }) => filters)).toHaveLength(40);
+  });
+
+  it("gives no ack to a connection that did not ask for it", async () => {
+    const { client } = await connected();
+    const { promise, resolve } = Promise.withResolvers<string>();
+    client.subscribe({ type: "ask" }, () => promise);
+    latest().say(envelope("1", "ask"));
+    latest().end(1006);
+    await pass(2_000);
+    latest().accept();
+    resolve("late");
+    await pass();
+    expect(said().filter(({ type }) => type === "ack")).toEqual([]);
+  });
+
+  it("hears of what the server refuses, and is not moved by what it cannot read", async () => {
+    const { client, errors } = await connected();
+    for (const text of ["{", "pong", "[]", "null", '{"type":"new kind"}']) latest().say(text);
+    latest().say({ type: "error", code: "too_many_filters" });
+    expect(errors).toMatchObject([{ code: "too_many_filters" }]);
+    expect(client.state).toBe("connected");
+    expect(() => client.subscribe({ type: "" as "ask" }, () => {})).toThrow("A filter");
+  });
+});
+
+describe("a backend", () => {
+  const server = (answers: (Response | Error)[]) => ({
+    url: "https://test",
+    token: () => "t",
+    fetch: vi.fn<typeof fetch>(async () => {
+      const answer = answers.shift() ?? new Error("asked too often");
+      if (answer instanceof Error) throw answer;
+      return answer;
+    }),
+  });
+  const ok = () => Response.json({ clientCount: 1, results: [2] });
+  const lost = () => Response.json({ error: "lost" }, { status: 503 });
+
+  it("tries again what has a key when the answer is lost, and nothing else", async () => {
+    const keyed = server([lost(), new TypeError("network"), ok()]);
+    const answer = publish(keyed, { userId: "u", idempotencyKey: "k" });
+    await pass(5_000);
+    expect(await answer).toEqual({ clientCount: 1, results: [2] });
+    const [first, , third] = keyed.fetch.mock.calls;
+    expect(third).toEqual(first);
+    expect(first?.[1]).toMatchObject({
+      headers: { Authorization: "Bearer t", "Idempotency-Key": "k" },
+      body: '{"userId":"u"}',
+    });
+
+    const bare = server([lost(), ok()]);
+    await expect(publish(bare, { userId: "u" })).rejects.toMatchObject({
+      status: 503,
+      message: "lost",
+    });
+    const refused = server([Response.json({ error: "another body" }, { status: 422 }), ok()]);
+    await expect(publish(refused, { userId: "u", idempotencyKey: "k" })).rejects.toThrow(
+      new PublishError(422, "another body"),
+    );
+  });
+
+  it("gets an answer for each message of a batch", async () => {
+    const results = [
+      { status: 200, clientCount: 0, results: [] },
+      { status: 400, error: "userId is required" },
+    ];
+    const answers = await publishBatch(server([Response.json({ results })]), [
+      { userId: "u" },
+      { userId: "" },
+    ]);
+    expect(answers).toEqual([
+      { clientCount: 0, results: [] },
+      new PublishError(400, "userId is required"),
+    ]);
+  });
+});
