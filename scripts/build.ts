@@ -10,7 +10,7 @@ import { build } from "esbuild";
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 
 /** Entry points by their place in dist; package.json's `exports` names the same ones. */
-const ENTRIES = ["src/index.ts", "client/index.ts", "client/fanout.ts"];
+const ENTRIES = ["src/index.ts", "client/index.ts", "client/fanout.ts", "client/moods.ts"];
 
 process.chdir(PROJECT);
 rmSync("dist", { recursive: true, force: true });
