@@ -411,7 +411,7 @@ describe("ghosts", () => {
     const logs = vi.spyOn(console, "log").mockImplementation(() => {});
     onTestFinished(() => logs.mockRestore());
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 7 }), async (steps) => {
+      fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 6 }), async (steps) => {
         const play = new Play();
         // Only a running actor can be evicted.
         await overRpc(play.stub);
