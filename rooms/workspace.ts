@@ -11,6 +11,16 @@ import { RollcallError } from "../src/errors.ts";
 import { log } from "../src/log.ts";
 import { inSpan } from "../src/trace.ts";
 
+/**
+ * Effect, which sync-cf is written in, waits forever by an empty interval of the longest length there
+ * is, one for each socket it serves. A pending timer keeps an actor awake, and billed: none is made.
+ */
+const FOREVER_MS = 2 ** 31 - 1;
+globalThis.setInterval = new Proxy(globalThis.setInterval, {
+  apply: (target, self, args: unknown[]) =>
+    args[1] === FOREVER_MS ? 0 : Reflect.apply(target, self, args),
+});
+
 export interface WorkspaceRoomEnv extends MembershipEnv {
   DB: D1Database;
   /** `d1` (default) or `do`: where events are kept. Not to be changed once there are any. */

@@ -1,0 +1,379 @@
+import { SELF } from "cloudflare:test";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { createWorkspaceApp } from "../../src/http/workspace/app.ts";
+import { env, ORIGIN, sign, type TestEnv } from "./client.ts";
+
+const MIB = 1024 * 1024;
+const PNG = Uint8Array.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13, 1, 2, 3]);
+const latin1 = (text: string) => Uint8Array.from(text, (char) => char.charCodeAt(0));
+
+async function authorization(): Promise<Record<string, string>> {
+  return { Authorization: `Bearer ${await sign({ userId: "ann" })}` };
+}
+
+describe("images", () => {
+  async function upload(form: FormData | null, headers = authorization()): Promise<Response> {
+    return SELF.fetch(`${ORIGIN}/api/upload-image`, {
+      method: "POST",
+      headers: await headers,
+      body: form,
+    });
+  }
+  function formOf(bytes: Uint8Array, name = "a.png", type = "image/png"): FormData {
+    const form = new FormData();
+    form.set("title", "before the file");
+    form.set("file", new File([bytes], name, { type }));
+    return form;
+  }
+  /** A body that goes on for as long as it is read. */
+  function endless(head: Uint8Array): { body: ReadableStream<Uint8Array>; sent: () => number } {
+    const chunk = new Uint8Array(64 * 1024);
+    let sent = 0;
+    const start = latin1(
+      '--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n',
+    );
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        controller.enqueue(start);
+        controller.enqueue(head);
+      },
+      pull(controller) {
+        sent += chunk.length;
+        controller.enqueue(chunk);
+      },
+    });
+    return { body, sent: () => sent };
+  }
+  async function uploadEndless(head: Uint8Array): Promise<{ response: Response; sent: number }> {
+    const { body, sent } = endless(head);
+    const response = await SELF.fetch(`${ORIGIN}/api/upload-image`, {
+      method: "POST",
+      headers: { ...(await authorization()), "Content-Type": "multipart/form-data; boundary=b" },
+      body,
+    });
+    return { response, sent: sent() };
+  }
+
+  it("are stored under a new key and served as what they are, for ever", async () => {
+    const response = await upload(formOf(PNG));
+    expect(response.status).toBe(200);
+    const { url, key } = await response.json<{ url: string; key: string }>();
+    expect(key).toMatch(/^covers\/[0-9a-f-]{36}\.png$/);
+    expect(url).toBe(`${ORIGIN}/api/images/${key}`);
+
+    const image = await SELF.fetch(url);
+    expect(new Uint8Array(await image.arrayBuffer())).toEqual(PNG);
+    expect(Object.fromEntries(image.headers)).toMatchObject({
+      "content-type": "image/png",
+      "cache-control": "public, max-age=31536000, immutable",
+      "x-content-type-options": "nosniff",
+    });
+    const etag = image.headers.get("ETag") ?? "";
+    const again = await SELF.fetch(url, { headers: { "If-None-Match": `"other", ${etag}` } });
+    expect([again.status, await again.text(), again.headers.get("ETag")]).toEqual([304, "", etag]);
+    const changed = await SELF.fetch(url, { headers: { "If-None-Match": '"other"' } });
+    expect([changed.status, (await changed.arrayBuffer()).byteLength]).toEqual([200, PNG.length]);
+  });
+
+  it.each([
+    ["png", PNG],
+    ["jpg", latin1("\xff\xd8\xff\xe0\0\x10JFIF")],
+    ["webp", latin1("RIFF\0\0\0\0WEBPVP8 ")],
+    ["gif", latin1("GIF89a\x01\0\x01\0")],
+  ])("are %s by their bytes, whatever they are called", async (extension, bytes) => {
+    const response = await upload(formOf(bytes, "a.jpg", "text/html"));
+    const { key } = await response.json<{ key: string }>();
+    expect(key.endsWith(`.${extension}`)).toBe(true);
+    const image = await SELF.fetch(`${ORIGIN}/api/images/${key}`);
+    expect(image.headers.get("Content-Type")).toBe(
+      `image/${extension === "jpg" ? "jpeg" : extension}`,
+    );
+    await image.arrayBuffer();
+  });
+
+  it.each([
+    ["a page", formOf(latin1("<html>".padEnd(64)), "a.png"), "INVALID_FILE"],
+    ["an svg", formOf(latin1("<svg onload=alert(1)/>"), "a.png"), "INVALID_FILE"],
+    ["nothing in it", formOf(new Uint8Array()), "INVALID_FILE"],
+    ["no field of this name", new FormData(), "NO_FILE"],
+    ["no multipart body", null, "NO_FILE"],
+  ])("are refused with %s", async (_, form, code) => {
+    form?.set("other", "field");
+    const response = await upload(form);
+    expect(response.status).toBe(400);
+    expect(await response.json()).toEqual({ error: expect.any(String), code });
+  });
+
+  it("may have 5 MiB and not a byte more", async () => {
+    const most = new Uint8Array(5 * MIB);
+    most.set(PNG);
+    expect((await upload(formOf(most))).status).toBe(200);
+    const more = new Uint8Array(5 * MIB + 1);
+    more.set(PNG);
+    const response = await upload(formOf(more));
+    expect(response.status).toBe(400);
+    expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
+  });
+
+  it("that are too large are refused while they still come", async () => {
+    const { response, sent } = await uploadEndless(PNG);
+    expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
+    expect(sent).toBeGreaterThan(4.9 * MIB);
+    // What is drained afterwards, so that the sender sees the answer, has its end as well.
+    expect(sent).toBeLessThan(40 * MIB);
+  });
+
+  it("that are none are refused at their first bytes", async () => {
+    const { response, sent } = await uploadEndless(latin1("<html>".padEnd(64)));
+    expect(response.status).toBe(400);
+    expect(sent).toBeLessThan(40 * MIB);
+  });
+
+  it("take a valid token", async () => {
+    const forged = sign({ userId: "ann" }, "x".repeat(32));
+    for (const token of [null, "garbage", await forged, await sign({ userId: "ann", exp: 1 })]) {
+      const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+      const response = await upload(formOf(PNG), Promise.resolve(headers as never));
+      expect(response.status).toBe(401);
+      expect(await response.json()).toMatchObject({ code: "AUTH_REQUIRED" });
+    }
+  });
+
+  it.each([
+    "covers/../covers/x.png",
+    "covers%2F00000000-0000-0000-0000-000000000000.png",
+    "..%2F..%2Fsecret",
+    "covers/00000000-0000-0000-0000-000000000000.png",
+    "covers/00000000-0000-0000-0000-000000000000.png/",
+    "covers//00000000-0000-0000-0000-000000000000.png",
+    "covers/00000000-0000-0000-0000-000000000000.svg",
+    "private/key.txt",
+    "",
+  ])("are not found at %j", async (key) => {
+    await env.IMAGES.put("private/key.txt", "secret");
+    await env.IMAGES.put("secret", "secret");
+    const response = await SELF.fetch(`${ORIGIN}/api/images/${key}`);
+    expect(response.status).toBe(404);
+    expect(await response.text()).not.toContain("secret");
+  });
+});
+
+describe("completions", () => {
+  const KEY = "sk-very-secret-key";
+  const SETTINGS: Partial<TestEnv> = {
+    BRAINTRUST_API_KEY: KEY,
+    BRAINTRUST_PROJECT_ID: "project-1",
+    LLM_BASE_URL: "https://llm.test/v1/",
+  };
+  const REQUEST = { model: "gpt", messages: [{ role: "user", content: "hi" }], stream: true };
+  const encoder = new TextEncoder();
+  const chunk = (text: string) => `data: {"choices":[{"delta":{"content":"${text}"}}]}\n\n`;
+  const lines: string[] = [];
+  const answers: string[] = [];
+
+  beforeEach(() => {
+    lines.length = answers.length = 0;
+    vi.spyOn(console, "log").mockImplementation((line) => void lines.push(String(line)));
+  });
+  afterEach(() => {
+    // Whatever went wrong: the key stays here.
+    expect([...lines, ...answers].join()).not.toContain(KEY);
+    vi.restoreAllMocks();
+    vi.useRealTimers();
+  });
+
+  /** The upstream, by what it answers; gives what it was asked. */
+  function upstream(answer: (request: Request) => Response | Promise<Response>): Request[] {
+    const asked: Request[] = [];
+    vi.spyOn(globalThis, "fetch").mockImplementation(async (input, init) => {
+      const request = new Request(input as RequestInfo, init as RequestInit);
+      asked.push(request);
+      return answer(request);
+    });
+    return asked;
+  }
+  async function complete(
+    body: unknown = REQUEST,
+    settings = SETTINGS,
+    headers = authorization(),
+  ): Promise<Response> {
+    const request = new Request(`${ORIGIN}/api/llm/chat/completions`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...(await headers) },
+      body: JSON.stringify(body),
+    });
+    return createWorkspaceApp().fetch(request, { ...env, ...settings });
+  }
+  async function faultOf(response: Response): Promise<string> {
+    const text = await response.text();
+    answers.push(text, ...[...response.headers].flat());
+    const { error } = JSON.parse(text) as {
+      error: { message: string; type: string; code: string };
+    };
+    expect(error).toEqual({
+      message: expect.any(String),
+      type: expect.any(String),
+      code: expect.any(String),
+    });
+    return `${response.status} ${error.code}`;
+  }
+  const eventStream = (body: BodyInit) =>
+    new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+
+  it("arrive as they are sent, the first chunk before the last is made", async () => {
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+    const writer = writable.getWriter();
+    const asked = upstream(() => eventStream(readable));
+    void writer.write(encoder.encode(chunk("one")));
+    const response = await complete();
+    const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
+    expect((await reader?.read())?.value).toBe(chunk("one"));
+    void writer.write(encoder.encode(`${chunk("two")}data: [DONE]\n\n`)).then(() => writer.close());
+    expect((await reader?.read())?.value).toBe(`${chunk("two")}data: [DONE]\n\n`);
+    expect((await reader?.read())?.done).toBe(true);
+
+    const [request] = asked;
+    expect(request?.url).toBe("https://llm.test/v1/chat/completions");
+    expect(request?.headers.get("Authorization")).toBe(`Bearer ${KEY}`);
+    expect(request?.headers.get("x-bt-parent")).toBe("project_id:project-1");
+    expect(await request?.json()).toEqual(REQUEST);
+  });
+
+  it("come whole where no stream is asked for", async () => {
+    upstream(() => Response.json({ choices: [] }));
+    const response = await complete({ ...REQUEST, stream: false });
+    expect([response.status, await response.json()]).toEqual([200, { choices: [] }]);
+  });
+
+  it("go to Braintrust where no other address is set", async () => {
+    const asked = upstream(() => Response.json({}));
+    await complete(REQUEST, { BRAINTRUST_API_KEY: KEY });
+    expect(asked[0]?.url).toBe("https://api.braintrust.dev/v1/proxy/chat/completions");
+  });
+
+  it.each([
+    [401, "502 upstream_unauthorized"],
+    [403, "502 upstream_unauthorized"],
+    [400, "502 upstream_rejected"],
+    [500, "502 upstream_failed"],
+    [503, "502 upstream_failed"],
+    [302, "502 upstream_failed"],
+  ])("tell of an upstream's %i", async (status, fault) => {
+    upstream(() => Response.json({ error: { message: `Bad key ${KEY}` } }, { status }));
+    expect(await faultOf(await complete())).toBe(fault);
+  });
+
+  it("keep the Retry-After of an upstream's 429", async () => {
+    upstream(() => new Response("slow down", { status: 429, headers: { "Retry-After": "7" } }));
+    const response = await complete();
+    expect(response.headers.get("Retry-After")).toBe("7");
+    expect(await faultOf(response)).toBe("429 rate_limited");
+  });
+
+  it("tell of an upstream that is not there", async () => {
+    upstream(() => Promise.reject(new TypeError(`cannot connect with ${KEY}`)));
+    expect(await faultOf(await complete())).toBe("502 upstream_unreachable");
+  });
+
+  it.each([
+    ["no headers", () => new Promise<Response>(() => {})],
+    ["headers and no byte", () => eventStream(new ReadableStream())],
+  ])("give up after a minute with %s", async (_, answer) => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    let isAnswered = false;
+    const asked = upstream(answer);
+    const answered = complete().finally(() => {
+      isAnswered = true;
+    });
+    await vi.waitUntil(() => asked.length === 1, { interval: 0 }).catch(() => {});
+    await vi.advanceTimersByTimeAsync(59_000);
+    expect(isAnswered).toBe(false);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(await faultOf(await answered)).toBe("504 upstream_timeout");
+    expect(asked[0]?.signal.aborted).toBe(true);
+  });
+
+  it.each([
+    ["breaks off", (c: ReadableStreamDefaultController) => c.error(new Error("reset"))],
+    ["ends without [DONE]", (c: ReadableStreamDefaultController) => c.close()],
+  ])("end in a fault where the upstream's stream %s", async (_, end) => {
+    let isFirst = true;
+    const body = new ReadableStream({
+      pull(controller) {
+        if (isFirst) controller.enqueue(encoder.encode(chunk("one")));
+        else end(controller);
+        isFirst = false;
+      },
+    });
+    upstream(() => eventStream(body));
+    const response = await complete();
+    expect(response.status).toBe(200);
+    const text = await response.text();
+    const [first, last] = text.split("\n\n").filter(Boolean);
+    expect(`${first}\n\n`).toBe(chunk("one"));
+    expect(JSON.parse(last?.slice("data: ".length) ?? "")).toMatchObject({
+      error: { code: "upstream_cut" },
+    });
+    expect(text).not.toContain("[DONE]");
+  });
+
+  it("are 502 where a whole answer breaks off", async () => {
+    let isFirst = true;
+    const body = new ReadableStream({
+      pull(controller) {
+        if (isFirst) controller.enqueue(encoder.encode('{"choi'));
+        else controller.error(new Error("reset"));
+        isFirst = false;
+      },
+    });
+    upstream(() => new Response(body, { headers: { "Content-Type": "application/json" } }));
+    expect(await faultOf(await complete({ ...REQUEST, stream: false }))).toBe("502 upstream_cut");
+  });
+
+  it("let go of the upstream when the client goes", async () => {
+    const canceled = Promise.withResolvers<void>();
+    const body = new ReadableStream({
+      start: (controller) => controller.enqueue(encoder.encode(chunk("one"))),
+      cancel: () => canceled.resolve(),
+    });
+    upstream(() => eventStream(body));
+    const response = await complete();
+    await response.body?.cancel();
+    await canceled.promise;
+  });
+
+  it("take tools by name", async () => {
+    const own = { type: "function", function: { name: "own", parameters: {} } };
+    const extra = { type: "function", function: { name: "extra" } };
+    const settings = { ...SETTINGS, LLM_TOOLS: JSON.stringify([extra]) };
+    const list = await createWorkspaceApp().request("/api/llm/tools", {}, { ...env, ...settings });
+    const { tools } = await list.json<{ tools: { function: { name: string } }[] }>();
+    expect(tools.map((tool) => tool.function.name)).toEqual([
+      "list_presence",
+      "set_status",
+      "show_image",
+      "extra",
+    ]);
+    const asked = upstream(() => Response.json({}));
+    await complete({ ...REQUEST, tools: ["set_status", own, "extra"] }, settings);
+    expect(await asked[0]?.json()).toMatchObject({ tools: [tools[1], own, extra] });
+    expect(await faultOf(await complete({ ...REQUEST, tools: ["nothing"] }))).toBe(
+      "400 unknown_tool",
+    );
+  });
+
+  it("ask nobody for who has no token, no key or no request", async () => {
+    const asked = upstream(() => Response.json({}));
+    const nobody = Promise.resolve({} as Record<string, string>);
+    expect(await faultOf(await complete(REQUEST, SETTINGS, nobody as never))).toBe(
+      "401 unauthorized",
+    );
+    expect(await faultOf(await complete(REQUEST, { BRAINTRUST_API_KEY: "" }))).toBe(
+      "503 not_configured",
+    );
+    for (const body of [{}, { model: "m", messages: [] }, { ...REQUEST, stream: "yes" }, []]) {
+      expect(await faultOf(await complete(body))).toBe("400 invalid_request");
+    }
+    expect(asked).toEqual([]);
+  });
+});

@@ -1,0 +1,493 @@
+import {
+  createExecutionContext,
+  evictDurableObject,
+  runInDurableObject,
+  SELF,
+  waitOnExecutionContext,
+} from "cloudflare:test";
+import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { encodeStoreId } from "../../rooms/workspace.ts";
+import { createWorkspaceApp } from "../../src/http/workspace/app.ts";
+import {
+  env,
+  eventsAfter,
+  ORIGIN,
+  postOf,
+  pullOf,
+  pushOf,
+  SyncSocket,
+  setVersion,
+  sign,
+  signMember,
+  syncRequest,
+  type TestEnv,
+  TRANSPORTS,
+  type Transport,
+} from "./client.ts";
+
+const DAY_SECONDS = 86_400;
+const nowSeconds = () => Math.floor(Date.now() / 1000);
+let workspaces = 0;
+const newWorkspace = () => `team-${workspaces++}`;
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+async function outcomeOf(response: Response): Promise<string> {
+  response.webSocket?.accept();
+  response.webSocket?.close(1000);
+  if (response.status === 101 || response.status === 200) {
+    if (!response.webSocket) await response.text();
+    return "in";
+  }
+  const { error } = await response.json<{ error: string }>();
+  return `${response.status} ${error}`;
+}
+
+/** What comes of a request: by the Worker, and by the actor for whoever gets to it without one. */
+async function outcomes(
+  request: () => Request,
+  override: Partial<TestEnv> = {},
+): Promise<string[]> {
+  const context = createExecutionContext();
+  const storeId = new URL(request().url).searchParams.get("storeId") ?? "";
+  const result = await runInDurableObject(env.WORKSPACES.getByName(storeId), async (room) => {
+    const settings = Reflect.get(room, "env") as object;
+    Reflect.set(room, "env", { ...settings, ...override });
+    const app = createWorkspaceApp();
+    const byWorker = await outcomeOf(await app.fetch(request(), { ...env, ...override }, context));
+    const atActor = await outcomeOf((await room.fetch?.(request())) as Response);
+    Reflect.set(room, "env", settings);
+    return [byWorker, atActor];
+  });
+  await waitOnExecutionContext(context);
+  return result;
+}
+
+interface Row {
+  what: string;
+  payload(workspace: string): unknown;
+  env?: Partial<TestEnv>;
+  outcome: string;
+}
+
+const member = (workspace: string, more: object = {}) => ({
+  userId: "ann",
+  workspaces: [{ id: workspace, role: "member" }],
+  workspaceClaimsVersion: 1,
+  ...more,
+});
+const withToken = async (workspace: string, more: object = {}, secret?: string) => ({
+  instanceId: workspace,
+  authToken: await sign(member(workspace, more), secret),
+});
+const bypass = (serverBypass: unknown) => (instanceId: string) => ({ instanceId, serverBypass });
+const OFF: Partial<TestEnv> = { REQUIRE_AUTH: "" };
+const unset: Partial<TestEnv> = { SERVER_BYPASS_TOKEN: undefined };
+
+const ROWS: Row[] = [
+  { what: "a member", payload: (w) => withToken(w), outcome: "in" },
+  {
+    what: "an owner",
+    payload: (w) => withToken(w, { workspaces: [{ id: w, role: "owner" }] }),
+    outcome: "in",
+  },
+  { what: "no payload", payload: () => undefined, outcome: "401 TOKEN_MISSING" },
+  { what: "no token", payload: (w) => ({ instanceId: w }), outcome: "401 TOKEN_MISSING" },
+  {
+    what: "an empty token",
+    payload: (w) => ({ instanceId: w, authToken: "" }),
+    outcome: "401 TOKEN_MISSING",
+  },
+  {
+    what: "garbage",
+    payload: (w) => ({ instanceId: w, authToken: "a.b.c" }),
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "another's signature",
+    payload: (w) => withToken(w, {}, "x".repeat(32)),
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "no userId",
+    payload: (w) => withToken(w, { userId: undefined }),
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "no JWT_SECRET",
+    payload: (w) => withToken(w),
+    env: { JWT_SECRET: "" },
+    outcome: "503 AUTH_SERVICE_ERROR",
+  },
+  {
+    what: "a token within its grace",
+    payload: (w) => withToken(w, { exp: nowSeconds() - DAY_SECONDS + 60 }),
+    outcome: "in",
+  },
+  {
+    what: "a token past its grace",
+    payload: (w) => withToken(w, { exp: nowSeconds() - DAY_SECONDS - 60 }),
+    outcome: "401 GRACE_PERIOD_EXPIRED",
+  },
+  {
+    what: "a shorter grace",
+    payload: (w) => withToken(w, { exp: nowSeconds() - 60 }),
+    env: { GRACE_PERIOD_SECONDS: "30" },
+    outcome: "401 GRACE_PERIOD_EXPIRED",
+  },
+  {
+    what: "no instanceId",
+    payload: async (w) => ({ ...(await withToken(w)), instanceId: undefined }),
+    outcome: "401 TOKEN_MISSING",
+  },
+  {
+    what: "another instanceId",
+    payload: async (w) => ({ ...(await withToken(w)), instanceId: "b" }),
+    outcome: "403 FORBIDDEN",
+  },
+  {
+    what: "a token for another workspace",
+    payload: (w) => withToken(w, { workspaces: [{ id: "b", role: "owner" }] }),
+    outcome: "403 FORBIDDEN",
+  },
+  {
+    what: "a role there is not",
+    payload: (w) => withToken(w, { workspaces: [{ id: w, role: "guest" }] }),
+    outcome: "403 FORBIDDEN",
+  },
+  {
+    what: "no claims version",
+    payload: (w) => withToken(w, { workspaceClaimsVersion: undefined }),
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "a claims version in letters",
+    payload: (w) => withToken(w, { workspaceClaimsVersion: "2" }),
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "an old claims version",
+    payload: (w) => withToken(w, { userId: "raised", workspaceClaimsVersion: 4 }),
+    outcome: "401 TOKEN_VERSION_STALE",
+  },
+  {
+    what: "the new claims version",
+    payload: (w) => withToken(w, { userId: "raised", workspaceClaimsVersion: 5 }),
+    outcome: "in",
+  },
+  {
+    what: "a broken claims version in KV",
+    payload: (w) => withToken(w, { userId: "broken" }),
+    outcome: "503 AUTH_SERVICE_ERROR",
+  },
+  { what: "the bypass token", payload: (w) => bypass(env.SERVER_BYPASS_TOKEN)(w), outcome: "in" },
+  {
+    what: "the bypass token without instanceId",
+    payload: () => ({ serverBypass: env.SERVER_BYPASS_TOKEN }),
+    outcome: "401 TOKEN_MISSING",
+  },
+  {
+    what: "the bypass token for another workspace",
+    payload: () => bypass(env.SERVER_BYPASS_TOKEN)("b"),
+    outcome: "403 FORBIDDEN",
+  },
+  { what: "a wrong bypass token", payload: bypass("wrong"), outcome: "401 TOKEN_INVALID" },
+  {
+    what: "no bypass token where none is set",
+    payload: (w) => ({ instanceId: w }),
+    env: unset,
+    outcome: "401 TOKEN_MISSING",
+  },
+  {
+    what: "an empty bypass token where none is set",
+    payload: bypass(""),
+    env: unset,
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "`undefined` for a bypass token where none is set",
+    payload: bypass("undefined"),
+    env: unset,
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "null for a bypass token where none is set",
+    payload: bypass(null),
+    env: unset,
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "an empty bypass token where an empty one is set",
+    payload: bypass(""),
+    env: { SERVER_BYPASS_TOKEN: "" },
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "the example's bypass token in production",
+    payload: bypass("development-only-server-bypass-token-0123456789abcdef"),
+    env: { ENVIRONMENT: "production" },
+    outcome: "401 TOKEN_INVALID",
+  },
+  {
+    what: "nobody in production without REQUIRE_AUTH",
+    payload: (w) => ({ instanceId: w }),
+    env: { ...OFF, ENVIRONMENT: "production" },
+    outcome: "401 TOKEN_MISSING",
+  },
+  { what: "nobody in development", payload: (w) => ({ instanceId: w }), env: OFF, outcome: "in" },
+  {
+    what: "nobody in development without instanceId",
+    payload: () => ({}),
+    env: OFF,
+    outcome: "403 FORBIDDEN",
+  },
+  {
+    what: "nobody in development with another instanceId",
+    payload: () => ({ instanceId: "b" }),
+    env: OFF,
+    outcome: "403 FORBIDDEN",
+  },
+];
+
+describe.each(TRANSPORTS)("over %s", (transport: Transport) => {
+  it.each(ROWS)("$what: $outcome", async ({ payload, env: override, outcome }) => {
+    await setVersion("raised", "5");
+    await setVersion("broken", "five");
+    const workspace = newWorkspace();
+    const content = await payload(workspace);
+    const request = () => syncRequest(transport, workspace, content);
+    expect(await outcomes(request, override)).toEqual([outcome, outcome]);
+  });
+
+  it("tells what is wrong in words too", async () => {
+    const response = await SELF.fetch(syncRequest(transport, "team", {}));
+    expect(await response.json()).toEqual({
+      error: "TOKEN_MISSING",
+      details: expect.stringMatching(/\w+ \w+/),
+    });
+  });
+});
+
+it("logs the size of a large workspaces claim, and nothing of it", async () => {
+  const written = vi.spyOn(console, "log");
+  onTestFinished(() => written.mockRestore());
+  const workspace = newWorkspace();
+  const many = Array.from({ length: 80 }, (_, n) => ({
+    id: `secret-workspace-${n}`,
+    role: "member",
+  }));
+  const workspaces = [...many, { id: workspace, role: "member" }];
+  const payload = await withToken(workspace, { workspaces });
+  expect(await outcomeOf(await SELF.fetch(syncRequest("ws", workspace, payload)))).toBe("in");
+  const lines = written.mock.calls
+    .flat()
+    .map(String)
+    .filter((line) => line.includes("claim"));
+  const bytes = JSON.stringify(workspaces).length;
+  expect(lines[0]).toBe(JSON.stringify({ event: "workspaces_claim_large", bytes }));
+  expect(lines.join()).not.toContain("secret-workspace");
+});
+
+describe("what one workspace cannot do to another", () => {
+  it("names that SQLite takes for one get tables of their own", async () => {
+    const names = ["a-b", "a_b", "A-B", "a.b", "ab", "a_2db", "ä", "𝒳"];
+    expect(new Set(names.map((name) => encodeStoreId(name).toLowerCase())).size).toBe(names.length);
+    const [dash, line, upper] = ["trap-1", "trap_1", "TRAP-1"] as const;
+    for (const [index, workspace] of [dash, line, upper].entries()) {
+      const socket = await SyncSocket.member("ann", workspace);
+      expect(await socket.push(workspace, eventsAfter(0, index + 1, workspace))).toBe("Success");
+    }
+    for (const [index, workspace] of [dash, line, upper].entries()) {
+      const table = `eventlog_7_${encodeStoreId(workspace)}`;
+      const { results } = await env.DB.prepare(`SELECT name FROM "${table}"`).all();
+      expect(results).toEqual(Array.from({ length: index + 1 }, () => ({ name: workspace })));
+    }
+  });
+
+  it("a frame that names another workspace ends the socket, also right after the actor woke", async () => {
+    const [own, other] = [newWorkspace(), newWorkspace()];
+    const victim = await SyncSocket.member("bob", other);
+    expect(await victim.push(other, eventsAfter(0, 3))).toBe("Success");
+
+    for (const frame of [pullOf(other), pushOf(other, eventsAfter(3, 1))]) {
+      const socket = await SyncSocket.member("ann", own);
+      await evictDurableObject(env.WORKSPACES.getByName(own), { webSockets: "hibernate" });
+      socket.send(frame);
+      expect(await socket.closed).toEqual({ code: 4403, reason: "FORBIDDEN" });
+      expect(socket.received).toEqual([]);
+    }
+    expect(await victim.push(other, eventsAfter(3, 1))).toBe("Success");
+  });
+
+  it("a body that names another workspace is refused", async () => {
+    const [own, other] = [newWorkspace(), newWorkspace()];
+    const url = syncRequest("http", own, await withToken(own)).url;
+    const response = await SELF.fetch(postOf(url, pushOf(other, eventsAfter(0, 1), "SyncHttpRpc")));
+    expect(response.status).toBe(403);
+    const read = await SELF.fetch(postOf(url, [pullOf(other, "SyncHttpRpc")]));
+    expect(read.status).toBe(403);
+  });
+
+  it("a token for one with the other's store id is refused", async () => {
+    const authToken = await signMember("ann", "a");
+    const response = await SELF.fetch(syncRequest("ws", "b", { instanceId: "b", authToken }));
+    expect(response.status).toBe(403);
+  });
+
+  it("calls from actor to actor are off: they would come without a check", async () => {
+    const stub = env.WORKSPACES.getByName(newWorkspace());
+    const { rpc } = stub as unknown as { rpc(payload: Uint8Array): Promise<unknown> };
+    await expect((async () => rpc(new Uint8Array()))()).rejects.toThrow(/does not implement/);
+  });
+
+  it("what is no message of the protocol ends the socket", async () => {
+    for (const frame of [
+      "{",
+      "[]",
+      '{"_tag":"Other"}',
+      '{"_tag":"Request","id":"1","tag":"Admin"}',
+    ]) {
+      const socket = await SyncSocket.member("ann", newWorkspace());
+      socket.send(frame);
+      expect((await socket.closed).code).toBe(4400);
+    }
+  });
+
+  it("a push whose events do not follow one another is refused whole", async () => {
+    const workspace = newWorkspace();
+    const bad = [...eventsAfter(0, 19), ...eventsAfter(0, 1)];
+    const socket = await SyncSocket.member("ann", workspace);
+    socket.send(pushOf(workspace, bad));
+    expect((await socket.closed).code).toBe(4400);
+    const next = await SyncSocket.member("ann", workspace);
+    expect(await next.push(workspace, eventsAfter(0, 20))).toBe("Success");
+  });
+});
+
+describe("a member who was removed", () => {
+  it("is refused at the next push and cut off; the others are not", async () => {
+    const workspace = newWorkspace();
+    const [removed, reader, other] = await Promise.all([
+      SyncSocket.member("carl", workspace),
+      SyncSocket.member("carl", workspace),
+      SyncSocket.member("dora", workspace),
+    ]);
+    expect(await removed.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    await setVersion("carl", "2");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 59_000 });
+
+    const url = syncRequest("http", workspace, {
+      instanceId: workspace,
+      authToken: await signMember("carl", workspace),
+    });
+    expect(await outcomeOf(await SELF.fetch(url))).toBe("401 TOKEN_VERSION_STALE");
+
+    removed.send(pushOf(workspace, eventsAfter(1, 1)));
+    expect(await removed.closed).toEqual({ code: 4401, reason: "TOKEN_VERSION_STALE" });
+    // One who only reads is out as well.
+    expect((await reader.closed).code).toBe(4401);
+    expect(await other.push(workspace, eventsAfter(1, 1))).toBe("Success");
+  });
+
+  it("is looked at again after the actor slept", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.member("emil", workspace);
+    expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    await evictDurableObject(env.WORKSPACES.getByName(workspace), { webSockets: "hibernate" });
+    await setVersion("emil", "2");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 59_000 });
+    socket.send(pushOf(workspace, eventsAfter(1, 1)));
+    expect((await socket.closed).reason).toBe("TOKEN_VERSION_STALE");
+  });
+
+  it("cannot push over HTTP with a token whose grace is over", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.open(workspace, await withToken(workspace, { userId: "fay" }));
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + (DAY_SECONDS + 3700) * 1000 });
+    socket.send(pushOf(workspace, eventsAfter(0, 1)));
+    expect((await socket.closed).reason).toBe("GRACE_PERIOD_EXPIRED");
+  });
+});
+
+describe("the log", () => {
+  it("reaches those who are there, those who slept and those who come later, in one order", async () => {
+    const workspace = newWorkspace();
+    const [writer, reader] = await Promise.all([
+      SyncSocket.member("ann", workspace),
+      SyncSocket.member("bob", workspace),
+    ]);
+    reader.send(pullOf(workspace));
+    await reader.until((frames) => frames[0]);
+    expect(await writer.push(workspace, eventsAfter(0, 30))).toBe("Success");
+    await evictDurableObject(env.WORKSPACES.getByName(workspace), { webSockets: "hibernate" });
+    expect(await writer.push(workspace, eventsAfter(30, 30))).toBe("Success");
+    const all = eventsAfter(0, 60).map(({ seqNum }) => seqNum);
+    expect(await reader.receive(60)).toEqual(all);
+    const late = await SyncSocket.member("carla", workspace);
+    late.send(pullOf(workspace));
+    expect(await late.receive(60)).toEqual(all);
+  });
+
+  it("is in D1", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.member("ann", workspace);
+    await socket.push(workspace, eventsAfter(0, 20));
+    const table = `eventlog_7_${encodeStoreId(workspace)}`;
+    const row = await env.DB.prepare(
+      `SELECT COUNT(*) AS n, MAX(seqNum) AS last FROM "${table}"`,
+    ).first();
+    expect(row).toEqual({ n: 20, last: 20 });
+  });
+
+  it("tells the second of two pushes at once to rebase, every time", async () => {
+    const workspace = newWorkspace();
+    const sockets = await Promise.all(
+      ["ann", "bob", "carla"].map((user) => SyncSocket.member(user, workspace)),
+    );
+    for (let head = 0; head < 40; head += 2) {
+      const answers = await Promise.all(
+        sockets.map((socket) => socket.push(workspace, eventsAfter(head, 2))),
+      );
+      expect(answers.filter((answer) => answer === "Success")).toHaveLength(1);
+      expect(answers.filter((answer) => answer.includes("ServerAheadError"))).toHaveLength(2);
+    }
+  });
+
+  it("goes on where a push was cut off half-way through its inserts", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.member("ann", workspace);
+    expect(await socket.push(workspace, eventsAfter(0, 5))).toBe("Success");
+    // What a power cut leaves behind: rows in the log that the head does not know of.
+    const table = `eventlog_7_${encodeStoreId(workspace)}`;
+    await env.DB.prepare(
+      `INSERT INTO "${table}" (seqNum, parentSeqNum, args, name, createdAt, clientId, sessionId) VALUES (6, 5, '{}', 'e', '', 'c', 's')`,
+    ).run();
+    await evictDurableObject(env.WORKSPACES.getByName(workspace), { webSockets: "hibernate" });
+    expect(await socket.push(workspace, eventsAfter(5, 1))).toContain("ServerAheadError");
+    expect(await socket.push(workspace, eventsAfter(6, 1))).toBe("Success");
+  });
+
+  it("takes the next push after a write to D1 failed half-way", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.member("ann", workspace);
+    expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    const table = `eventlog_7_${encodeStoreId(workspace)}`;
+    await env.DB.exec(
+      `CREATE TRIGGER "fail_${table}" BEFORE INSERT ON "${table}" WHEN NEW.seqNum = 20 BEGIN SELECT RAISE(ABORT, 'full'); END`,
+    );
+    socket.send(pushOf(workspace, eventsAfter(1, 30)));
+    await socket.closed;
+    await env.DB.exec(`DROP TRIGGER "fail_${table}"`);
+    const next = await SyncSocket.member("ann", workspace);
+    next.send(pullOf(workspace));
+    const head = (await next.receive(15)).at(-1) ?? 0;
+    expect(await next.push(workspace, eventsAfter(head, 30))).toBe("Success");
+  });
+});
+
+it("is found nowhere but where LiveStore's clients ask", async () => {
+  const response = await SELF.fetch(`${ORIGIN}/sync/other?storeId=a`);
+  expect(response.status).toBe(404);
+});
