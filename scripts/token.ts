@@ -1,20 +1,31 @@
 /**
- * `npm run -s token -- --user alice`: a JWT as the Worker accepts it, on stdout and nothing else.
- * Signed with JWT_SECRET of the environment, else of `.dev.vars`.
+ * `npm run -s token -- --user alice`: a token as the Worker accepts it, on stdout and nothing else.
+ * Signed with a secret of the environment, else of `.dev.vars`: a JWT with JWT_SECRET, a presence
+ * token, which watches the devices of a user who is a UUID, with PRESENCE_DO_TOKEN_SIGNING_KEY.
  */
+import { randomUUID } from "node:crypto";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
+import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../src/auth/presence-token.ts";
+import { UUID } from "../src/devices.ts";
 import { readDevVars } from "./dev-vars.ts";
 
 const USAGE = `usage: npm run -s token -- --user ID [options]
 
   --user ID               who the token is for (required)
+  --kind KIND             jwt or presence; default presence for a user who is a UUID and none of
+                          the flags of a JWT, else jwt
+  --scope "WORDS"         scopes, such as publish; default presence:read in a presence token
+  --ttl SECONDS           lifetime; default 3600, or 900 for a presence token (at most 86400)
+
+of a presence token:
+  --device ID             the phone it is for, a UUID; default a new one
+
+of a JWT:
   --username NAME         the name others see
   --workspace ID[:ROLE]   a workspace the user is in; ROLE is owner, admin or member (default);
                           may be repeated
   --claims-version N      workspaceClaimsVersion; default 1 where a workspace is given
-  --scope "WORDS"         scopes, such as publish
-  --ttl SECONDS           lifetime, default 3600
 `;
 
 const ROLES = ["owner", "admin", "member"];
@@ -44,11 +55,13 @@ function parseFlags() {
     return parseArgs({
       options: {
         user: { type: "string" },
+        kind: { type: "string" },
+        device: { type: "string" },
         username: { type: "string" },
         workspace: { type: "string", multiple: true },
         "claims-version": { type: "string" },
         scope: { type: "string" },
-        ttl: { type: "string", default: "3600" },
+        ttl: { type: "string" },
         help: { type: "boolean", short: "h" },
       },
     }).values;
@@ -57,26 +70,44 @@ function parseFlags() {
   }
 }
 
-async function main(): Promise<void> {
-  const flags = parseFlags();
-  if (flags.help) {
-    process.stdout.write(USAGE);
-    return;
+type Flags = ReturnType<typeof parseFlags>;
+
+function secretOf(name: string): string {
+  const secret = process.env[name] ?? readDevVars()[name] ?? "";
+  if (secret === "") throw new UsageError(`${name} is empty, in the environment or .dev.vars`);
+  return secret;
+}
+
+function kindOf(flags: Flags, userId: string): string {
+  const isOfJwt = flags.username ?? flags.workspace ?? flags["claims-version"];
+  return flags.kind ?? (UUID.test(userId) && isOfJwt === undefined ? "presence" : "jwt");
+}
+
+async function mintPresence(flags: Flags, userId: string): Promise<string> {
+  const device = flags.device ?? randomUUID();
+  for (const [flag, id] of [
+    ["--user", userId],
+    ["--device", device],
+  ] as const) {
+    if (!UUID.test(id)) throw new UsageError(`${flag} takes a lowercase UUID, not "${id}"`);
   }
-  const userId = flags.user?.trim() ?? "";
-  if (userId === "") throw new UsageError("--user is missing");
-  const ttlSeconds = parseNumber("--ttl", flags.ttl, 1);
+  const ttlMs = parseNumber("--ttl", flags.ttl ?? "900", 1) * 1000;
+  if (ttlMs > TOKEN_TTL_MAX_MS) throw new UsageError("--ttl is at most 86400");
+  const scope = flags.scope?.split(/\s+/).filter(Boolean);
+  const grant = { user_id: userId, device_id: device, ttlMs, ...(scope && { scope }) };
+  return (await mintPresenceToken(grant, secretOf("PRESENCE_DO_TOKEN_SIGNING_KEY"))).token;
+}
+
+async function mintJwt(flags: Flags, userId: string): Promise<string> {
+  const ttlSeconds = parseNumber("--ttl", flags.ttl ?? "3600", 1);
   const workspaces = flags.workspace?.map(parseWorkspace);
   const claimsVersion =
     flags["claims-version"] === undefined
       ? workspaces && 1
       : parseNumber("--claims-version", flags["claims-version"], 0);
 
-  const secret = process.env.JWT_SECRET ?? readDevVars().JWT_SECRET ?? "";
-  if (secret === "") throw new UsageError("JWT_SECRET is empty, in the environment or .dev.vars");
-
   const now = Math.floor(Date.now() / 1000);
-  const token = await new SignJWT({
+  return new SignJWT({
     userId,
     ...(flags.username !== undefined && { username: flags.username }),
     ...(workspaces && { workspaces }),
@@ -87,7 +118,22 @@ async function main(): Promise<void> {
     .setSubject(userId)
     .setIssuedAt(now)
     .setExpirationTime(now + ttlSeconds)
-    .sign(new TextEncoder().encode(secret));
+    .sign(new TextEncoder().encode(secretOf("JWT_SECRET")));
+}
+
+async function main(): Promise<void> {
+  const flags = parseFlags();
+  if (flags.help) {
+    process.stdout.write(USAGE);
+    return;
+  }
+  const userId = flags.user?.trim() ?? "";
+  if (userId === "") throw new UsageError("--user is missing");
+  const kind = kindOf(flags, userId);
+  if (kind !== "jwt" && kind !== "presence") {
+    throw new UsageError(`--kind takes jwt or presence, not "${kind}"`);
+  }
+  const token = await (kind === "jwt" ? mintJwt : mintPresence)(flags, userId);
   process.stdout.write(`${token}\n`);
 }
 
