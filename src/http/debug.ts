@@ -20,6 +20,9 @@ export function debugRoutes(): OpenAPIHono<AppEnv> {
   app.get("/debug/actors/fanout/:name", async (c) =>
     c.json(await c.env.FANOUT.getByName(c.req.param("name")).inspect()),
   );
+  app.get("/debug/actors/devices/:name", async (c) =>
+    c.json(await c.env.DEVICES.getByName(c.req.param("name")).inspect()),
+  );
   app.get("/debug/presence", async (c) => {
     const stub = c.env.DEVICES.getByName(requestedUser(c.req.raw));
     const inspection = await callIngest(stub, "inspect", undefined);
