@@ -138,6 +138,15 @@ describe("protocol 2", () => {
     expect(other.messages).toHaveLength(before + 1);
   });
 
+  it("gets what waited for its window when the actor was evicted", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2");
+    const emits = Array.from({ length: 40 }, (_, n) => stub.emitToChannel("default", "note", { n }));
+    await Promise.all(emits);
+    await evictDurableObject(stub);
+    await socket.event("note", ({ n }) => n === 39);
+  });
+
   it("keeps one sender's events in order when they come one by one, also out of sleep", async () => {
     const stub = newLab();
     const [sender, other, old] = await Promise.all([
