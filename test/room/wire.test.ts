@@ -141,7 +141,9 @@ describe("protocol 2", () => {
   it("gets what waited for its window when the actor was evicted", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
-    const emits = Array.from({ length: 40 }, (_, n) => stub.emitToChannel("default", "note", { n }));
+    const emits = Array.from({ length: 40 }, (_, n) =>
+      stub.emitToChannel("default", "note", { n }),
+    );
     await Promise.all(emits);
     await evictDurableObject(stub);
     await socket.event("note", ({ n }) => n === 39);
