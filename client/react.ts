@@ -1,12 +1,29 @@
-import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+"use client";
+
+import {
+  useCallback,
+  useEffect,
+  useInsertionEffect,
+  useMemo,
+  useRef,
+  useState,
+  useSyncExternalStore,
+} from "react";
+import type { Mood, MoodState } from "../src/moods.ts";
 import { type RosterSync, type Status, snapshot } from "../src/roster.ts";
 import {
   type AnyEvents,
   type ConnectionState,
   type EventMap,
+  type PresenceEvents,
+  type Untyped,
   VeraniClient,
   type VeraniClientOptions,
 } from "./index.ts";
+import { joinMoods, type MoodOptions, type MoodSession } from "./moods.ts";
+
+export type { Mood, MoodState } from "../src/moods.ts";
+export type { RosterEntry, RosterSync, Status } from "../src/roster.ts";
 
 /**
  * Hooks over {@link VeraniClient}. They connect in effects only, so that a server renders them as
@@ -18,6 +35,11 @@ export interface RoomHandle<E extends EventMap = AnyEvents> {
   /** Null until the component is mounted in a browser, and while `url` is null. */
   readonly client: VeraniClient<E> | null;
   readonly state: ConnectionState;
+  /** Hears `event` of this client and of those that follow it. Returns its end. For effects. */
+  listen<K extends keyof E["out"] & string>(
+    event: K,
+    listener: (data: E["out"][K]) => unknown,
+  ): () => void;
 }
 
 export type RoomOptions = Omit<VeraniClientOptions, "log">;
@@ -26,7 +48,8 @@ export type RoomOptions = Omit<VeraniClientOptions, "log">;
  * Connects to a room while the component is mounted, and leaves with it.
  *
  * @param url as {@link VeraniClient} takes it; another one connects anew, null disconnects
- * @param options are read at each connect: a `token` function may close over fresh state
+ * @param options are read at each connect: a `token` function may close over fresh state. Where
+ *   there was none, a token connects anew
  *
  * @example
  * const room = useRoom<ChatEvents>("wss://example.com/ws/chat", { token });
@@ -38,62 +61,102 @@ export function useRoom<E extends EventMap = AnyEvents>(
 ): RoomHandle<E> {
   const [client, setClient] = useState<VeraniClient<E> | null>(null);
   const [state, setState] = useState<ConnectionState>("disconnected");
+  const [listeners] = useState(() => new Listeners());
   const latest = useLatest(options);
+  const hasToken = options.token !== undefined;
 
   useEffect(() => {
     if (url === null) return;
-    let made: VeraniClient<E> | undefined;
-    let mounted = true;
-    // StrictMode unmounts and mounts again within this very turn: connect after it.
-    queueMicrotask(() => {
-      if (!mounted) return;
-      const { token } = latest.current;
-      made = new VeraniClient<E>(url, {
+    return soon(() => {
+      const made = new VeraniClient<E>(url, {
         ...latest.current,
-        ...(token === undefined ? {} : { token: () => resolveToken(latest.current.token) }),
+        ...(hasToken && { token: () => resolveToken(latest.current.token) }),
       });
+      // Before the first message, which may come sooner than the next render.
+      listeners.attach(made as unknown as VeraniClient);
       made.onStateChange(setState);
       setState(made.getState());
       setClient(made);
+      return () => {
+        listeners.attach(null);
+        made.close();
+        setClient(null);
+        setState("disconnected");
+      };
     });
-    return () => {
-      mounted = false;
-      made?.close();
-      setClient(null);
-      setState("disconnected");
-    };
-  }, [url, latest]);
+  }, [url, hasToken, latest, listeners]);
 
-  return { client, state };
+  return useMemo(() => ({ client, state, listen: listeners.add }), [client, state, listeners]);
+}
+
+/**
+ * Runs `start` after this turn, unless ended before: StrictMode unmounts and mounts again within
+ * one. Returns the end, which ends what `start` began.
+ */
+function soon(start: () => () => void): () => void {
+  let mounted = true;
+  let end: (() => void) | undefined;
+  queueMicrotask(() => {
+    if (mounted) end = start();
+  });
+  return () => {
+    mounted = false;
+    end?.();
+  };
 }
 
 async function resolveToken(token: RoomOptions["token"]): Promise<string> {
   return typeof token === "function" ? token() : (token ?? "");
 }
 
+type Listener = (data: Untyped) => unknown;
+
+/** Who hears a room: outlives its clients, and is there before the first. */
+class Listeners {
+  readonly #entries = new Set<{ event: string; listener: Listener }>();
+  #client: VeraniClient | null = null;
+
+  attach(client: VeraniClient | null): void {
+    this.#client = client;
+    for (const { event, listener } of this.#entries) client?.on(event, listener);
+  }
+
+  readonly add = (event: string, heard: Listener): (() => void) => {
+    // A function of its own: the same one may be given twice.
+    const listener: Listener = (data) => heard(data);
+    const entry = { event, listener };
+    this.#entries.add(entry);
+    this.#client?.on(event, listener);
+    return () => {
+      this.#entries.delete(entry);
+      this.#client?.off(event, listener);
+    };
+  };
+}
+
 /** The value of the last render, for callbacks that run later. */
 function useLatest<T>(value: T): { readonly current: T } {
   const ref = useRef(value);
-  useEffect(() => {
+  useInsertionEffect(() => {
     ref.current = value;
   });
   return ref;
 }
 
-/** Hears `event` while mounted. The handler of the last render counts; it need not be memoised. */
+/**
+ * Hears `event` while mounted, from the first one on. The handler of the last render counts; it need
+ * not be memoised. What it returns is the ack where the server asks for one.
+ */
 export function useEvent<E extends EventMap, K extends keyof E["out"] & string>(
-  { client }: RoomHandle<E>,
+  { listen }: RoomHandle<E>,
   event: K,
-  handler: (data: E["out"][K]) => void,
+  handler: (data: E["out"][K]) => unknown,
 ): void {
   const latest = useLatest(handler);
-  useEffect(() => {
-    if (!client) return;
-    const untyped = client as unknown as VeraniClient;
-    const listener = (data: E["out"][K]) => latest.current(data);
-    untyped.on(event, listener);
-    return () => untyped.off(event, listener);
-  }, [client, event, latest]);
+  useEffect(
+    () => listen(event, (data: E["out"][K]) => latest.current(data)),
+    [listen, event, latest],
+  );
 }
 
 const PRESENCE_EVENTS = ["sync", "online", "update", "offline", "status"].map(
@@ -101,42 +164,46 @@ const PRESENCE_EVENTS = ["sync", "online", "update", "offline", "status"].map(
 );
 const NOBODY: RosterSync = { users: [], totalUsers: 0, totalConnections: 0 };
 
-/** Who is in a presence room, oneself included; as last heard while disconnected. */
+/** Who is in a presence room, oneself included; as last heard while the connection is lost. */
 export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): RosterSync {
-  const seen = useRef(NOBODY);
-  const subscribe = useCallback(
-    (onChange: () => void) => {
-      if (!client) return () => {};
-      const untyped = client as unknown as VeraniClient;
-      // A diff arrives as many events: one snapshot does for all of them.
-      let due = false;
-      const refresh = (): void => {
-        if (due) return;
-        due = true;
-        queueMicrotask(() => {
-          due = false;
-          seen.current = snapshot(client.roster.values());
-          onChange();
-        });
-      };
-      for (const event of PRESENCE_EVENTS) untyped.on(event, refresh);
-      refresh();
-      return () => {
-        for (const event of PRESENCE_EVENTS) untyped.off(event, refresh);
-      };
-    },
-    [client],
-  );
-  return useSyncExternalStore(
-    subscribe,
-    () => seen.current,
-    () => NOBODY,
-  );
+  const store = useMemo(() => {
+    const room = client as unknown as VeraniClient | null;
+    let seen: RosterSync | null = null;
+    return {
+      subscribe(onChange: () => void): () => void {
+        if (!room) return () => {};
+        // A diff arrives as many events: one snapshot does for all of them.
+        let due = false;
+        const refresh = (): void => {
+          if (due) return;
+          due = true;
+          queueMicrotask(() => {
+            due = false;
+            seen = null;
+            onChange();
+          });
+        };
+        // What came between rendering and now was not heard.
+        seen = null;
+        for (const event of PRESENCE_EVENTS) room.on(event, refresh);
+        return () => {
+          for (const event of PRESENCE_EVENTS) room.off(event, refresh);
+        };
+      },
+      get(): RosterSync {
+        if (!room || room.roster.size === 0) return NOBODY;
+        seen ??= snapshot([...room.roster.values()].map((entry) => ({ ...entry })));
+        return seen;
+      },
+    };
+  }, [client]);
+  return useSyncExternalStore(store.subscribe, store.get, () => NOBODY);
 }
 
 /**
- * A user's own status, and how to change it. The room forgets a status when the user's last device
- * leaves, so what was chosen here is told again after a reconnect.
+ * A user's status as the room tells it, and how to change it. What was chosen while the connection
+ * is lost is told after it. The room forgets a status when the user's last device leaves, so what was
+ * chosen here is told again when we come back as the only one; another device's later choice wins.
  *
  * @param userId whom the room knows this connection as
  */
@@ -144,33 +211,43 @@ export function useStatus<E extends EventMap>(
   room: RoomHandle<E>,
   userId: string,
 ): [status: Status, setStatus: (status: Status) => void] {
-  const { client, state } = room;
   const { users } = usePresence(room);
-  const status = users.find((user) => user.userId === userId)?.status ?? "online";
-  const chosen = useRef<Status | null>(null);
+  // Of whatever events, it is a presence room.
+  const presence = room as unknown as RoomHandle<PresenceEvents>;
+  const { client } = presence;
+  const chosen = useRef<{ userId: string; status: Status; isTold: boolean } | null>(null);
 
-  const tell = useCallback(
-    (next: Status) =>
-      (client as unknown as VeraniClient)?.emit("presence.status", { status: next }),
-    [client],
-  );
-  useEffect(() => {
-    if (state === "connected" && chosen.current && chosen.current !== "online")
-      tell(chosen.current);
-  }, [state, tell]);
+  const tell = useCallback(() => {
+    const choice = chosen.current;
+    if (!choice || !client?.isConnected()) return;
+    choice.isTold = true;
+    client.emit("presence.status", { status: choice.status });
+  }, [client]);
+
+  useEvent(presence, "presence.status", (news) => {
+    const choice = chosen.current;
+    if (choice?.isTold && choice.userId === news.userId) choice.status = news.status;
+  });
+  useEvent(presence, "presence.sync", (sync) => {
+    const choice = chosen.current;
+    const me = sync.users.find((user) => user.userId === userId);
+    if (!choice || choice.userId !== userId || !me) return;
+    if (!choice.isTold || (me.devices === 1 && me.status !== choice.status)) tell();
+  });
 
   const setStatus = useCallback(
-    (next: Status) => {
-      chosen.current = next;
-      tell(next);
+    (status: Status) => {
+      chosen.current = { userId, status, isTold: false };
+      tell();
     },
-    [tell],
+    [userId, tell],
   );
-  return [status, setStatus];
+  return [users.find((user) => user.userId === userId)?.status ?? "online", setStatus];
 }
 
 /** A device as the device contract tells of it. */
 export interface Device {
+  schema_version: 1;
   device_id: string;
   user_id: string;
   status: "online" | "offline";
@@ -180,26 +257,66 @@ export interface Device {
   ttl_ms: number;
 }
 
+interface DeviceEvents {
+  in: object;
+  out: { "device.sync": { devices: Device[] }; "device.update": Device & { type?: string } };
+}
+
+const NO_DEVICES: readonly Device[] = [];
+
 /**
- * The devices of a user, live.
+ * The devices of a user, live, each in the place where it first stood.
  *
  * @param url of the devices socket: `wss://<host>/ws/devices?user_id=<uuid>`; null for not yet
  * @param options `token`: a presence token with scope `presence:read`
  */
 export function useDevices(url: string | null, options: RoomOptions = {}): readonly Device[] {
   const room = useRoom<DeviceEvents>(url, options);
-  const [devices, setDevices] = useState<readonly Device[]>([]);
-  useEvent(room, "device.sync", ({ devices: all }) => setDevices(all));
-  useEvent(room, "device.update", (device) =>
-    setDevices((known) => [
-      ...known.filter(({ device_id }) => device_id !== device.device_id),
-      device,
-    ]),
+  const [seen, setSeen] = useState({ url, devices: NO_DEVICES });
+  useEvent(room, "device.sync", ({ devices }) => setSeen({ url, devices }));
+  useEvent(room, "device.update", ({ type: _, ...device }) =>
+    setSeen((before) => {
+      const known = before.url === url ? before.devices : NO_DEVICES;
+      const isNew = !known.some(({ device_id }) => device_id === device.device_id);
+      const devices = isNew
+        ? [...known, device]
+        : known.map((old) => (old.device_id === device.device_id ? device : old));
+      return { url, devices };
+    }),
   );
-  return devices;
+  // Another user's devices are not to be seen in the meantime.
+  return seen.url === url ? seen.devices : NO_DEVICES;
 }
 
-interface DeviceEvents {
-  in: object;
-  out: { "device.sync": { devices: Device[] }; "device.update": Device };
+/**
+ * Counts the visitor in while mounted; tells how many are here, and in which mood. Null until known.
+ *
+ * @param url the server's: `https://example.com`; another one moves there, null leaves
+ * @param mood another one is told at once
+ * @param options `sessionId` (default: a random one per mount) and `WebSocket`, read when it joins
+ */
+export function useMoods(
+  url: string | null,
+  mood: Mood = "presence",
+  options: Pick<MoodOptions, "sessionId" | "WebSocket"> = {},
+): MoodState | null {
+  const [seen, setSeen] = useState<{ url: string; state: MoodState } | null>(null);
+  const session = useRef<MoodSession | null>(null);
+  const latest = useLatest({ mood, ...options });
+
+  useEffect(() => {
+    if (url === null) return;
+    return soon(() => {
+      const onState = (state: MoodState): void => setSeen({ url, state });
+      const joined = joinMoods({ ...latest.current, url, onState });
+      session.current = joined;
+      return () => {
+        session.current = null;
+        joined.leave();
+      };
+    });
+  }, [url, latest]);
+  useEffect(() => session.current?.setMood(mood), [mood]);
+
+  return seen?.url === url ? seen.state : null;
 }

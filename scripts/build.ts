@@ -10,7 +10,13 @@ import { build } from "esbuild";
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 
 /** Entry points by their place in dist; package.json's `exports` names the same ones. */
-const ENTRIES = ["src/index.ts", "client/index.ts", "client/fanout.ts", "client/moods.ts"];
+const ENTRIES = [
+  "src/index.ts",
+  "client/index.ts",
+  "client/fanout.ts",
+  "client/moods.ts",
+  "client/react.ts",
+];
 
 process.chdir(PROJECT);
 rmSync("dist", { recursive: true, force: true });
@@ -20,6 +26,8 @@ await build({
   outdir: "dist",
   outbase: ".",
   bundle: true,
+  // What several entry points hold is one thing: a RollcallError of one is that of all.
+  splitting: true,
   format: "esm",
   target: "es2022",
   platform: "neutral",
