@@ -9,10 +9,11 @@ import { Line, WIRES } from "./line.ts";
 import { LinePanel } from "./line-panel.tsx";
 import { Moods } from "./moods.ts";
 import { MoodsPanel } from "./moods-panel.tsx";
-import { Lamp, Switch } from "./parts.tsx";
+import { Lamp } from "./parts.tsx";
 import { Room } from "./room.ts";
 import { RoomPanel } from "./room-panel.tsx";
 import { useStore } from "./store.ts";
+import { ThemeSwitch } from "./theme.tsx";
 
 const NAMES = [
   "Ada",
@@ -66,25 +67,6 @@ function anyName(): string {
 
 export function message(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
-}
-
-type Theme = "auto" | "light" | "dark";
-const THEMES: readonly Theme[] = ["auto", "light", "dark"];
-const THEME_KEY = "rollcall.theme";
-
-function storedTheme(): Theme {
-  return THEMES.find((theme) => theme === localStorage.getItem(THEME_KEY)) ?? "auto";
-}
-
-function ThemeSwitch() {
-  const [theme, setTheme] = useState<Theme>(storedTheme);
-  useEffect(() => {
-    document.documentElement.dataset.theme = theme;
-    localStorage.setItem(THEME_KEY, theme);
-  }, [theme]);
-  return (
-    <Switch<Theme> legend="Colours" isQuiet options={THEMES} value={theme} onChange={setTheme} />
-  );
 }
 
 function Rail({ visit }: { visit: Visit | null }) {
@@ -269,16 +251,9 @@ export function App({ first }: { first: Visit | null }) {
   }
 
   useEffect(() => {
-    if (!visit) return;
-    const end = () => endVisit(visit);
-    // A page from the back-forward cache comes back with everything closed.
-    const renew = ({ persisted }: PageTransitionEvent) => persisted && location.reload();
-    addEventListener("pagehide", end);
-    addEventListener("pageshow", renew);
-    return () => {
-      removeEventListener("pagehide", end);
-      removeEventListener("pageshow", renew);
-    };
+    const leave = () => visit?.moods.farewell();
+    addEventListener("pagehide", leave);
+    return () => removeEventListener("pagehide", leave);
   }, [visit]);
 
   return (

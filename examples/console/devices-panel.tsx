@@ -6,7 +6,20 @@ import { useNow, useStore } from "./store.ts";
 const TTLS = { "3 s": 3_000, "6 s": 6_000, "12 s": 12_000 } as const;
 type Ttl = keyof typeof TTLS;
 /** Devices of earlier days that are listed. */
-const OFFLINE_LISTED = 6;
+const OFFLINE_LISTED = 3;
+
+/** What is left of a ttl, as the browser animates it. A new beat is a new bar. */
+function TtlBar({ ttlMs, aliveMs }: { ttlMs: number; aliveMs: number }) {
+  const [ageMs] = useState(() => Date.now() - aliveMs);
+  return (
+    <span class="ttl" aria-hidden="true">
+      <span
+        class="ttl-left"
+        style={{ animationDuration: `${ttlMs}ms`, animationDelay: `${-ageMs}ms` }}
+      />
+    </span>
+  );
+}
 
 function Row(props: {
   device: Device;
@@ -28,18 +41,7 @@ function Row(props: {
       <span class="device-name">
         <b>{source}</b> <code>{device_id.slice(0, 8)}</code>
       </span>
-      <span class="ttl" aria-hidden="true">
-        {isOnline && (
-          <span
-            class="ttl-left"
-            key={seq}
-            style={{
-              animationDuration: `${ttl_ms}ms`,
-              animationDelay: `${Math.min(0, aliveMs - Date.now())}ms`,
-            }}
-          />
-        )}
-      </span>
+      {isOnline && <TtlBar key={seq} ttlMs={ttl_ms} aliveMs={aliveMs} />}
       <span class="device-state">
         <span class="status">{status}</span>
         {isOnline ? `, ${(leftMs / 1000).toFixed(1)} s left` : ` since ${clock(sent_at_ms)}${end}`}
@@ -57,7 +59,7 @@ function Row(props: {
             </>
           ) : (
             <button type="button" onClick={() => devices.resume(device_id)}>
-              Start again<span class="unseen">: {source}</span>
+              Start again<span class="unseen"> {source}</span>
             </button>
           )}
         </span>
@@ -124,7 +126,7 @@ function Fleet({ devices }: { devices: Devices }) {
           );
         })}
       </ul>
-      {unlisted > 0 && <p class="quiet">and {plural(unlisted, "more")} offline</p>}
+      {unlisted > 0 && <p class="quiet">and {unlisted} more offline</p>}
       {fault !== null && (
         <p class="fault" role="alert">
           {fault}

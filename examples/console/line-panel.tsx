@@ -4,7 +4,7 @@ import { useNow, useStore } from "./store.ts";
 
 const CUT_MS = 4_000;
 const WIDTH = 300;
-const HEIGHT = 64;
+const HEIGHT = 72;
 /** Round trips at the top of the strip, in ms, at least. */
 const SCALE_MS = 20;
 
@@ -30,7 +30,7 @@ function Strip(props: { trips: readonly RoundTrip[]; outages: readonly Outage[];
         return <rect key={fromMs} class="gap" x={left} y="0" width={width} height={HEIGHT} />;
       })}
       {recent.map(({ atMs, ms }) => {
-        const height = Math.max(3, (HEIGHT - 6) * (ms / topMs));
+        const height = Math.max(3, (HEIGHT - 6) * Math.sqrt(ms / topMs));
         return <rect key={atMs} x={x(atMs) - 3} y={HEIGHT - height} width="3" height={height} />;
       })}
     </svg>

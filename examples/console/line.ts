@@ -96,10 +96,17 @@ export class Line {
   cut(ms: number): void {
     if (this.cutUntilMs.value !== null) return;
     this.cutUntilMs.value = Date.now() + ms;
-    for (const socket of this.#sockets) socket.close(CUT_CODE, "The line was cut");
+    for (const socket of this.#sockets) this.#sever(socket);
     setTimeout(() => {
       this.cutUntilMs.value = null;
     }, ms);
+  }
+
+  #sever(socket: WebSocket): void {
+    const close = () => socket.close(CUT_CODE, "The line was cut");
+    // Browsers complain about a close before the opening handshake is through.
+    if (socket.readyState === WebSocket.CONNECTING) socket.addEventListener("open", close);
+    else close();
   }
 }
 

@@ -1,5 +1,6 @@
 import { render } from "preact";
 import { App, firstVisit, message } from "./app.tsx";
+import { applyTheme } from "./theme.tsx";
 
 async function begin(root: HTMLElement): Promise<void> {
   try {
@@ -11,5 +12,7 @@ async function begin(root: HTMLElement): Promise<void> {
   }
 }
 
+// Before anything is drawn.
+applyTheme();
 const root = document.getElementById("console");
 if (root) void begin(root);

@@ -30,7 +30,7 @@ function Flower({ state }: { state: MoodState }) {
         const r = spacing * Math.sqrt(place + 0.4);
         const x = (r * Math.cos(place * TURN)).toFixed(2);
         const y = (r * Math.sin(place * TURN)).toFixed(2);
-        const size = (spacing * 0.68).toFixed(2);
+        const size = (spacing * 0.78).toFixed(2);
         return (
           <circle
             key={place}
@@ -85,7 +85,7 @@ export function MoodsPanel({ moods }: { moods: Moods }) {
         <button type="button" onClick={() => moods.invite()}>
           Let a dozen visitors in
         </button>
-        <button type="button" disabled={crowd === 0} onClick={() => moods.dismiss()}>
+        <button type="button" disabled={crowd === 0} onClick={() => moods.farewell()}>
           Let them leave
         </button>
       </div>

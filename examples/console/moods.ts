@@ -71,23 +71,22 @@ export class Moods {
     }, POLL_MS);
   }
 
-  /** All visitors leave. */
-  dismiss(): void {
+  /**
+   * All visitors leave. Without a word they would count for another 30 s; a beacon is sent even from
+   * a page that ends.
+   */
+  farewell(): void {
     clearInterval(this.#polling);
     this.#polling = undefined;
     for (const { sessionId } of this.#visitors.splice(0)) {
-      void this.#send("/api/leave", { sessionId });
+      navigator.sendBeacon("/api/leave", JSON.stringify({ sessionId }));
     }
     this.crowd.value = 0;
   }
 
   close(): void {
+    this.farewell();
     this.#client.close();
-    // Without a word they would count for another 30 s. A beacon is sent even from a page that ends.
-    clearInterval(this.#polling);
-    for (const { sessionId } of this.#visitors.splice(0)) {
-      navigator.sendBeacon("/api/leave", JSON.stringify({ sessionId }));
-    }
   }
 
   async #send(path: string, body: object): Promise<void> {

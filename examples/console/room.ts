@@ -147,7 +147,12 @@ export class Room {
 
   #look(): void {
     this.#known = new Map([...this.#client.roster].map(([id, entry]) => [id, { ...entry }]));
-    this.people.value = [...this.#known.values()];
+    const self = this.#access.name;
+    this.people.value = [...this.#known.values()].sort(
+      (a, b) =>
+        Number(b.userId === self) - Number(a.userId === self) ||
+        a.username.localeCompare(b.username),
+    );
   }
 
   #tell(kind: RoomNews["kind"], name: string, text: string): void {

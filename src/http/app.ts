@@ -29,7 +29,7 @@ export function createApp(): OpenAPIHono<AppEnv> {
   app.route("/", moodRoutes());
   app.route("/", workspaceRoutes());
   app.route("/", debugRoutes());
-  app.route("/", consoleRoutes());
+  app.route("/", consoleRoutes(app.fetch));
 
   app.notFound(async (c) => {
     const page = await findPage(c.req.raw, c.env);

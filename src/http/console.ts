@@ -5,7 +5,6 @@ import { mintPresenceToken } from "../auth/presence-token.ts";
 import { isDevelopment, requireSecret } from "../auth/secrets.ts";
 import { RollcallError } from "../errors.ts";
 import type { AppEnv } from "./app.ts";
-import { deviceRoutes } from "./devices.ts";
 
 /** Lifetime of the tokens that development hands to the console, in ms. */
 const TOKEN_TTL_MS = 3_600_000;
@@ -74,8 +73,10 @@ async function uuidOf(name: string): Promise<string> {
 /**
  * What the console asks of the Worker beyond the contracts. In development it is given tokens, and
  * its heartbeats the ingest token, which never reaches the page. Elsewhere people bring their own.
+ *
+ * @param dispatch the whole app, which a heartbeat goes through like any daemon's
  */
-export function consoleRoutes(): OpenAPIHono<AppEnv> {
+export function consoleRoutes(dispatch: OpenAPIHono<AppEnv>["fetch"]): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>();
 
   app.get("/console/config.json", async (c, next) => {
@@ -115,12 +116,11 @@ export function consoleRoutes(): OpenAPIHono<AppEnv> {
   });
 
   /** A heartbeat as the contract has it, shown with the ingest token. */
-  const devices = deviceRoutes();
   app.post("/debug/console/heartbeat", (c) => {
     const request = new Request(new URL("/api/v1/daemon/presence/heartbeat", c.req.url), c.req.raw);
     const ingestToken = requireSecret(c.env, "PRESENCE_DO_INGEST_TOKEN");
     request.headers.set("Authorization", `Bearer ${ingestToken}`);
-    return devices.fetch(request, c.env, c.executionCtx);
+    return dispatch(request, c.env, c.executionCtx);
   });
   return app;
 }
