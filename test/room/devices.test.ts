@@ -164,7 +164,7 @@ describe("keep-alives", () => {
     await beat({ ...sent, seq: 2 });
     expect((await inspect(sent.user_id)).dirty_devices).toBe(1);
     await evict(sent.user_id);
-    expect((await stored(sent.user_id))[`device:${sent.device_id}`]?.seq).toBe(1);
+    // Nothing but the alarm wakes it now.
     const gone = await stream.next(({ status }) => status === "offline");
     expect(gone.seq).toBe(2);
     expect(gone.sent_at_ms - heard).toBeGreaterThanOrEqual(900);

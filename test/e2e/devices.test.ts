@@ -1,0 +1,247 @@
+/** Devices as daemons and phones have them: `npm start`, curl, EventSource, the examples. */
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { connect as connectTcp } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { EventSource } from "eventsource";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { VeraniClient } from "../../client/index.ts";
+import { readDevVars } from "../../scripts/dev-vars.ts";
+import { mintPresenceToken } from "../../src/auth/presence-token.ts";
+import type { DeviceInspection, Heartbeat } from "../../src/devices.ts";
+import { type Server, startServer } from "./server.ts";
+
+const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
+const FLUSH_MS = 2_000;
+
+let server: Server;
+beforeAll(async () => {
+  server = await startServer({ vars: { PRESENCE_DO_KEEPALIVE_FLUSH_MS: `${FLUSH_MS}` } });
+});
+/** Ends what the tests opened. They run side by side, so it waits for the last of them. */
+const endings: (() => void)[] = [];
+afterAll(async () => {
+  for (const end of endings) end();
+  await server?.stop();
+});
+
+const secrets = readDevVars();
+
+function beatOf(changes: Partial<Heartbeat> = {}): Heartbeat {
+  return {
+    schema_version: 1,
+    user_id: randomUUID(),
+    device_id: randomUUID(),
+    status: "online",
+    source: "e2e",
+    sent_at_ms: Date.now(),
+    seq: 1,
+    ttl_ms: 300_000,
+    ...changes,
+  };
+}
+
+async function beat(body: Heartbeat): Promise<number> {
+  const response = await fetch(`${server.url}/api/v1/daemon/presence/heartbeat`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${secrets.PRESENCE_DO_INGEST_TOKEN}` },
+    body: JSON.stringify(body),
+  });
+  return response.status;
+}
+
+async function tokenFor(user_id: string): Promise<string> {
+  const grant = { user_id, device_id: randomUUID() };
+  return (await mintPresenceToken(grant, secrets.PRESENCE_DO_TOKEN_SIGNING_KEY ?? "")).token;
+}
+
+async function streamUrl(user_id: string): Promise<string> {
+  const path = `/api/v1/mobile/presence/stream?user_id=${user_id}`;
+  return `${server.url}${path}&token=${await tokenFor(user_id)}`;
+}
+
+async function ask<T>(path: string): Promise<T> {
+  return (await (await fetch(server.url + path)).json()) as T;
+}
+const inspect = (userId: string) => ask<DeviceInspection>(`/debug/presence?user_id=${userId}`);
+const actorOf = (userId: string) =>
+  ask<{ instance: string; starts: number }>(`/debug/actors/devices/${userId}`);
+
+/** A process whose output is read, and which ends with the test. */
+class Running {
+  output = "";
+  readonly process: ChildProcess;
+  readonly ended: Promise<number | null>;
+
+  constructor(command: string, args: string[]) {
+    this.process = spawn(command, args, { cwd: PROJECT, stdio: ["ignore", "pipe", "pipe"] });
+    for (const stream of [this.process.stdout, this.process.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        this.output += text;
+      });
+    }
+    this.ended = new Promise((resolve) => this.process.once("exit", resolve));
+    endings.push(() => this.process.kill("SIGKILL"));
+  }
+
+  saw(text: string, timeout = 15_000): Promise<void> {
+    return vi.waitFor(() => expect(this.output).toContain(text), { timeout, interval: 50 });
+  }
+}
+
+/** A stream by the specification: `eventsource`. */
+async function watch(user_id: string): Promise<{ events: Heartbeat[]; source: EventSource }> {
+  const source = new EventSource(await streamUrl(user_id));
+  endings.push(() => source.close());
+  const events: Heartbeat[] = [];
+  source.onmessage = ({ data }) => events.push(JSON.parse(data));
+  await vi.waitFor(() => expect(source.readyState).toBe(EventSource.OPEN), { timeout: 10_000 });
+  return { events, source };
+}
+
+describe.concurrent("by hand, as the README has it", () => {
+  it("a daemon is seen online, and offline once it stops", async () => {
+    const user = randomUUID();
+    const token = execFileSync("npm", ["run", "-s", "token", "--", "--user", user], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }).trim();
+    const url = `${server.url}/api/v1/mobile/presence/stream?user_id=${user}`;
+    const curl = new Running("curl", ["-sN", "-H", `Authorization: Bearer ${token}`, url]);
+    await curl.saw(":");
+    const sent = beatOf({ user_id: user, ttl_ms: 2_000 });
+    expect(await beat(sent)).toBe(204);
+    await curl.saw(`data: ${JSON.stringify(sent)}\n\n`);
+    await curl.saw('"status":"offline"', 6_000);
+  });
+
+  it("the example's daemon and watcher do the same; Ctrl-C says goodbye", async () => {
+    const user = randomUUID();
+    const device = randomUUID();
+    const node = `${PROJECT}/node_modules/.bin/node`;
+    const watcher = new Running(node, [
+      "examples/daemon/watch.ts",
+      ...["--user", user, "--url", server.url],
+    ]);
+    const daemon = new Running(node, [
+      "examples/daemon/daemon.ts",
+      ...["--user", user, "--device", device, "--url", server.url, "--ttl", "3000"],
+    ]);
+    await watcher.saw(`${device} online (example-daemon, 2)`);
+    daemon.process.kill("SIGINT");
+    await watcher.saw(`${device} offline`);
+    expect(await daemon.ended).toBe(0);
+  });
+});
+
+describe.concurrent("streams", () => {
+  it("survive the actor's sleep, do not keep it awake, and a heartbeat wakes a new instance", async () => {
+    const sent = beatOf();
+    await beat(sent);
+    const watchers = await Promise.all(Array.from({ length: 10 }, () => watch(sent.user_id)));
+    const before = await actorOf(sent.user_id);
+    // Nothing will wake it for a minute, unless somebody beats.
+    const { next_alarm_ms } = await inspect(sent.user_id);
+    expect(next_alarm_ms).toBeGreaterThan(Date.now() + 60_000);
+    const text = await heardBy(sent.user_id, async () => {
+      // Over the 10 s after which the runtime lets an idle actor go.
+      await sleep(16_000);
+    });
+    expect(text.match(/^: keep-alive$/gm)?.length).toBeGreaterThanOrEqual(1);
+    expect(await beat({ ...sent, seq: 2 })).toBe(204);
+    for (const { events, source } of watchers) {
+      await vi.waitFor(() => expect(events.map(({ seq }) => seq)).toEqual([1, 2]), {
+        timeout: 5_000,
+      });
+      expect(source.readyState).toBe(EventSource.OPEN);
+    }
+    const after = await actorOf(sent.user_id);
+    expect(after.instance).not.toBe(before.instance);
+    // One start for the heartbeat, none for pings, comments or alarms.
+    expect(after.starts).toBe(before.starts + 1);
+  });
+
+  it("of clients that vanish are gone within 20 s", async () => {
+    const { user_id } = beatOf();
+    const url = await streamUrl(user_id);
+    const curls = Array.from({ length: 3 }, () => new Running("curl", ["-sN", url]));
+    const { source } = await watch(user_id);
+    await vi.waitFor(async () => expect((await inspect(user_id)).active_streams).toBe(4));
+    for (const curl of curls) curl.process.kill("SIGKILL");
+    source.close();
+    await vi.waitFor(async () => expect((await inspect(user_id)).active_streams).toBe(0), {
+      timeout: 20_000,
+      interval: 500,
+    });
+  });
+
+  it("of a reader that stops reading are cut off, at a bounded cost", async () => {
+    const sent = beatOf();
+    const { pathname, search } = new URL(await streamUrl(sent.user_id));
+    const idle = connectTcp(server.port, "127.0.0.1");
+    endings.push(() => idle.destroy());
+    idle.write(`GET ${pathname}${search} HTTP/1.1\r\nHost: test\r\n\r\n`);
+    await new Promise((resolve) => idle.once("data", resolve));
+    idle.pause();
+    const from = server.logs.length;
+    // What the kernel and the development proxy swallow comes on top.
+    const source = "x".repeat(240_000);
+    let gone = false;
+    for (let seq = 1; seq <= 200 && !gone; seq++) {
+      const response = await fetch(`${server.url}/api/v1/daemon/presence/heartbeats`, {
+        method: "POST",
+        headers: { Authorization: `Bearer ${secrets.PRESENCE_DO_INGEST_TOKEN}` },
+        body: JSON.stringify({ heartbeats: [{ ...sent, seq, source }] }),
+      });
+      expect(response.status).toBe(200);
+      gone = server.logs.slice(from).includes("stream_cut_off");
+    }
+    await server.waitForLog("stream_cut_off", 5_000, from);
+    await vi.waitFor(async () => expect((await inspect(sent.user_id)).active_streams).toBe(0));
+  });
+
+  it("are what a VeraniClient hears as well", async () => {
+    const sent = beatOf();
+    await beat(sent);
+    const token = await tokenFor(sent.user_id);
+    const url = `${server.wsUrl}/ws/devices?user_id=${sent.user_id}&token=${token}`;
+    const client = new VeraniClient(url);
+    endings.push(() => client.disconnect());
+    const heard: unknown[] = [];
+    client.on("device.sync", (data: { devices: Heartbeat[] }) => heard.push(data.devices));
+    client.on("device.update", (data: Heartbeat) => heard.push(data.seq));
+    await vi.waitFor(() => expect(heard).toEqual([[sent]]), { timeout: 5_000 });
+    await beat({ ...sent, seq: 2 });
+    await vi.waitFor(() => expect(heard).toEqual([[sent], 2]), { timeout: 5_000 });
+  });
+});
+
+async function heardBy(userId: string, task: () => Promise<void>): Promise<string> {
+  const curl = new Running("curl", ["-sN", await streamUrl(userId)]);
+  await curl.saw(":");
+  await task();
+  curl.process.kill("SIGKILL");
+  return curl.output;
+}
+
+describe("a power cut", () => {
+  it("makes no beating device offline, and a dead one at most the flush time later", async () => {
+    const alive = beatOf({ ttl_ms: 2_500 });
+    await beat(alive);
+    await sleep(1_000);
+    // In memory only: what is stored would have the device offline at 2.5 s.
+    await beat({ ...alive, seq: 2 });
+    const heard = Date.now();
+    expect((await inspect(alive.user_id)).dirty_devices).toBe(1);
+    await server.kill();
+    await server.restart();
+    const back = Date.now();
+    const { events } = await watch(alive.user_id);
+    await vi.waitFor(() => expect(events.at(-1)?.status).toBe("offline"), { timeout: 15_000 });
+    const goneAfterMs = (events.at(-1)?.sent_at_ms ?? 0) - heard;
+    expect(goneAfterMs).toBeGreaterThanOrEqual(alive.ttl_ms);
+    // A server that comes back later than that sees it as soon as it is back.
+    expect(goneAfterMs).toBeLessThan(Math.max(alive.ttl_ms + FLUSH_MS, back - heard) + 2_000);
+  });
+});
