@@ -12,8 +12,12 @@ export interface ImagesEnv {
 const IMAGE_BYTES = 5 * 1024 * 1024;
 /** Boundary, headers and small fields around the file. */
 const ENVELOPE_BYTES = 16 * 1024;
-/** How much of a refused body is still read, so that its sender gets to see the answer. */
-const DRAIN_BYTES = 32 * 1024 * 1024;
+/**
+ * How much of a refused body is still read, and for how long, before it is answered. Afterwards the
+ * runtime takes no more of it, and a sender in the middle of a write never gets to see the answer.
+ */
+const DRAIN_BYTES = 16 * 1024 * 1024;
+const DRAIN_MS = 500;
 /** How many of the first bytes tell what an image is. */
 const MAGIC_BYTES = 12;
 
@@ -43,22 +47,25 @@ export function sniffImage(head: Uint8Array): Extension | null {
   return extensions.find((extension) => SIGNATURES[extension].test(text)) ?? null;
 }
 
-function refuse(status: 400 | 401, code: string, error: string): Response {
-  return Response.json({ error, code }, { status });
-}
-
-/** Reads on for a while and lets go, since a proxy may answer with an error of its own otherwise. */
+/** Reads on for a while and lets go. */
 async function drain(body: ReadableStream<Uint8Array>): Promise<void> {
   const reader = body.getReader();
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  const late = new Promise<"late">((resolve) => {
+    timer = setTimeout(resolve, DRAIN_MS, "late");
+  });
   try {
     for (let left = DRAIN_BYTES; left > 0; ) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      left -= value.byteLength;
+      const part = await Promise.race([reader.read(), late]);
+      if (part === "late") break;
+      if (part.done) return;
+      left -= part.value.byteLength;
     }
     await reader.cancel();
   } catch {
     // Its sender is gone.
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -68,16 +75,16 @@ export function imageRoutes(): Hono<WorkspaceAppEnv> {
 
   app.post("/api/upload-image", async (c) => {
     const { body, headers } = c.req.raw;
-    const answer = (response: Response): Response => {
-      if (body && !body.locked) c.executionCtx.waitUntil(drain(body));
-      return response;
+    const refuse = async (status: 400 | 401, code: string, error: string): Promise<Response> => {
+      if (body) await drain(body);
+      return c.json({ error, code }, status);
     };
     if ((await bearerUser(c.req.raw, c.env)) === null) {
-      return answer(refuse(401, "AUTH_REQUIRED", "A valid token is required"));
+      return refuse(401, "AUTH_REQUIRED", "A valid token is required");
     }
     // By what is announced, so that no byte has to be read.
     if (Number(headers.get("Content-Length")) > IMAGE_BYTES + ENVELOPE_BYTES) {
-      return answer(refuse(400, "INVALID_FILE", "An image has at most 5 MiB"));
+      return refuse(400, "INVALID_FILE", "An image has at most 5 MiB");
     }
     let extension: Extension | null = null;
     let bytes: Uint8Array | null;
@@ -94,7 +101,7 @@ export function imageRoutes(): Hono<WorkspaceAppEnv> {
       });
     } catch (thrown) {
       if (!(thrown instanceof MultipartError)) throw thrown;
-      return answer(refuse(400, "INVALID_FILE", thrown.message));
+      return refuse(400, "INVALID_FILE", thrown.message);
     }
     if (bytes === null || extension === null) {
       return refuse(400, "NO_FILE", "The multipart field `file` is missing");
