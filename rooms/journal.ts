@@ -45,7 +45,7 @@ const SEALED_ENTRIES = 128;
 const ROW_ENTRIES = 4_000;
 /** Rows that may be written at once for mere heartbeats, and how many more per second. */
 const BURST_ROWS = 20;
-const ROWS_PER_SECOND = 0.3;
+const ROWS_PER_SECOND = 0.2;
 /** The longest that a mere heartbeat stays unwritten, in ms. */
 const LONGEST_WINDOW_MS = 10_000;
 
@@ -55,8 +55,8 @@ const LONGEST_WINDOW_MS = 10_000;
  * written over.
  *
  * A new session, a mood, a leave are in storage before their answer; those that come together share
- * a row. A heartbeat that only keeps a session here is, too, while the budget lasts (20 rows, then 3
- * in 10 s). Beyond it, heartbeats gather in memory for a window of at most 10 s, which the row
+ * a row. A heartbeat that only keeps a session here is, too, while the budget lasts (20 rows, then one
+ * in 5 s). Beyond it, heartbeats gather in memory for a window of at most 10 s, which the row
  * before announces: should the instance die in it, the next one knows that any session may have
  * beaten meanwhile, and gives all of them the time they would have had. So nobody living is lost;
  * who was silent may stay up to 30 s and the window too long, in that case alone.
@@ -141,13 +141,20 @@ export class Journal {
   /** When {@link sweep} has something to do, in ms, if nothing else is written until then. */
   get obsoleteAtMs(): number | undefined {
     if (this.#slots.length === 0) return undefined;
-    return this.#slots.reduce((latest, slot) => Math.max(latest, slot.freeAtMs), 0);
+    let latest = 0;
+    for (const { freeAtMs } of this.#slots) latest = Math.max(latest, freeAtMs);
+    for (const { beatAtMs } of this.#open.values()) {
+      latest = Math.max(latest, beatAtMs + SESSION_TTL_MS);
+    }
+    return latest;
   }
 
   /** Deletes all rows once none of them matters. */
   sweep(nowMs: number): void {
     const { obsoleteAtMs } = this;
-    if (this.#dirty || obsoleteAtMs === undefined || obsoleteAtMs > nowMs) return;
+    if (obsoleteAtMs === undefined || obsoleteAtMs > nowMs) return;
+    this.#openWindow(0, nowMs);
+    this.#dirty = false;
     for (const { key } of this.#slots) this.#rows.delete(key);
     this.#slots.length = 0;
     this.#open.clear();

@@ -1,4 +1,4 @@
-import { reset } from "cloudflare:test";
+import { reset, runInDurableObject } from "cloudflare:test";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../src/moods.ts";
@@ -175,8 +175,8 @@ describe("the count is the model's, whatever happens in whatever order", () => {
   }
 
   for (const [shards, numRuns] of [
-    [1, 120],
-    [4, 10],
+    [1, 40],
+    [4, 5],
   ] as const) {
     test(`${shards} shards`, { timeout: 60_000 }, async () => {
       const house = new Deployment(shards);
@@ -187,4 +187,182 @@ describe("the count is the model's, whatever happens in whatever order", () => {
       );
     });
   }
+});
+
+test("a watcher sees a session expire within a second of its time though nobody asks", async () => {
+  const house = new Deployment(1);
+  const watcher = await house.watch();
+  // A heartbeat of 29 s ago; then the clock is let go, and the runtime's own alarm does the rest.
+  holdClock();
+  vi.setSystemTime(Date.now() - 29_000);
+  await house.heartbeat("silent", "release");
+  const expiresAtMs = performance.now() + 1_000;
+  vi.useRealTimers();
+  await watcher.until(({ count }) => count === 1);
+  await watcher.until(({ count }) => count === 0);
+  const lateMs = performance.now() - expiresAtMs;
+  expect(lateMs).toBeGreaterThan(-100);
+  // A second, and one of slack for machines that stall.
+  expect(lateMs).toBeLessThan(2_000);
+  watcher.leave();
+});
+
+test("a watcher hears of many changes at most once a second", async () => {
+  const house = new Deployment(1);
+  const watcher = await house.watch();
+  await watcher.until(({ count }) => count === 0);
+  for (let i = 0; i < 120; i++) {
+    await house.heartbeat(`s${i}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  await watcher.until(({ count }) => count === 120);
+  const later = watcher.states.slice(1).map(({ timestamp }) => timestamp);
+  for (const [i, at] of later.slice(1).entries()) expect(at - (later[i] ?? 0)).toBeGreaterThan(950);
+  watcher.leave();
+});
+
+test("what a watcher was about to hear it hears from the next instance", async () => {
+  const house = new Deployment(1);
+  const socket = await house.connect("watching");
+  await socket.event("mood.state", ({ count }) => count === 1);
+  await house.heartbeat("a");
+  await house.heartbeat("b");
+  await house.evict(house.names, "hibernate");
+  await house.look();
+  await socket.event("mood.state", ({ count }) => count === 3);
+  await socket.close();
+});
+
+describe("a session with sockets", () => {
+  test("counts once however many it has, until the last has closed", async () => {
+    const house = new Deployment(1);
+    const first = await house.connect("many", "release");
+    const second = await house.connect("many", "gratitude");
+    const state = await house.look();
+    expect(plain(state)).toMatchObject({ count: 1, moods: { gratitude: 1, release: 0 } });
+    await first.close();
+    expect((await house.look()).count).toBe(1);
+    await second.close();
+    expect((await house.look()).count).toBe(0);
+  });
+
+  test("loses them when it leaves", async () => {
+    const house = new Deployment(4);
+    const socket = await house.connect("leaver");
+    await house.heartbeat("leaver");
+    await house.leave("leaver");
+    expect(await socket.ended()).toEqual({ code: 1000, reason: "Left" });
+    await house.lookUntil(({ count }) => count === 0);
+  });
+
+  test("is closed with 4408 and gone after 30 s of silence; a ping keeps it and wakes nobody", async () => {
+    const house = new Deployment(1);
+    holdClock();
+    const began = Date.now();
+    const silent = await house.connect("silent");
+    const pinging = await house.connect("pinging");
+    const stub = house.stub("shard:0");
+    const { message } = (await stub.inspect()).wakeUps;
+    // The runtime answers, and notes the time by its own clock: 25 s on by ours.
+    vi.setSystemTime(began - 25_000);
+    pinging.send('{"type":"ping"}');
+    await pinging.next(({ frame }) => frame.type === "pong");
+    expect((await stub.inspect()).wakeUps.message).toBe(message);
+    vi.setSystemTime(began);
+    await house.pass(31_000);
+    expect(await silent.ended()).toMatchObject({ code: 4408 });
+    expect((await house.look()).count).toBe(0);
+    await pinging.ended();
+  });
+
+  test("hears of other shards' sessions too", async () => {
+    const house = new Deployment(4);
+    const socket = await house.connect("here");
+    await Promise.all(["a", "b", "c", "d", "e", "f"].map((id) => house.heartbeat(id)));
+    await socket.event("mood.state", ({ count }) => count === 7);
+    await house.evict(["total"], "hibernate");
+    await house.leave("a");
+    await socket.event("mood.state", ({ count }) => count === 6);
+    await socket.close();
+  });
+});
+
+/**
+ * Counts what is billed as a written row: every put and delete, and every time the alarm is set. The
+ * alarm is deleted by the ringing of these tests alone, as long as anybody is here.
+ */
+async function countRows(house: Deployment): Promise<() => number> {
+  let rows = 0;
+  await runInDurableObject(house.stub(house.names[0] as string), (_, { storage }) => {
+    for (const [target, names] of [
+      [Object.getPrototypeOf(storage.kv), ["put", "delete"]],
+      [Object.getPrototypeOf(storage), ["put", "delete", "setAlarm", "deleteAll"]],
+    ] as [Record<string, unknown>, string[]][]) {
+      for (const name of names) {
+        const own = target[name] as (...args: unknown[]) => unknown;
+        vi.spyOn(target as Record<string, () => unknown>, name).mockImplementation(function (
+          this: unknown,
+          ...args: unknown[]
+        ) {
+          rows += 1;
+          return own.apply(this, args);
+        });
+      }
+    }
+  });
+  return () => rows;
+}
+
+describe("rows written", () => {
+  beforeEach(holdClock);
+  afterEach(() => vi.restoreAllMocks());
+
+  for (const arrival of ["together", "one after another"]) {
+    test(`100 people, every 10 s, for 5 minutes, having come ${arrival}`, async () => {
+      const house = new Deployment(1);
+      await house.look();
+      const rows = await countRows(house);
+      const before = (await house.stub("shard:0").inspect()).wakeUps;
+      let requests = 0;
+      if (arrival === "together") {
+        await Promise.all(Array.from({ length: 100 }, (_, i) => house.heartbeat(`p${i}`)));
+        requests += 100;
+      }
+      for (let tick = 0; tick < 3_000; tick++) {
+        await house.heartbeat(`p${tick % 100}`);
+        requests += 1;
+        vi.setSystemTime(Date.now() + 100);
+        if (tick % 5 === 0) await house.pass(0);
+      }
+      const { wakeUps } = await house.stub("shard:0").inspect();
+      expect((await house.look()).count).toBe(100);
+      const perHeartbeat = rows() / requests;
+      console.log(
+        `came ${arrival}: ${requests} requests, ${rows()} rows (${perHeartbeat.toFixed(4)} per heartbeat), ` +
+          `wake-ups: ${wakeUps.rpc - before.rpc} calls, ${wakeUps.alarm - before.alarm} alarms`,
+      );
+      expect(perHeartbeat).toBeLessThanOrEqual(0.05);
+      expect(rows()).toBeGreaterThan(0);
+    });
+  }
+});
+
+describe("when the load is more than the budget of rows", () => {
+  beforeEach(holdClock);
+
+  test("an eviction loses nobody who lives, and keeps nobody longer than 40 s too long", async () => {
+    const house = new Deployment(1);
+    await Promise.all(Array.from({ length: 50 }, (_, i) => house.heartbeat(`p${i}`)));
+    for (let second = 0; second < 40; second++) {
+      await house.pass(1_000);
+      for (let i = second % 5; i < 50; i += 5) await house.heartbeat(`p${i}`);
+    }
+    await house.evict(house.names, "close");
+    expect((await house.look()).count).toBe(50);
+    // All beat within the last 5 s: each has 25 s left at least, whatever was written of it.
+    await house.pass(24_500);
+    expect((await house.look()).count).toBe(50);
+    await house.pass(45_500);
+    expect((await house.look()).count).toBe(0);
+  });
 });
