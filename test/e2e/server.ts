@@ -234,7 +234,7 @@ export class Server {
 }
 
 /** Our environment without what npm and vitest put into it. */
-function environmentOfAUser(state: string): NodeJS.ProcessEnv {
+export function environmentOfAUser(state: string): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = {};
   for (const [name, value] of Object.entries(process.env)) {
     if (

@@ -1,0 +1,34 @@
+import { type ConnectionMeta, createActorHandler, defineRoom } from "rollcall";
+import { z } from "zod";
+import type { LobbyEvents } from "./events.ts";
+
+interface Env {
+  LOBBY: DurableObjectNamespace;
+}
+
+// Without `extractMeta`, whoever connects is `?userId=`, and hears the channel `default`.
+const lobby = defineRoom<ConnectionMeta, Env, LobbyEvents>({
+  name: "lobby",
+  websocketPath: "/ws",
+
+  onConnect({ actor, meta, emit }) {
+    emit.emit("here", { users: actor.getConnectedUserIds() });
+    const isFirst = actor.sessionsOf(meta.userId).size === 1;
+    if (isFirst) actor.emit.to("default").emit("joined", { user: meta.userId });
+  },
+
+  onDisconnect({ actor, meta }) {
+    const isLast = actor.sessionsOf(meta.userId).size === 0;
+    if (isLast) actor.emit.to("default").emit("left", { user: meta.userId });
+  },
+});
+
+lobby.on("wave", z.object({ to: z.string() }), ({ actor, meta }, { to }) => {
+  actor.emit.toUser(to).emit("waved", { from: meta.userId });
+});
+
+export class Lobby extends createActorHandler(lobby) {}
+
+export default {
+  fetch: (request: Request, env: Env) => env.LOBBY.getByName("main").fetch(request),
+};
