@@ -1,0 +1,33 @@
+/** The mood room as src/worker.ts has it; a request has heartbeats sent to its one shard. */
+import { moods } from "../../rooms/moods.ts";
+import { createActorHandler } from "../../src/actor/actor.ts";
+import { callIngest } from "../../src/ingest.ts";
+import { type MoodState, shardName } from "../../src/moods.ts";
+
+export class MoodRoom extends createActorHandler(moods) {}
+
+const IN_FLIGHT = 64;
+
+export default {
+  /** `?beats=&sessions=`: so many heartbeats, of so many sessions in turn. Answers the last state. */
+  async fetch(request: Request, env: Env): Promise<Response> {
+    const query = new URL(request.url).searchParams;
+    const beats = Number(query.get("beats"));
+    const sessions = Number(query.get("sessions"));
+    const stub = env.MOODS.getByName(shardName(0));
+    let sent = 0;
+    let last: MoodState | undefined;
+    await Promise.all(
+      Array.from({ length: IN_FLIGHT }, async () => {
+        while (sent < beats) {
+          const sessionId = `${sent++ % sessions}`.padStart(36, "session-");
+          last = (await callIngest(stub, "heartbeat", {
+            sessionId,
+            mood: "presence",
+          })) as MoodState;
+        }
+      }),
+    );
+    return Response.json(last);
+  },
+} satisfies ExportedHandler<Env>;
