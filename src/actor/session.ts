@@ -48,12 +48,15 @@ export interface SessionHost {
 
 /** A meta is what a room says it is, but what the framework relies on is checked. */
 export function checkMeta<M extends ConnectionMeta>(meta: M): M {
-  const { userId, clientId, channels } = meta;
+  const { userId, clientId, channels, expiresAtMs } = meta;
   if (typeof userId !== "string" || userId === "" || userId.length > ID_LENGTH) {
     throw new RollcallError("bad_request", `userId must have 1 to ${ID_LENGTH} characters`);
   }
   if (typeof clientId !== "string" || clientId === "" || clientId.length > ID_LENGTH) {
     throw new RollcallError("bad_request", `clientId must have 1 to ${ID_LENGTH} characters`);
+  }
+  if (expiresAtMs !== undefined && !(expiresAtMs > 0)) {
+    throw new RollcallError("bad_request", "expiresAtMs must be a time in ms");
   }
   if (
     !Array.isArray(channels) ||
@@ -63,6 +66,10 @@ export function checkMeta<M extends ConnectionMeta>(meta: M): M {
     throw new RollcallError("bad_request", `channels must be at most ${CHANNELS} strings`);
   }
   return meta;
+}
+
+function keptMeta<M>({ state }: SessionHost, kept: Attachment): M {
+  return ("meta" in kept ? kept.meta : state.storage.kv.get(SPILL_PREFIX + kept.id)) as M;
 }
 
 function parseAttachment(value: unknown): Attachment | null {
@@ -101,6 +108,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   #tokens: number;
   #refilledAtMs = 0;
   #told = false;
+  #probed = false;
   readonly #acks = new Map<
     string,
     (outcome: { data: unknown } | { error: RollcallError }) => void
@@ -144,11 +152,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   static restore<M extends ConnectionMeta>(host: SessionHost, ws: WebSocket): Session<M> | null {
     const kept = parseAttachment(ws.deserializeAttachment());
     if (!kept) return null;
-    const spilled = !("meta" in kept);
-    const meta = spilled ? host.state.storage.kv.get(SPILL_PREFIX + kept.id) : kept.meta;
     try {
-      const session = new Session(host, ws, kept, checkMeta(meta as M), true);
-      session.#spilled = spilled;
+      const session = new Session(host, ws, kept, checkMeta(keptMeta<M>(host, kept)), true);
+      session.#spilled = !("meta" in kept);
       return session;
     } catch {
       return null;
@@ -162,9 +168,22 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     }
   }
 
-  /** Writes meta and liveness back to where they outlive the instance. */
+  /**
+   * Writes meta and liveness back to where they outlive the instance. A meta that is none, or cannot
+   * be stored, is thrown for and forgotten: the one stored last holds.
+   */
   store(): void {
     if (this.#departed) return;
+    try {
+      this.#store();
+    } catch (thrown) {
+      const kept = parseAttachment(this.ws.deserializeAttachment());
+      if (kept) this.meta = keptMeta<M>(this.#host, kept);
+      throw thrown;
+    }
+  }
+
+  #store(): void {
     const kept: Attachment = {
       rollcall: 1,
       id: this.id,
@@ -178,6 +197,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       this.ws.serializeAttachment(kept);
       return;
     }
+    if (asked) checkMeta(this.meta);
     const key = SPILL_PREFIX + this.id;
     try {
       this.ws.serializeAttachment({ ...kept, meta: this.meta });
@@ -234,6 +254,24 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     if (pinged === undefined && !requirePing) return Number.POSITIVE_INFINITY;
     const after = this.protocol === 2 ? deadAfterMs : legacyDeadAfterMs;
     return Math.max(pinged ?? 0, this.#seenAtMs) + after;
+  }
+
+  /**
+   * When it is worth a look whether a socket that has been silent all along still has a peer, in ms;
+   * Infinity once it was looked at, and for who pings.
+   */
+  probeAtMs(): number {
+    const { codec, liveness, state } = this.#host;
+    const isSilent = codec.protocol2 && state.getWebSocketAutoResponseTimestamp(this.ws) === null;
+    return isSilent && !this.#probed
+      ? this.#seenAtMs + liveness.deadAfterMs
+      : Number.POSITIVE_INFINITY;
+  }
+
+  /** Writes to the socket: so the runtime notices a peer that went before its first ping. */
+  probe(): void {
+    this.#probed = true;
+    this.enqueue(this.#host.codec.pong);
   }
 
   /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */

@@ -83,6 +83,29 @@ describe("sessions", () => {
     expect((await socket.ask("notes")).data).toMatchObject({ notes: ["kept"] });
   });
 
+  it.each([
+    ["a channel that is no string", { channels: ["default", { a: 1 }] }],
+    ["more channels than fit", { channels: Array.from({ length: 1001 }, (_, n) => `c${n}`) }],
+    ["no channels", { channels: null }],
+    ["no user", { userId: "" }],
+    ["no time to expire at", { expiresAtMs: "soon" }],
+  ])("are not broken by a handler that lets a client set %s", async (_, changes) => {
+    const stub = newLab();
+    const [socket, other] = await Promise.all([
+      connect(stub, "/ws?v=2&user=anna"),
+      connect(stub, "/ws?v=2&user=berta"),
+    ]);
+    await socket.ask("become", { channels: ["default", "news"] });
+    socket.emit("become", changes);
+    await socket.event("error");
+    other.emit("say", { text: "all is well" });
+    await socket.event("said");
+    await evictDurableObject(stub);
+    expect(await stub.emitToChannel("news", "still.here")).toBe(1);
+    expect(await stub.emitToUser("anna", "still.anna")).toBe(1);
+    await socket.event("still.anna");
+  });
+
   it("follow a changed user id and changed channels, also after hibernation", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2&user=anna");
@@ -233,6 +256,15 @@ describe("the way out", () => {
     expect(await times(stub, "left c1")).toBe(1);
   });
 
+  it("is woken in time when a handler shortens what a token has left", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2");
+    const expiresAtMs = Date.now() + 5_000;
+    await socket.ask("become", { expiresAtMs });
+    const { alarm } = await stub.inspect();
+    expect(Date.parse(alarm ?? "")).toBe(expiresAtMs);
+  });
+
   it("takes no frame from a socket whose token has expired, alarm or not", async () => {
     const stub = newLab();
     const expiresAtMs = Date.now() + 3_600_000;
@@ -287,6 +319,30 @@ describe("a silent peer", () => {
     expect(await times(stub, "left dead")).toBe(1);
     expect((await alive.ask("notes")).type).toBe("ack");
     expect((await neverPings.ask("notes")).type).toBe("ack");
+  });
+
+  it("that went before its first ping is found by writing to it; who is there hears it once", async () => {
+    const stub = newLab();
+    const [gone, there] = await Promise.all([
+      connect(stub, "/ws?client=gone&user=gone"),
+      connect(stub, "/ws?client=there"),
+    ]);
+    await runInDurableObject(stub, (actor: Lab) => {
+      const room = actor as unknown as { getUserSessions(id: string): WebSocket[] };
+      const [ws] = room.getUserSessions("gone");
+      // As on a line that broke: the runtime has said nothing, and the next send fails.
+      WebSocket.prototype.close.call(ws, 1011, "gone");
+    });
+    const { alarm } = await stub.inspect();
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.parse(alarm ?? "") });
+    await runDurableObjectAlarm(stub);
+    await there.event("left", ({ clientId }) => clientId === "gone");
+    await gone.ended();
+    expect((await stub.inspect()).alarm).toBeNull();
+    await runDurableObjectAlarm(stub);
+    there.emit("say", { text: "no more" });
+    await there.event("said");
+    expect(there.received.filter(({ event }) => event === "pong")).toHaveLength(1);
   });
 
   it("of protocol 1 gets three quarters of a minute", async () => {

@@ -76,9 +76,8 @@ lab.on("grow", ({ meta }, { characters }) => {
   if (characters === 0) delete meta.big;
   else meta.big = "x".repeat(characters);
 });
-lab.on("become", ({ meta }, { userId, channels }) => {
-  if (userId) meta.userId = userId;
-  if (channels) meta.channels = channels;
+lab.on("become", ({ meta }, changes) => {
+  Object.assign(meta, changes);
 });
 lab.on("unstorable", ({ meta }) => {
   Object.assign(meta, { secret: () => 1 });
