@@ -257,7 +257,11 @@ export class ReconnectingSocket {
     this.#probing = false;
     const turn = this.#turn;
     this.#enter("connected", Infinity);
-    if (turn === this.#turn) this.#on.open();
+    if (turn !== this.#turn) return;
+    // At once: only from a socket that has pinged does the server expect that it goes on.
+    if (this.#pingMs > 0) this.#ping(false);
+    this.#alarm.set(this.#dueMs());
+    this.#on.open();
   }
 
   #fail(error: unknown): void {

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, vi } from "vitest";
 import { VeraniClient, type VeraniClientOptions } from "../../client/index.ts";
+import { PING } from "../../src/protocol.ts";
 
 /** A WebSocket whose server is the test. As on a dead network, closing it brings no close event. */
 export class FakeWebSocket extends EventTarget {
@@ -28,7 +29,16 @@ export class FakeWebSocket extends EventTarget {
 
   // The server's side.
 
+  /** Opens, and answers the ping that comes at once: `sent` begins with what follows it. */
   accept(): void {
+    this.open();
+    const at = this.sent.indexOf(PING);
+    if (at === -1) return;
+    this.sent.splice(at, 1);
+    this.say({ type: "pong" });
+  }
+
+  open(): void {
     this.readyState = 1;
     this.dispatchEvent(new Event("open"));
   }
@@ -49,7 +59,7 @@ export class FakeWebSocket extends EventTarget {
   }
 
   get pings(): number {
-    return this.sent.filter((text) => text === '{"type":"ping"}').length;
+    return this.sent.filter((text) => text === PING).length;
   }
 }
 

@@ -37,6 +37,17 @@ function openPage(): { page: EventTarget; document: { hidden: boolean }; listene
 }
 
 describe("pings", () => {
+  it("begin when the connection opens, before all else: so the server knows whom to miss", async () => {
+    const client = newClient();
+    client.emit("said.while.away");
+    await pass();
+    latest().open();
+    expect(latest().sent[0]).toBe('{"type":"ping"}');
+    expect(latest().sent).toHaveLength(2);
+    await pass(5_000);
+    expect(client.isConnected(), "a peer that never answered").toBe(false);
+  });
+
   it("leave every interval, also while messages come in", async () => {
     const { socket } = await connected({ pingInterval: 1_000 });
     for (let n = 0; n < 20; n++) {

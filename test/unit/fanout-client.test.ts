@@ -42,8 +42,10 @@ describe("a subscriber", () => {
   it("connects with its token, and pings with the bytes that wake no actor", async () => {
     await connected();
     expect(latest().url.href).toBe("wss://test/?token=t");
-    await pass(26_000);
     expect(latest().sent).toEqual(["ping"]);
+    latest().say("pong");
+    await pass(26_000);
+    expect(latest().sent).toEqual(["ping", "ping"]);
   });
 
   it("acks with the first value that a matching handler gives, else with null", async () => {
