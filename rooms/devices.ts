@@ -2,11 +2,7 @@ import * as z from "zod/mini";
 import { type ConnectionMeta, defineRoom, perActor, type VeraniActor } from "../src/actor/room.ts";
 import { admitWatcher } from "../src/auth/devices.ts";
 import type { DeviceInspection, DeviceRecord, Heartbeat } from "../src/devices.ts";
-
-interface DeviceEvents {
-  in: object;
-  out: { "device.sync": { devices: Heartbeat[] }; "device.update": Heartbeat };
-}
+import type { DeviceEvents } from "../src/events/devices.ts";
 
 type DeviceActor = VeraniActor<ConnectionMeta, Env, DeviceEvents>;
 

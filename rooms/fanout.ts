@@ -9,6 +9,7 @@ import {
 import type { Session } from "../src/actor/session.ts";
 import { identify } from "../src/auth/fanout.ts";
 import { RollcallError } from "../src/errors.ts";
+import type { Envelope } from "../src/events/fanout.ts";
 import { FilterIndex, type FilterKey, parseFilter } from "../src/filters.ts";
 import { exceedsBytes, type MessageFrame } from "../src/protocol.ts";
 
@@ -179,7 +180,8 @@ class Fanout {
     const fields: unknown = payload === undefined ? undefined : JSON.parse(payload);
     const envelopeId = crypto.randomUUID();
     const timestamp = new Date().toISOString();
-    const head = JSON.stringify({ envelopeId, type, userId: this.#actor.name, timestamp });
+    const envelope: Envelope = { envelopeId, type, userId: this.#actor.name, timestamp };
+    const head = JSON.stringify(envelope);
     const text = payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
     const reached = [...this.#index.match(type, fields)].filter((session) => session.enqueue(text));
 

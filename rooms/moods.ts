@@ -2,6 +2,7 @@ import { z } from "zod";
 import { type ConnectionMeta, defineRoom, perActor, type VeraniActor } from "../src/actor/room.ts";
 import type { Session } from "../src/actor/session.ts";
 import { RollcallError } from "../src/errors.ts";
+import { type MoodEvents, moodEvents, mood as moodSchema } from "../src/events/moods.ts";
 import { callIngest } from "../src/ingest.ts";
 import { log } from "../src/log.ts";
 import {
@@ -28,11 +29,6 @@ interface MoodMeta extends ConnectionMeta {
   /** What this socket was told last, as {@link keyOf}, and when (ms). */
   told?: string;
   toldAtMs?: number;
-}
-
-interface MoodEvents {
-  in: { "mood.set": { mood: Mood } };
-  out: { "mood.state": MoodState };
 }
 
 type MoodActor = VeraniActor<MoodMeta, Env, MoodEvents>;
@@ -486,7 +482,8 @@ class Moods {
   }
 }
 
-const frameOf = (state: MoodState) => encodeEvent("mood.state", state, "default");
+const frameOf = (state: MoodEvents["out"]["mood.state"]) =>
+  encodeEvent("mood.state", state, "default");
 const moodsOf = perActor((actor: MoodActor) => new Moods(actor));
 
 /**
@@ -539,8 +536,7 @@ export const moods = defineRoom<MoodMeta, Env, MoodEvents>({
   },
 });
 
-const moodSchema = z.enum(MOODS, { error: `mood must be one of ${MOODS.join(", ")}` });
-moods.on("mood.set", z.object({ mood: moodSchema }), async ({ actor, meta }, { mood }) => {
+moods.on("mood.set", moodEvents.in["mood.set"], async ({ actor, meta }, { mood }) => {
   if (meta.sessionId === undefined) throw new RollcallError("forbidden", "A watcher has no mood");
   await moodsOf(actor).setMood(meta.sessionId, mood);
 });

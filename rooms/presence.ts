@@ -2,33 +2,13 @@ import * as z from "zod/mini";
 import { type ConnectionMeta, defineRoom, perActor, type VeraniActor } from "../src/actor/room.ts";
 import type { Session } from "../src/actor/session.ts";
 import { admitVisitor } from "../src/auth/presence.ts";
-import {
-  diffRoster,
-  type Roster,
-  type RosterDiff,
-  type RosterEntry,
-  type RosterSync,
-  STATUSES,
-  type Status,
-  snapshot,
-} from "../src/roster.ts";
+import { type PresenceEvents, presenceEvents } from "../src/events/presence.ts";
+import { diffRoster, type Roster, type RosterEntry, type Status, snapshot } from "../src/roster.ts";
 
 interface PresenceMeta extends ConnectionMeta {
   username: string;
   /** `mobile`, `tablet` or `desktop`, by the user agent. */
   device: string;
-}
-
-interface PresenceEvents {
-  in: { "presence.status": { status: Status }; "presence.list": object };
-  out: {
-    "presence.sync": RosterSync;
-    "presence.diff": RosterDiff;
-    "presence.online": RosterEntry & { timestamp: number };
-    "presence.update": { userId: string; username: string; devices: number; timestamp: number };
-    "presence.offline": { userId: string; username: string; timestamp: number };
-    "presence.status": { userId: string; username: string; status: Status; timestamp: number };
-  };
 }
 
 type PresenceActor = VeraniActor<PresenceMeta, Env, PresenceEvents>;
@@ -236,8 +216,7 @@ export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
   },
 });
 
-const invalid = { error: "Invalid status" };
-const statusChange = z.object({ status: z.enum(STATUSES, invalid) }, invalid);
+const { "presence.status": statusChange } = presenceEvents.in;
 presence.on("presence.status", statusChange, ({ actor, meta }, { status }) => {
   presenceOf(actor).setStatus(meta, status);
 });
