@@ -61,6 +61,10 @@ function addressOf(name: string, roomName: string): string {
   return `/?${new URLSearchParams({ name, room: roomName })}`;
 }
 
+function otherThan(name: string): string {
+  return NAMES.find((known) => known !== name) ?? "Ada";
+}
+
 function anyName(): string {
   return NAMES[Math.floor(Math.random() * NAMES.length)] ?? "Ada";
 }
@@ -99,7 +103,6 @@ function Identity(props: {
   const self = visit.access.name;
   const [name, setName] = useState(self);
   const [roomName, setRoomName] = useState(visit.roomName);
-  const other = NAMES.find((known) => known !== self) ?? "Ada";
 
   function submit(event: TargetedSubmitEvent<HTMLFormElement>) {
     event.preventDefault();
@@ -136,14 +139,9 @@ function Identity(props: {
         Join
       </button>
       {mayRename && (
-        <span class="tabs">
-          <a href={addressOf(self, visit.roomName)} target="_blank" rel="noopener">
-            Another device of yours
-          </a>
-          <a href={addressOf(other, visit.roomName)} target="_blank" rel="noopener">
-            A tab as {other}
-          </a>
-        </span>
+        <a class="tab" href={addressOf(self, visit.roomName)} target="_blank" rel="noopener">
+          Open another device of yours
+        </a>
       )}
     </form>
   );
@@ -275,7 +273,13 @@ export function App({ first }: { first: Visit | null }) {
               go={(name, roomName) => void go(name, roomName)}
             />
             <div class="board" key={`${visit.access.name} ${visit.roomName}`}>
-              <RoomPanel room={visit.room} self={visit.access.name} canInvite={isDevelopment} />
+              <RoomPanel
+                room={visit.room}
+                self={visit.access.name}
+                tabAddress={
+                  isDevelopment ? addressOf(otherThan(visit.access.name), visit.roomName) : null
+                }
+              />
               <LinePanel line={visit.line} />
               <DevicesPanel devices={visit.devices} />
               <MoodsPanel moods={visit.moods} />

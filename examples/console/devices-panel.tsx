@@ -34,7 +34,9 @@ function Row(props: {
   const leftMs = Math.max(0, aliveMs + ttl_ms - nowMs);
   const isSilent = isOnline && daemon?.isRunning === false;
   const end =
-    endedLateMs === null ? "" : `, noticed ${(endedLateMs / 1000).toFixed(1)} s after its ttl`;
+    endedLateMs === null
+      ? ""
+      : `, noticed ${(Math.max(0, endedLateMs) / 1000).toFixed(1)} s after its ttl`;
   return (
     <li class="device" data-status={status} data-device={device_id}>
       <Lamp state={isSilent ? "connecting" : isOnline ? "connected" : "off"} />

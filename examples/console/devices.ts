@@ -7,7 +7,7 @@ export interface Device {
   heartbeat: Heartbeat;
   /** When its ttl began to run, by this page's clock, in ms since the epoch. */
   aliveMs: number;
-  /** How long after the end of its ttl we heard that it is offline, in ms; null: it said so itself. */
+  /** How long after the end of its ttl we heard of it, in ms; null: it said goodbye, or we were away. */
   endedLateMs: number | null;
 }
 
@@ -36,6 +36,8 @@ export class Devices {
   readonly #line: Line;
   readonly #beats = new Map<string, ReturnType<typeof setInterval>>();
   readonly #unwatch: () => void;
+  /** What the present stream told. */
+  readonly #live = new Map<string, Device>();
   #stream: EventSource | null = null;
   #reopening: ReturnType<typeof setTimeout> | undefined;
   #isClosed = false;
@@ -137,6 +139,7 @@ export class Devices {
     const query = new URLSearchParams({ user_id: this.#userUuid, token });
     const stream = new EventSource(`/api/v1/mobile/presence/stream?${query}`);
     this.#stream = stream;
+    this.#live.clear();
     stream.onopen = () => this.#line.report("devices", "connected");
     stream.onmessage = ({ data }) => this.#hear(JSON.parse(data) as Heartbeat);
     stream.onerror = () => {
@@ -161,11 +164,12 @@ export class Devices {
     const now = Date.now();
     // A beat that comes with the snapshot was sent a while ago; clocks may differ.
     const ageMs = Math.min(Math.max(now - heartbeat.sent_at_ms, 0), heartbeat.ttl_ms);
-    const before = this.devices.value.get(heartbeat.device_id);
-    const isEnd = heartbeat.status === "offline" && before?.heartbeat.status === "online";
-    const lateMs = isEnd ? now - before.aliveMs - before.heartbeat.ttl_ms : -1;
-    const endedLateMs = lateMs < 0 ? null : lateMs;
+    const before = this.#live.get(heartbeat.device_id);
+    // An expiry bears the seq of the last beat, a goodbye one of its own.
+    const hasExpired = heartbeat.status === "offline" && before?.heartbeat.seq === heartbeat.seq;
+    const endedLateMs = hasExpired ? now - before.aliveMs - heartbeat.ttl_ms : null;
     const device = { heartbeat, aliveMs: now - ageMs, endedLateMs };
+    this.#live.set(heartbeat.device_id, device);
     this.devices.value = new Map(this.devices.value).set(heartbeat.device_id, device);
   }
 }

@@ -9,10 +9,14 @@ const HEIGHT = 72;
 const SCALE_MS = 20;
 
 /** The last minute: a bar for each ping, a band for each time without a connection. */
-function Strip(props: { trips: readonly RoundTrip[]; outages: readonly Outage[]; nowMs: number }) {
-  const { trips, outages, nowMs } = props;
+function Strip(props: {
+  trips: readonly RoundTrip[];
+  outages: readonly Outage[];
+  topMs: number;
+  nowMs: number;
+}) {
+  const { trips, outages, topMs, nowMs } = props;
   const x = (atMs: number) => Math.max(0, WIDTH * (1 - (nowMs - atMs) / WINDOW_MS));
-  const topMs = Math.max(SCALE_MS, ...trips.map(({ ms }) => ms));
   const recent = trips.filter(({ atMs }) => nowMs - atMs < WINDOW_MS);
   const gaps = outages.filter(({ toMs }) => nowMs - (toMs ?? nowMs) < WINDOW_MS);
   const lost = gaps.length === 0 ? "no outage" : `${gaps.length} outage(s)`;
@@ -52,6 +56,7 @@ export function LinePanel({ line }: { line: Line }) {
   const cutUntilMs = useStore(line.cutUntilMs);
   const nowMs = useNow(cutUntilMs === null ? 1_000 : 200);
   const last = trips.at(-1);
+  const topMs = Math.max(SCALE_MS, ...trips.map(({ ms }) => ms));
   const state = states.room ?? "connecting";
   const isUp = cutUntilMs === null && state === "connected";
   const outage = outages.at(-1);
@@ -73,7 +78,10 @@ export function LinePanel({ line }: { line: Line }) {
         <b data-testid="latency">{isUp && last ? last.ms.toFixed(last.ms < 10 ? 1 : 0) : "–"}</b> ms
         round trip
       </p>
-      <Strip trips={trips} outages={outages} nowMs={nowMs} />
+      <p class="strip-top" aria-hidden="true">
+        {Math.round(topMs)} ms
+      </p>
+      <Strip trips={trips} outages={outages} topMs={topMs} nowMs={nowMs} />
       <p class="strip-ends" aria-hidden="true">
         <span>a minute ago</span>
         <span>now</span>

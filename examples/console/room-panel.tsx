@@ -3,6 +3,8 @@ import { clock, hueOf, initials, Panel, plural, Switch } from "./parts.tsx";
 import type { Room } from "./room.ts";
 import { useStore } from "./store.ts";
 
+/** A row of seats: free ones are drawn while there are fewer people. */
+const SEATS = ["first", "second", "third", "fourth", "fifth"];
 /** Devices that are drawn one by one. */
 const PIPS = 6;
 
@@ -44,8 +46,9 @@ function News({ room }: { room: Room }) {
   );
 }
 
-export function RoomPanel(props: { room: Room; self: string; canInvite: boolean }) {
-  const { room, self, canInvite } = props;
+/** @param tabAddress where somebody else may come in; null where names are not ours to give */
+export function RoomPanel(props: { room: Room; self: string; tabAddress: string | null }) {
+  const { room, self, tabAddress } = props;
   const people = useStore(room.people);
   const status = useStore(room.status);
   const guests = useStore(room.guests);
@@ -73,8 +76,20 @@ export function RoomPanel(props: { room: Room; self: string; canInvite: boolean 
         {people.map((person) => (
           <Person key={person.userId} person={person} isSelf={person.userId === self} />
         ))}
+        {SEATS.slice(people.length).map((seat, at) => {
+          const isOffered = at === 0 && tabAddress !== null;
+          return (
+            <li key={seat} class="seat" aria-hidden={!isOffered}>
+              {isOffered && (
+                <a href={tabAddress} target="_blank" rel="noopener">
+                  Open a tab to sit here
+                </a>
+              )}
+            </li>
+          );
+        })}
       </ul>
-      {canInvite && (
+      {tabAddress !== null && (
         <div class="actions">
           <button type="button" onClick={() => void room.bringGuest()}>
             Bring in a guest

@@ -37,7 +37,7 @@ export function watchFaults(page: Page, faults: string[]): void {
  * Tells how long this machine stood still, at worst, since it was started: what a measured time may
  * be longer by through no fault of the page.
  */
-export function startWitness(): { stalledMs(): number; stop(): void } {
+export function startWitness(): Disposable & { stalledMs(): number } {
   const TICK_MS = 20;
   let last = performance.now();
   let worst = 0;
@@ -52,6 +52,6 @@ export function startWitness(): { stalledMs(): number; stop(): void } {
       tick();
       return worst;
     },
-    stop: () => clearInterval(timer),
+    [Symbol.dispose]: () => clearInterval(timer),
   };
 }

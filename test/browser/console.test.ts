@@ -12,13 +12,11 @@ let context: BrowserContext;
 let room: string;
 let rooms = 0;
 const faults: string[] = [];
-const witness = startWitness();
 
 beforeAll(async () => {
   [server, browser] = await Promise.all([startServer(), launch()]);
 });
 afterAll(async () => {
-  witness.stop();
   await Promise.all([browser?.close(), server?.stop()]);
 });
 
@@ -68,6 +66,7 @@ async function publish(page: Page, what: { to?: string; type?: string; payload?:
 describe("the room", () => {
   test("two tabs see each other within a second, and one sees the other close", async () => {
     const ada = await join("Ada");
+    using witness = startWitness();
     const grace = await context.newPage();
     watchFaults(grace, faults);
     // Both pages note when the newcomer shows; they share a clock.
@@ -97,6 +96,17 @@ describe("the room", () => {
     await second.close();
     await person(grace, "Ada").getByText("1 device").waitFor();
     await person(grace, "Ada").getByText("away").waitFor();
+  });
+
+  test("a free seat opens a tab that takes it", async () => {
+    const ada = await join("Ada");
+    const [tab] = await Promise.all([
+      context.waitForEvent("page"),
+      ada.getByRole("link", { name: "Open a tab to sit here" }).click(),
+    ]);
+    watchFaults(tab, faults);
+    await ada.getByTestId("totals").getByText("2 people on 2 devices").waitFor();
+    await tab.getByTestId("totals").getByText("2 people on 2 devices").waitFor();
   });
 
   test("guests come and go without a tab of their own", async () => {
@@ -133,6 +143,7 @@ describe("devices", () => {
     for (let beat = 0; beat < 4; beat++) await ada.waitForResponse(/\/heartbeat$/);
     await devices.getByText("1 of 1 device online").waitFor();
 
+    using witness = startWitness();
     await devices.getByRole("button", { name: "Pull the plug of Laptop" }).click();
     const end = devices.getByText(/noticed [\d.]+ s after its ttl/);
     await end.waitFor();
