@@ -10,17 +10,17 @@ import { TestSocket } from "./socket.ts";
 type Namespace = "MOODS" | "MOODS4" | "MOODS8";
 
 /** The environment that a deployment with so many shards has. */
-function withShards(real: Env, shards: number, namespace: Namespace): Env {
+function withShards(real: Cloudflare.Env, shards: number, namespace: Namespace): Env {
   return { ...real, MOOD_SHARDS: `${shards}`, MOODS: real[namespace] } as unknown as Env;
 }
 
 export class FourMoodShards extends createActorHandler(moods) {
-  constructor(state: DurableObjectState, real: Env) {
+  constructor(state: DurableObjectState, real: Cloudflare.Env) {
     super(state, withShards(real, 4, "MOODS4"));
   }
 }
 export class EightMoodShards extends createActorHandler(moods) {
-  constructor(state: DurableObjectState, real: Env) {
+  constructor(state: DurableObjectState, real: Cloudflare.Env) {
     super(state, withShards(real, 8, "MOODS8"));
   }
 }
