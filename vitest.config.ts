@@ -56,7 +56,8 @@ export default defineConfig({
         test: {
           name: "room",
           include: ["test/room/**/*.test.ts", "test/http/**/*.test.ts"],
-          testTimeout: 20_000,
+          // Properties run hundreds of plays; the machine may be busy.
+          testTimeout: 60_000,
         },
       },
       {
@@ -72,7 +73,8 @@ export default defineConfig({
         test: {
           name: "workspace",
           include: ["test/workspace/**/*.test.ts"],
-          testTimeout: 20_000,
+          // Properties run hundreds of plays; the machine may be busy.
+          testTimeout: 60_000,
         },
       },
       {

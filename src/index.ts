@@ -6,7 +6,6 @@ export {
   type ActorHandlerClass,
   type ActorStub,
   createActorHandler,
-  type Inspection,
   restoreSessions,
   veraniCodec,
 } from "./actor/actor.ts";
@@ -35,7 +34,7 @@ export {
 export { type Session, storeAttachment } from "./actor/session.ts";
 export type { Timers } from "./actor/timers.ts";
 export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./errors.ts";
-export { callIngest, type IngestResult } from "./ingest.ts";
+export { callIngest, type IngestResult, type Inspection } from "./ingest.ts";
 export {
   type ClientMessage,
   decodeClientMessage,

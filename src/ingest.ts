@@ -17,3 +17,17 @@ export async function callIngest(
   if (result.ok) return result.value;
   throw new RollcallError(result.error.code, result.error.message, result.error.path);
 }
+
+/** What an actor tells of itself, for debug routes. Counts are this instance's. */
+export interface Inspection {
+  /** Differs after every start. */
+  instance: string;
+  startedAt: string;
+  /** Starts of this actor so far; counted in development only, since each costs a row. */
+  starts: number | null;
+  /** Events that ran code here: what is billed, and what keeps an actor from sleeping. */
+  wakeUps: { fetch: number; message: number; close: number; alarm: number; rpc: number };
+  sessions: number;
+  users: number;
+  alarm: string | null;
+}

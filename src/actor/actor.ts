@@ -1,7 +1,7 @@
 import { DurableObject, env as workerEnv, exports as workerExports } from "cloudflare:workers";
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { RollcallError, toErrorPayload } from "../errors.ts";
-import type { IngestResult } from "../ingest.ts";
+import type { IngestResult, Inspection } from "../ingest.ts";
 import { log } from "../log.ts";
 import {
   CLOSE,
@@ -50,20 +50,6 @@ export const veraniCodec: Codec = {
   encodeEvent,
   encodeError: (error) => encodeEvent("error", error, "default"),
 };
-
-/** What an actor tells of itself, for debug routes. Counts are this instance's. */
-export interface Inspection {
-  /** Differs after every start. */
-  instance: string;
-  startedAt: string;
-  /** Starts of this actor so far; counted in development only, since each costs a row. */
-  starts: number | null;
-  /** Events that ran code here: what is billed, and what keeps an actor from sleeping. */
-  wakeUps: { fetch: number; message: number; close: number; alarm: number; rpc: number };
-  sessions: number;
-  users: number;
-  alarm: string | null;
-}
 
 /** The actor over RPC. */
 export interface ActorStub {

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import type { Inspection } from "../../src/actor/actor.ts";
+import type { Inspection } from "../../src/ingest.ts";
 import { PING, PONG } from "../../src/protocol.ts";
 import type { RosterSync } from "../../src/roster.ts";
 import { type Server, startServer } from "./server.ts";
