@@ -4,6 +4,7 @@ import { type ErrorCode, RollcallError } from "../errors.ts";
 import { log } from "../log.ts";
 import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
+import { descriptionRoutes } from "./description.ts";
 import { deviceRoutes } from "./devices.ts";
 import { fanoutRoutes } from "./fanout.ts";
 import { moodRoutes } from "./moods.ts";
@@ -29,6 +30,7 @@ export function createApp(): OpenAPIHono<AppEnv> {
   app.route("/", moodRoutes());
   app.route("/", workspaceRoutes());
   app.route("/", debugRoutes());
+  app.route("/", descriptionRoutes(app));
   app.route("/", consoleRoutes(app.fetch));
 
   app.notFound(async (c) => {

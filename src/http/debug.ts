@@ -1,14 +1,50 @@
-import { OpenAPIHono } from "@hono/zod-openapi";
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import { requestedUser } from "../auth/devices.ts";
 import { isDevelopment } from "../auth/secrets.ts";
-import type { DeviceInspection } from "../devices.ts";
+import { type DeviceInspection, uuid } from "../devices.ts";
 import { callIngest } from "../ingest.ts";
 import type { AppEnv } from "./app.ts";
 import { openToAll } from "./cors.ts";
+import { refused } from "./routes.ts";
+
+const tags = ["Debugging"];
+const inspected = {
+  200: {
+    description: "What the actor tells of itself",
+    content: { "application/json": { schema: z.looseObject({}) } },
+  },
+  403: refused("Not in development"),
+};
+const actor = { request: { params: z.object({ name: z.string() }) }, responses: inspected };
+const description = [
+  createRoute({
+    method: "get",
+    path: "/debug/actors/presence/{name}",
+    tags,
+    summary: "A presence room's actor",
+    ...actor,
+  }),
+  createRoute({
+    method: "get",
+    path: "/debug/actors/fanout/{name}",
+    tags,
+    summary: "The fan-out's actor of a user",
+    ...actor,
+  }),
+  createRoute({
+    method: "get",
+    path: "/debug/presence",
+    tags,
+    summary: "The devices of a user as they are kept",
+    request: { query: z.object({ user_id: uuid }) },
+    responses: { ...inspected, 400: refused("user_id is missing or no UUID") },
+  }),
+];
 
 /** What actors tell of themselves. Asking wakes them. Off outside development. */
 export function debugRoutes(): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>();
+  for (const route of description) app.openAPIRegistry.registerPath(route);
   openToAll(app, "/debug/presence");
   app.use("/debug/*", async (c, next) => {
     if (isDevelopment(c.env)) return next();

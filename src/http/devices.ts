@@ -11,7 +11,7 @@ import { PING, parseFrames, parseJson, unwrapEvent } from "../protocol.ts";
 import type { AppEnv } from "./app.ts";
 import { readBody } from "./body.ts";
 import { openToAll } from "./cors.ts";
-import { createRoutes } from "./routes.ts";
+import { createRoutes, refused } from "./routes.ts";
 import { openStream, type StreamEvent } from "./stream.ts";
 
 /** Bytes of one heartbeat, or of a request for a token. */
@@ -40,11 +40,7 @@ const tokenRequest = z.object({
 
 // ── What the routes are, for their description ──────────────────────────────────────────────────
 
-const refusal = z.object({ error: z.string(), details: z.string() });
-const refused = (description: string) => ({
-  description,
-  content: { "application/json": { schema: refusal } },
-});
+const tags = ["Devices"];
 const answered = <T extends z.ZodType>(description: string, schema: T) => ({
   description,
   content: { "application/json": { schema } },
@@ -53,8 +49,8 @@ const takes = <T extends z.ZodType>(schema: T) => ({
   body: { required: true, content: { "application/json": { schema } } },
 });
 const ingestSecurity = [{ ingest: [] }];
-const watchSecurity = [{ presenceToken: [] }];
-const watched = { query: z.object({ user_id: z.string(), token: z.string().optional() }) };
+const watchSecurity = [{ presenceToken: [] }, { presenceTokenQuery: [] }];
+const watched = { query: z.object({ user_id: uuid }) };
 const watchRefusals = {
   400: refused("user_id is missing or no UUID"),
   401: refused("No token"),
@@ -62,7 +58,7 @@ const watchRefusals = {
   503: refused("The signing key is not configured"),
 };
 const ingestRefusals = {
-  400: refused("The payload is not as described"),
+  400: refused("The payload is not as described, or too large"),
   401: refused("Missing or wrong ingest token"),
   503: refused("The ingest token is not configured"),
 };
@@ -71,6 +67,7 @@ const beatRoute = createRoute({
   method: "post",
   path: "/api/v1/daemon/presence/heartbeat",
   summary: "One heartbeat of a device",
+  tags,
   security: ingestSecurity,
   request: takes(heartbeat),
   responses: {
@@ -84,12 +81,21 @@ const batchRoute = createRoute({
   method: "post",
   path: "/api/v1/daemon/presence/heartbeats",
   summary: "Heartbeats of many devices and users",
+  tags,
   security: ingestSecurity,
   request: takes(z.object({ heartbeats: z.array(heartbeat).max(BATCH_LENGTH) })),
   responses: {
     200: answered(
       "One result per heartbeat, in order",
-      z.object({ results: z.array(refusal.partial().extend({ status: z.int() })) }),
+      z.object({
+        results: z.array(
+          z.object({
+            status: z.int().openapi({ description: "204, or why not: 400, 409, 503" }),
+            error: z.string().optional(),
+            details: z.string().optional(),
+          }),
+        ),
+      }),
     ),
     ...ingestRefusals,
   },
@@ -99,6 +105,7 @@ const tokenRoute = createRoute({
   method: "post",
   path: "/api/v1/presence/tokens",
   summary: "A presence token, for a backend to hand to its phones",
+  tags,
   security: ingestSecurity,
   request: takes(tokenRequest),
   responses: {
@@ -111,6 +118,7 @@ const listRoute = createRoute({
   method: "get",
   path: "/api/v1/mobile/presence",
   summary: "The devices of a user",
+  tags,
   security: watchSecurity,
   request: watched,
   responses: {
@@ -123,6 +131,7 @@ const streamRoute = createRoute({
   method: "get",
   path: "/api/v1/mobile/presence/stream",
   summary: "The devices of a user as they come and go, as server-sent events",
+  tags,
   security: watchSecurity,
   request: watched,
   responses: {

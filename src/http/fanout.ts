@@ -57,30 +57,35 @@ const errorSchema = z.object({ error: z.string() }).openapi("FanoutError");
 function json<T>(schema: T) {
   return { "application/json": { schema } };
 }
-const refusals = Object.fromEntries(
-  Object.entries({
-    400: "Not JSON, or not what it should be",
-    401: "Token missing, bad or expired, or without userId",
-    403: "The token lacks the scope publish",
-    413: "Too large",
-    415: "Not application/json",
-    422: "The key came with another body before",
-    503: "JWT_SECRET is not configured, or the actor restarted meanwhile",
-  }).map(([status, description]) => [status, { description, content: json(errorSchema) }]),
-);
+const tags = ["Fan-out"];
+const security = [{ bearer: [] }, { bearerQuery: [] }];
+const refused = (description: string) => ({ description, content: json(errorSchema) });
+const listenRefusals = {
+  400: refused("Not what it should be"),
+  401: refused("Token missing, bad or expired, or without userId"),
+  503: refused("JWT_SECRET is not configured, or the actor restarted meanwhile"),
+};
+const publishRefusals = {
+  ...listenRefusals,
+  403: refused("The token lacks the scope publish, which this server asks for"),
+  413: refused("Too large"),
+  415: refused("Not application/json"),
+};
 
 const publishRoute = createRoute({
   method: "post",
   path: "/publish",
   summary: "Publish an envelope to a user's sockets, and get what they answer",
-  security: [{ bearer: [] }],
+  tags,
+  security,
   request: {
     headers: z.object({ "Idempotency-Key": keySchema.optional() }),
     body: { content: json(publishSchema), required: true },
   },
   responses: {
     200: { description: "Delivered to those who subscribed", content: json(answerSchema) },
-    ...refusals,
+    ...publishRefusals,
+    422: refused("The key came with another body before"),
   },
 });
 
@@ -88,7 +93,8 @@ const batchRoute = createRoute({
   method: "post",
   path: "/publish/batch",
   summary: `Publish up to ${BATCH_MESSAGES} envelopes; a bad one spoils no other`,
-  security: [{ bearer: [] }],
+  tags,
+  security,
   request: {
     body: {
       content: json(z.object({ messages: z.array(batchItemSchema).max(BATCH_MESSAGES) })),
@@ -109,7 +115,7 @@ const batchRoute = createRoute({
         }),
       ),
     },
-    ...refusals,
+    ...publishRefusals,
   },
 });
 
@@ -117,15 +123,17 @@ const streamRoute = createRoute({
   method: "get",
   path: "/fanout/stream",
   summary: "A user's envelopes as server-sent events",
-  description: "Every other parameter than `token` is a field of the filter.",
-  security: [{ bearer: [] }],
-  request: { query: z.object({ type: z.string(), token: z.string().optional() }) },
+  description:
+    "Every parameter but `token` is a field of the filter, given once; at most 32, of 1024 characters.",
+  tags,
+  security,
+  request: { query: z.object({ type: z.string().min(1).max(STREAM_FIELD_LENGTH) }) },
   responses: {
     200: {
       description: "Envelopes; `id:` is the envelope's id",
       content: { "text/event-stream": { schema: z.string() } },
     },
-    ...refusals,
+    ...listenRefusals,
   },
 });
 

@@ -40,8 +40,11 @@ const json = (description: string, schema: z.ZodType) => ({
   description,
   content: { "application/json": { schema } },
 });
+const tags = ["Moods"];
+const unavailable = json("MOOD_SHARDS is malformed", failure);
 const refused = {
   400: json("A field is wrong, which the message names; or the body is no JSON", failure),
+  503: unavailable,
   413: json(`The body has more than ${BODY_BYTES} bytes`, failure),
 };
 
@@ -50,20 +53,27 @@ const refused = {
 const heartbeat = createRoute({
   method: "post",
   path: "/api/heartbeat",
+  tags,
   summary: "I am here, in this mood; counts for 30 s",
   request: {
-    body: json(
-      "A missing mood is `presence`",
-      z.object({ sessionId, mood: z.enum(MOODS).optional() }),
-    ),
+    body: {
+      required: true,
+      ...json(
+        "A missing mood is `presence`",
+        z.object({ sessionId, mood: z.enum(MOODS).optional() }),
+      ),
+    },
   },
   responses: { 200: json("Who is here, the caller counted in", state), ...refused },
 });
 const leave = createRoute({
   method: "post",
   path: "/api/leave",
+  tags,
   summary: "I am gone; works from navigator.sendBeacon",
-  request: { body: json("The session that leaves", z.object({ sessionId })) },
+  request: {
+    body: { required: true, ...json("The session that leaves", z.object({ sessionId })) },
+  },
   responses: {
     200: json("Also for a session that is not here", z.object({ success: z.literal(true) })),
     ...refused,
@@ -72,15 +82,18 @@ const leave = createRoute({
 const look = createRoute({
   method: "get",
   path: "/api/presence",
+  tags,
   summary: "How many people are here, and in which mood",
-  responses: { 200: json("At most a second old", state) },
+  responses: { 200: json("At most a second old", state), 503: unavailable },
 });
 const stream = createRoute({
   method: "get",
   path: "/api/presence/stream",
+  tags,
   summary: "The same at once, then whenever it changes, at most once a second",
   responses: {
     200: { description: "Server-sent events", content: { "text/event-stream": { schema: state } } },
+    503: unavailable,
   },
 });
 

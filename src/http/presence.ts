@@ -4,7 +4,7 @@ import { RollcallError } from "../errors.ts";
 import { callIngest } from "../ingest.ts";
 import { type RosterSync, STATUSES } from "../roster.ts";
 import type { AppEnv } from "./app.ts";
-import { createRoutes } from "./routes.ts";
+import { createRoutes, refused } from "./routes.ts";
 
 const sync = z
   .object({
@@ -25,10 +25,22 @@ const look = createRoute({
   method: "get",
   path: "/api/v1/presence",
   summary: "Who is in a presence room",
-  security: [{ bearer: [] }],
-  request: { query: z.object({ room: z.string().optional() }) },
+  tags: ["Presence"],
+  security: [{ bearer: [] }, { bearerQuery: [] }],
+  request: {
+    query: z.object({
+      room: z.string().optional().openapi({
+        description:
+          "1 to 64 of `A-Z a-z 0-9 _ . : -`, default `lobby`; `workspace:<id>` is for its members",
+      }),
+    }),
+  },
   responses: {
     200: { description: "As presence.sync", content: { "application/json": { schema: sync } } },
+    400: refused("The room's name is malformed"),
+    401: refused("The token is missing, bad or expired"),
+    403: refused("Another's workspace"),
+    503: refused("JWT_SECRET is not configured"),
   },
 });
 

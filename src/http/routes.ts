@@ -1,6 +1,19 @@
-import { OpenAPIHono } from "@hono/zod-openapi";
-import { RollcallError } from "../errors.ts";
+import { OpenAPIHono, z } from "@hono/zod-openapi";
+import { ERRORS, type ErrorCode, RollcallError } from "../errors.ts";
 import type { AppEnv } from "./app.ts";
+
+const codes = Object.keys(ERRORS) as [ErrorCode, ...ErrorCode[]];
+const refusal = z
+  .object({
+    error: z.enum(codes).openapi({ description: "Stable: switch on it" }),
+    details: z.string().openapi({ description: "For people" }),
+  })
+  .openapi("Refusal");
+
+/** A refusal in the words of {@link ErrorBody}, for a route's description. */
+export function refused(description: string) {
+  return { description, content: { "application/json": { schema: refusal } } };
+}
 
 /** Routes whose requests are refused with our own error when they do not fit the route's schema. */
 export function createRoutes(): OpenAPIHono<AppEnv> {

@@ -4,6 +4,7 @@ import { bearerUser } from "../../auth/workspace.ts";
 import { log } from "../../log.ts";
 import { inSpan } from "../../trace.ts";
 import type { WorkspaceAppEnv } from "./app.ts";
+import { completionRequest } from "./description.ts";
 import { TOOLS, type ToolDefinition, toolDefinition } from "./tools.ts";
 
 export interface LlmEnv {
@@ -61,13 +62,6 @@ class LlmFault extends Error {
     return Response.json(this.body, { status: FAULTS[this.code], headers: this.headers });
   }
 }
-
-const completionRequest = z.looseObject({
-  model: z.string().min(1).max(256),
-  messages: z.array(z.record(z.string(), z.unknown())).min(1),
-  stream: z.boolean().optional(),
-  tools: z.array(z.union([z.string(), z.record(z.string(), z.unknown())])).optional(),
-});
 
 function toolsOf(env: LlmEnv): Map<string, ToolDefinition> {
   let configured: ToolDefinition[] = [];

@@ -1,0 +1,32 @@
+import * as z from "zod/mini";
+import { ERRORS, type ErrorPayload } from "../errors.ts";
+import { type Hello, ID_LENGTH } from "../protocol.ts";
+
+const id = z.string().check(z.minLength(1), z.maxLength(ID_LENGTH));
+const codes = Object.keys(ERRORS) as (keyof typeof ERRORS)[];
+
+/** An `error` event's data, and a nack's `error`. */
+export const errorPayload = z.object({
+  code: z.enum(codes),
+  message: z.string(),
+  path: z.exactOptional(z.string()),
+}) satisfies z.ZodMiniType<ErrorPayload>;
+
+const hello = z.object({
+  protocol: z.literal(2),
+  session: z.string(),
+  epoch: z.string(),
+  seq: z.int(),
+  pingMs: z.number().check(z.nonnegative()),
+}) satisfies z.ZodMiniType<Hello>;
+
+/** Frames of the protocol itself, whole. All but `ping` and `pong` are protocol 2's. */
+export const protocolFrames = {
+  in: { ping: z.object({ type: z.literal("ping") }) },
+  out: {
+    pong: z.object({ type: z.literal("pong") }),
+    hello: z.object({ type: z.literal("hello"), data: hello }),
+    ack: z.object({ type: z.literal("ack"), id, data: z.unknown() }),
+    nack: z.object({ type: z.literal("nack"), id, error: errorPayload }),
+  },
+};
