@@ -85,15 +85,7 @@ type Step =
   | { do: "evict"; which: number; webSockets: "hibernate" | "close" };
 
 /** Names of `Object.prototype`, and 64 characters of scripts that take more than a byte or a unit. */
-const IDS = [
-  "__proto__",
-  "constructor",
-  "ß".repeat(64),
-  "猫".repeat(64),
-  "🦊".repeat(64),
-  "a",
-  "b",
-];
+const IDS = ["__proto__", "猫".repeat(64), "🦊".repeat(64), "a"];
 // Mostly the same few: what goes wrong takes several steps with one of them.
 const who = fc.oneof(fc.constant(0), fc.nat(IDS.length - 1));
 const mood = fc.constantFrom(...MOODS);
@@ -164,7 +156,9 @@ describe("the count is the model's, whatever happens in whatever order", () => {
         }
       }
       const expected = model.state();
-      if (shards === 1) expect(plain(await house.look())).toEqual(expected);
+      // That a socket has closed is heard of by an event of its own, which may come a moment later.
+      const isEvent = one.do === "hang up" || (one.do === "evict" && one.webSockets === "close");
+      if (shards === 1 && !isEvent) expect(plain(await house.look())).toEqual(expected);
       else
         await house.lookUntil((state) => JSON.stringify(plain(state)) === JSON.stringify(expected));
     }
@@ -183,7 +177,8 @@ describe("the count is the model's, whatever happens in whatever order", () => {
       const steps = fc.array(step, { minLength: 5, maxLength: 18, size: "max" });
       await fc.assert(
         fc.asyncProperty(steps, (list) => run(house, list)),
-        { numRuns },
+        // What fails leaves sessions behind: a replay, or a smaller case, would begin among them.
+        { numRuns, endOnFailure: true },
       );
     });
   }
