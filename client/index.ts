@@ -99,7 +99,7 @@ export interface DroppedMessage {
 export interface VeraniClientOptions {
   /** How to come back after a loss. */
   reconnection?: Partial<ReconnectionConfig>;
-  /** ms between pings, default 5000; a server may ask for them more often. 0: no pings. */
+  /** ms between pings, default 5000; a server may ask for them more often. 0: only if it asks. */
   pingInterval?: number;
   /** ms until a ping without an answer ends the connection. Default 5000. */
   pongTimeout?: number;

@@ -49,7 +49,7 @@ export interface WebSocketLike {
 
 export interface SocketOptions {
   reconnection: ReconnectionConfig;
-  /** ms between pings; 0: none, and no look at whether the peer lives. */
+  /** ms between pings; 0: none, and no look at whether the peer lives, unless the server asks for it. */
   pingInterval: number;
   /** What a ping is, where the room's codec names another than {@link PING}. */
   ping?: string;
@@ -211,7 +211,7 @@ export class ReconnectingSocket {
 
   /** This connection's server wants to hear a ping at least every `ms`. */
   pingWithin(ms: number): void {
-    if (!(ms > 0 && ms < this.#pingMs)) return;
+    if (!(ms > 0) || (this.#pingMs > 0 && this.#pingMs <= ms)) return;
     this.#pingMs = ms;
     this.#alarm.set(this.#dueMs());
   }

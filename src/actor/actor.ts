@@ -419,7 +419,6 @@ export function createActorHandler<
       for (const session of [...this.sessions.values()]) {
         if (now >= expiry(session)) this.#expire(session);
         else if (now >= session.deadAtMs()) session.close(CLOSE.dead, "No ping", "dead");
-        else if (now >= session.probeAtMs()) session.probe();
       }
       if (room.onDue && this.#dueAt() <= now) {
         try {
@@ -477,17 +476,13 @@ export function createActorHandler<
     }
 
     #nextDeadline(): number | undefined {
-      const now = Date.now();
       let dead = Number.POSITIVE_INFINITY;
       let expires = Number.POSITIVE_INFINITY;
       for (const session of this.sessions.values()) {
-        const probeAtMs = session.probeAtMs();
-        // One that is late already is no reason to wake up: it has the next wake-up.
         dead = Math.min(dead, session.deadAtMs());
-        if (probeAtMs > now) dead = Math.min(dead, probeAtMs);
         expires = Math.min(expires, expiry(session));
       }
-      const swept = Math.max(dead, now + liveness.sweepMs);
+      const swept = Math.max(dead, Date.now() + liveness.sweepMs);
       const next = Math.min(swept, expires, Math.max(this.#dueAt(), this.#dueNotBefore));
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }

@@ -158,7 +158,10 @@ export interface Liveness {
   legacyDeadAfterMs: number;
   /** Least time between two looks at the sockets, each a wake-up, in ms. */
   sweepMs: number;
-  /** Whether a socket that never pinged can be dead: false spares clients that never ping. */
+  /**
+   * Whether a socket of protocol 1 that never pinged can be dead: false spares clients that never
+   * ping. Those of protocol 2 have to, unless `pingMs` is 0.
+   */
   requirePing: boolean;
 }
 

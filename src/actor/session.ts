@@ -108,7 +108,6 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   #tokens: number;
   #refilledAtMs = 0;
   #told = false;
-  #probed = false;
   readonly #acks = new Map<
     string,
     (outcome: { data: unknown } | { error: RollcallError }) => void
@@ -249,29 +248,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
 
   /** When this socket counts as dead if nothing comes, in ms; Infinity where silence is allowed. */
   deadAtMs(): number {
-    const { deadAfterMs, legacyDeadAfterMs, requirePing } = this.#host.liveness;
+    const { pingMs, deadAfterMs, legacyDeadAfterMs, requirePing } = this.#host.liveness;
+    // Who speaks protocol 2 was told in `hello` how often to ping: silence is no way to stay for ever.
+    const mustPing = requirePing || (this.protocol === 2 && pingMs > 0);
     const pinged = this.#host.state.getWebSocketAutoResponseTimestamp(this.ws)?.getTime();
-    if (pinged === undefined && !requirePing) return Number.POSITIVE_INFINITY;
+    if (pinged === undefined && !mustPing) return Number.POSITIVE_INFINITY;
     const after = this.protocol === 2 ? deadAfterMs : legacyDeadAfterMs;
     return Math.max(pinged ?? 0, this.#seenAtMs) + after;
-  }
-
-  /**
-   * When it is worth a look whether a socket that has been silent all along still has a peer, in ms;
-   * Infinity once it was looked at, and for who pings.
-   */
-  probeAtMs(): number {
-    const { codec, liveness, state } = this.#host;
-    const isSilent = codec.protocol2 && state.getWebSocketAutoResponseTimestamp(this.ws) === null;
-    return isSilent && !this.#probed
-      ? this.#seenAtMs + liveness.deadAfterMs
-      : Number.POSITIVE_INFINITY;
-  }
-
-  /** Writes to the socket: so the runtime notices a peer that went before its first ping. */
-  probe(): void {
-    this.#probed = true;
-    this.enqueue(this.#host.codec.pong);
   }
 
   /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */

@@ -61,6 +61,7 @@ describe("pings", () => {
     ["its own, where the room asks for less", 5_000, 9_000, 5_000],
     ["the room's, where that is shorter", 5_000, 2_000, 2_000],
     ["its own, where the room looks at no pings", 5_000, 0, 5_000],
+    ["the room's, which would drop who never pings", 0, 5_000, 5_000],
   ])("keep an interval of %s", async (_, pingInterval, pingMs, expectedMs) => {
     const { socket } = await connected({ pingInterval });
     await pass(100);
@@ -85,7 +86,7 @@ describe("pings", () => {
   it("are none with pingInterval 0, and nobody is taken for dead", async () => {
     const { page } = openPage();
     const { client, socket } = await connected({ pingInterval: 0 });
-    socket.say(hello(1_000));
+    socket.say(hello(0));
     await pass(HOUR_MS);
     sleep(HOUR_MS);
     page.dispatchEvent(new Event("focus"));
