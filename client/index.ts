@@ -459,7 +459,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (type === "pong") return;
     if (type === "hello" && frame.data?.protocol === 2) {
       const hello: Hello = frame.data;
-      this.#tell("log", "hello", { session: hello.session });
+      this.#tell("log", "hello", { pingMs: hello.pingMs });
       this.#socket.pingWithin(hello.pingMs);
     } else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
