@@ -341,7 +341,9 @@ function judgeLog(text: string, passes: Passes): string[] {
   const hidden = [...Object.values(secrets), passes.jwt, passes.presence];
   for (const line of text.split("\n")) {
     const shown = line.slice(0, SHOWN);
-    if (line.startsWith('{"event"')) {
+    // workerd's own word on an aborted upgrade: names its URL, on a developer's screen only.
+    if (line.includes("NOSENTRY")) continue;
+    if (line.includes('{"event":"')) {
       if (line.includes(marker)) faults.add(`input in a line of ours: ${shown}`);
       if (/"(request|upgrade|handler|ingest|parse|timer|due|task)_failed"/.test(line)) {
         faults.add(`an unexpected failure: ${shown}`);
@@ -349,6 +351,8 @@ function judgeLog(text: string, passes: Passes): string[] {
     }
     // wrangler's own lines name the path that was asked for, which is no business of ours.
     if (hidden.some((secret) => line.includes(secret))) faults.add(`a secret in the log: ${shown}`);
+    // Raw bytes that are no URL fail in wrangler's proxy, before the Worker.
+    if (line.includes("Invalid URL string")) continue;
     if (/Uncaught|unhandled|panicked|Fatal|SIGSEGV|SIGABRT/i.test(line)) {
       faults.add(`the runtime says: ${shown}`);
     }

@@ -1,0 +1,254 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ReconnectingSocket } from "../../client/socket.ts";
+import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../src/moods.ts";
+import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
+import type { Random } from "./random.ts";
+
+const POLLERS = 6;
+const SOCKETS = 6;
+const POLL_MS = 1_500;
+/** How long heartbeats may have been in memory only when the server crashed. */
+const WINDOW_MS = 10_000;
+const SLACK_MS = 2_000;
+
+/** One visitor. It is `here`, or it left, or it fell silent and counts for a while. */
+abstract class Visitor {
+  id = randomUUID();
+  mood: Mood = "presence";
+  state: "here" | "left" | "silent" = "here";
+  /** Between these it may count or not; before it does, afterwards it does not. */
+  fadesFromMs = 0;
+  fadesToMs = 0;
+  abstract come(): void;
+  abstract say(mood: Mood): void;
+  abstract leave(): void;
+  abstract vanish(): void;
+  crashed(): void {
+    if (this.state === "silent") this.fadesToMs += SESSION_TTL_MS + WINDOW_MS;
+  }
+  stop(): void {}
+}
+
+async function post(url: string, body: object): Promise<boolean> {
+  try {
+    const answer = await fetch(url, {
+      method: "POST",
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(ANSWER_MS),
+    });
+    await answer.arrayBuffer();
+    return answer.ok;
+  } catch {
+    return false;
+  }
+}
+
+class Poller extends Visitor {
+  readonly #stage: Stage;
+  #beatAtMs = 0;
+  #lastTryMs = 0;
+  #turn = 0;
+
+  constructor(stage: Stage) {
+    super();
+    this.#stage = stage;
+    this.come();
+  }
+
+  come(): void {
+    this.state = "here";
+    this.id = randomUUID();
+    void this.#poll(++this.#turn);
+  }
+
+  async #poll(turn: number): Promise<void> {
+    while (turn === this.#turn) {
+      const sentAtMs = Date.now();
+      const { id: sessionId, mood } = this;
+      const accepted = await post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
+      if (turn === this.#turn) {
+        this.#lastTryMs = Date.now();
+        if (accepted) this.#beatAtMs = sentAtMs;
+      }
+      await sleep(POLL_MS);
+    }
+  }
+
+  say(mood: Mood): void {
+    this.mood = mood;
+  }
+
+  leave(): void {
+    this.state = "left";
+    void this.#leave(++this.#turn, this.id);
+  }
+
+  /** Until it is done: a leave that nobody took leaves the session for its 30 s. */
+  async #leave(turn: number, sessionId: string): Promise<void> {
+    // A heartbeat of ours may still be on its way.
+    await sleep(50);
+    while (turn === this.#turn || turn > 0) {
+      if (await post(`${this.#stage.direct}/api/leave`, { sessionId })) return;
+      await sleep(300);
+    }
+  }
+
+  vanish(): void {
+    this.#turn += 1;
+    this.state = "silent";
+    this.fadesFromMs = this.#beatAtMs + SESSION_TTL_MS;
+    this.fadesToMs = Math.max(this.#lastTryMs, Date.now()) + ANSWER_MS + SESSION_TTL_MS + SLACK_MS;
+  }
+
+  override stop(): void {
+    this.#turn += 1;
+  }
+}
+
+class SocketVisitor extends Visitor {
+  readonly #socket: ReconnectingSocket;
+
+  constructor(stage: Stage) {
+    super();
+    this.#socket = new ReconnectingSocket(
+      async () => {
+        const query = new URLSearchParams({ sessionId: this.id, mood: this.mood });
+        return `${stage.wsUrl}/ws/moods?${query}`;
+      },
+      {
+        reconnection: {
+          enabled: true,
+          maxAttempts: 0,
+          initialDelay: 200,
+          maxDelay: 1_500,
+          backoffMultiplier: 2,
+        },
+        pingInterval: 2_000,
+        pongTimeout: 2_000,
+        connectionTimeout: 3_000,
+      },
+      { state() {}, open() {}, message() {}, error() {}, close() {} },
+    );
+    this.come();
+  }
+
+  come(): void {
+    this.state = "here";
+    this.id = randomUUID();
+    this.#socket.open();
+  }
+
+  say(mood: Mood): void {
+    this.mood = mood;
+    this.#socket.send(JSON.stringify({ type: "mood.set", data: { mood } }));
+  }
+
+  leave(): void {
+    this.state = "left";
+    this.#socket.stop();
+  }
+
+  /** A socket that goes is gone: there is no silence to wait for. */
+  vanish(): void {
+    this.leave();
+  }
+
+  override stop(): void {
+    this.#socket.stop();
+  }
+}
+
+/** Anonymous visitors, half by polling and half by socket. */
+export class MoodCast implements Cast {
+  readonly name = "moods";
+  readonly faults: string[] = [];
+  readonly #stage: Stage;
+  #visitors: Visitor[] = [];
+  #looks = 0;
+  #exact = 0;
+
+  constructor(stage: Stage) {
+    this.#stage = stage;
+  }
+
+  async start(): Promise<void> {
+    this.#visitors = [
+      ...Array.from({ length: POLLERS }, () => new Poller(this.#stage)),
+      ...Array.from({ length: SOCKETS }, () => new SocketVisitor(this.#stage)),
+    ];
+  }
+
+  stir(random: Random): string {
+    const visitor = random.pick(this.#visitors);
+    const who = visitor.id.slice(0, 4);
+    if (visitor.state !== "here") {
+      // A new session: the old one, if it only fell silent, fades on its own.
+      if (visitor.state === "silent" && Date.now() < visitor.fadesToMs) return `${who} is away`;
+      visitor.come();
+      return `visitor ${visitor.id.slice(0, 4)} comes`;
+    }
+    const what = random.int(0, 9);
+    if (what < 6) {
+      visitor.say(random.pick(MOODS));
+      return `visitor ${who} feels ${visitor.mood}`;
+    }
+    if (what < 9) {
+      visitor.leave();
+      return `visitor ${who} leaves`;
+    }
+    visitor.vanish();
+    return `visitor ${who} vanishes`;
+  }
+
+  crashed(): void {
+    for (const visitor of this.#visitors) visitor.crashed();
+  }
+
+  back(): void {}
+
+  check(): Promise<string[]> {
+    return looked(async () => {
+      const state = await getJson<MoodState>(`${this.#stage.direct}/api/presence`);
+      const now = Date.now();
+      const wrong: string[] = [];
+      let fading = 0;
+      for (const mood of MOODS) {
+        const own = this.#visitors.filter((visitor) => visitor.mood === mood);
+        const here = own.filter(
+          (visitor) =>
+            visitor.state === "here" || (visitor.state === "silent" && now < visitor.fadesFromMs),
+        ).length;
+        const maybe = own.filter(
+          ({ state, fadesFromMs, fadesToMs }) =>
+            state === "silent" && now >= fadesFromMs && now < fadesToMs,
+        ).length;
+        fading += maybe;
+        const told = state.moods[mood];
+        if (told < here || told > here + maybe) {
+          wrong.push(
+            `${here}${maybe ? `–${here + maybe}` : ""} feel ${mood}, the server says ${told}`,
+          );
+        }
+      }
+      const sum = MOODS.reduce((total, mood) => total + state.moods[mood], 0);
+      if (sum !== state.count) this.faults.push(`count ${state.count} is not the sum ${sum}`);
+      this.#looks += 1;
+      if (fading === 0) this.#exact += 1;
+      return wrong;
+    });
+  }
+
+  figures(): Record<string, number> {
+    return {
+      visitors: this.#visitors.length,
+      here: this.#visitors.filter(({ state }) => state === "here").length,
+      looks: this.#looks,
+      "looks to the unit": this.#exact,
+    };
+  }
+
+  stop(): void {
+    for (const visitor of this.#visitors) visitor.stop();
+  }
+}

@@ -1,0 +1,132 @@
+/** A TCP proxy between clients and server that treats connections as bad networks do. */
+import { connect, createServer, type Server, type Socket } from "node:net";
+import type { Random } from "./random.ts";
+
+/** A connection that was to be cut in the middle of the next chunk, but stays silent, is cut then. */
+const CUT_WITHIN_MS = 700;
+
+class Link {
+  readonly client: Socket;
+  readonly upstream: Socket;
+  /** The first line of the first request, without its query. */
+  request = "";
+  /** Bytes of the next chunk that still get through. */
+  #cutAfter: number | undefined;
+  #stalled = false;
+  #holed = false;
+
+  constructor(client: Socket, port: number) {
+    this.client = client;
+    this.upstream = connect({ port, host: "127.0.0.1", noDelay: true });
+    client.setNoDelay(true);
+    this.#pump(client, this.upstream);
+    this.#pump(this.upstream, client);
+  }
+
+  #pump(from: Socket, to: Socket): void {
+    from.on("data", (chunk: Buffer) => {
+      if (this.request === "") this.request = /^[A-Z]+ [^\s?]*/.exec(chunk.toString())?.[0] ?? "-";
+      if (this.#holed) return;
+      if (this.#cutAfter !== undefined) {
+        to.write(chunk.subarray(0, Math.min(this.#cutAfter, chunk.length - 1)), () => this.reset());
+        this.#holed = true;
+      } else if (!to.write(chunk)) {
+        from.pause();
+        to.once("drain", () => {
+          if (!this.#stalled) from.resume();
+        });
+      }
+    });
+    from.on("error", () => {});
+    from.on("end", () => {
+      if (!this.#holed) to.end();
+    });
+    from.on("close", () => {
+      if (!this.#holed) to.destroy();
+    });
+  }
+
+  /** Lets `bytes` of the next chunk through, whichever side it comes from, then resets both. */
+  cut(bytes: number): void {
+    this.#cutAfter = bytes;
+    setTimeout(() => this.reset(), CUT_WITHIN_MS).unref();
+  }
+
+  /** The client reads nothing for `ms`: what the server sends piles up. */
+  stall(ms: number): void {
+    this.#stalled = true;
+    this.upstream.pause();
+    setTimeout(() => {
+      this.#stalled = false;
+      this.upstream.resume();
+    }, ms).unref();
+  }
+
+  /** Nothing gets through any more, and neither side is told. */
+  hole(): void {
+    this.#holed = true;
+  }
+
+  reset(): void {
+    this.#holed = true;
+    for (const socket of [this.client, this.upstream])
+      if (!socket.destroyed) socket.resetAndDestroy();
+  }
+}
+
+export class FaultProxy {
+  readonly #links = new Set<Link>();
+  readonly #server: Server;
+  readonly figures = { connections: 0, cuts: 0, stalls: 0, holes: 0 };
+  port = 0;
+
+  /** @param target port that connections go to, as it is when they come */
+  constructor(target: () => number) {
+    this.#server = createServer((client) => {
+      const link = new Link(client, target());
+      this.figures.connections += 1;
+      this.#links.add(link);
+      link.upstream.once("close", () => this.#links.delete(link));
+    });
+  }
+
+  async listen(): Promise<void> {
+    await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+    const address = this.#server.address();
+    if (address === null || typeof address === "string") throw new Error("no port to be had");
+    this.port = address.port;
+  }
+
+  /** Cuts about a `share` of all connections in the middle of what they carry next. */
+  cut(random: Random, share: number): number {
+    const chosen = this.#choose(random, share);
+    for (const link of chosen) link.cut(random.int(0, 40));
+    this.figures.cuts += chosen.length;
+    return chosen.length;
+  }
+
+  stall(random: Random, share: number, ms: number): number {
+    const chosen = this.#choose(random, share);
+    for (const link of chosen) link.stall(ms);
+    this.figures.stalls += chosen.length;
+    return chosen.length;
+  }
+
+  /** Makes one connection whose request begins like this a black hole. */
+  hole(random: Random, request: string): number {
+    const fitting = [...this.#links].filter((link) => link.request === request);
+    if (fitting.length === 0) return 0;
+    random.pick(fitting).hole();
+    this.figures.holes += 1;
+    return 1;
+  }
+
+  #choose(random: Random, share: number): Link[] {
+    return [...this.#links].filter(() => random.chance(share));
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const link of this.#links) link.reset();
+  }
+}

@@ -1,0 +1,199 @@
+/**
+ * `npm run chaos [-- --seed N --rounds 25]`: kills, cuts and stalls the real server under real
+ * clients, and after each looks whether what they know is what it says. See README.md.
+ */
+import { randomBytes } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { SignJWT } from "jose";
+import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../src/auth/presence-token.ts";
+import { startServer } from "../e2e/server.ts";
+import type { Cast, Stage } from "./cast.ts";
+import { DeviceCast, FLUSH_MS } from "./devices.ts";
+import { FanoutCast } from "./fanout.ts";
+import { MoodCast } from "./moods.ts";
+import { PresenceCast } from "./presence.ts";
+import { FaultProxy } from "./proxy.ts";
+import { Random, seedOf } from "./random.ts";
+
+/** Within which all has to hold again. */
+const HEAL_MS = 10_000;
+const LOOK_EVERY_MS = 400;
+/** An actor of `wrangler dev` falls asleep after 10 s. */
+const SLEEP_MS = 12_000;
+const SLEEP_EVERY = 8;
+
+const { values } = parseArgs({
+  options: { seed: { type: "string" }, rounds: { type: "string", default: "25" } },
+});
+const seed = seedOf(values.seed);
+const rounds = Number(values.rounds);
+const say = (line: string): boolean => process.stdout.write(`${line}\n`);
+const startedAtMs = Date.now();
+
+const secrets = {
+  JWT_SECRET: `jwt-${randomBytes(24).toString("hex")}`,
+  PRESENCE_DO_INGEST_TOKEN: `ingest-${randomBytes(24).toString("hex")}`,
+  PRESENCE_DO_TOKEN_SIGNING_KEY: `key-${randomBytes(24).toString("hex")}`,
+};
+const shards = seed % 2 === 0 ? 1 : 4;
+say(`chaos: seed ${seed}, ${rounds} rounds, ${shards} mood shards`);
+say(`repeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}\n`);
+const server = await startServer({
+  vars: {
+    ...secrets,
+    PRESENCE_DO_KEEPALIVE_FLUSH_MS: String(FLUSH_MS),
+    MOOD_SHARDS: String(shards),
+  },
+});
+const proxy = new FaultProxy(() => server.port);
+await proxy.listen();
+
+const stage: Stage = {
+  url: `http://127.0.0.1:${proxy.port}`,
+  wsUrl: `ws://127.0.0.1:${proxy.port}`,
+  direct: server.url,
+  ingestToken: secrets.PRESENCE_DO_INGEST_TOKEN,
+  sign: (userId) =>
+    new SignJWT({ userId })
+      .setProtectedHeader({ alg: "HS256" })
+      .sign(new TextEncoder().encode(secrets.JWT_SECRET)),
+  watchToken: async (userId) => {
+    const grant = { user_id: userId, device_id: userId, ttlMs: TOKEN_TTL_MAX_MS };
+    return (await mintPresenceToken(grant, secrets.PRESENCE_DO_TOKEN_SIGNING_KEY)).token;
+  },
+};
+const presence = new PresenceCast(stage);
+const casts: Cast[] = [presence, new DeviceCast(stage), new FanoutCast(stage), new MoodCast(stage)];
+const violations: string[] = [];
+/** How long it took until all held, by system. */
+const healed = new Map<string, number[]>(casts.map(({ name }) => [name, []]));
+let evictions = 0;
+
+/** Looks until all holds, at most {@link HEAL_MS}. */
+async function settle(what: string): Promise<string> {
+  const fromMs = Date.now();
+  const times = await Promise.all(
+    casts.map(async (cast) => {
+      for (;;) {
+        const wrong = await cast.check();
+        const tookMs = Date.now() - fromMs;
+        if (wrong.length === 0) {
+          healed.get(cast.name)?.push(tookMs);
+          return `${cast.name} ${(tookMs / 1000).toFixed(1)} s`;
+        }
+        if (tookMs > HEAL_MS) {
+          for (const line of wrong.slice(0, 5)) violations.push(`${what}: ${cast.name}: ${line}`);
+          for (const line of wrong.slice(0, 5)) say(`    VIOLATION ${cast.name}: ${line}`);
+          return `${cast.name} not at all`;
+        }
+        await sleep(LOOK_EVERY_MS);
+      }
+    }),
+  );
+  for (const cast of casts) {
+    for (const fault of cast.faults.splice(0)) {
+      violations.push(`${what}: ${cast.name}: ${fault}`);
+      say(`    VIOLATION ${cast.name}: ${fault}`);
+    }
+  }
+  return times.join(", ");
+}
+
+async function startsOfPresence(): Promise<number> {
+  const answer = await fetch(`${server.url}/debug/actors/presence/chaos`);
+  return ((await answer.json()) as { starts: number | null }).starts ?? 0;
+}
+
+/** What happens in a round besides the kill, and when. */
+async function trouble(random: Random, forMs: number, canHole: boolean): Promise<string[]> {
+  const done: string[] = [];
+  const steps = Array.from({ length: random.int(4, 9) }, () => random.int(0, forMs)).sort(
+    (a, b) => a - b,
+  );
+  let nowMs = 0;
+  for (const atMs of steps) {
+    await sleep(atMs - nowMs);
+    nowMs = atMs;
+    const kind = random.unit();
+    if (kind < 0.2) done.push(`${proxy.cut(random, random.pick([0.1, 0.4, 1]))} connections cut`);
+    else if (kind < 0.3) {
+      const ms = random.int(500, 4_000);
+      done.push(`${proxy.stall(random, 0.3, ms)} readers stall for ${ms} ms`);
+    } else if (kind < 0.35 && canHole) {
+      if (proxy.hole(random, "GET /ws/presence") > 0) presence.holed();
+      done.push("a connection falls into a hole");
+    } else done.push(random.pick(casts).stir(random));
+  }
+  return done;
+}
+
+for (const cast of casts) await cast.start();
+say(`start             all there after: ${await settle("start")}`);
+
+for (let round = 1; round <= rounds; round++) {
+  const random = new Random(seed, round);
+  const killAfterMs = random.int(200, 3_000);
+  const troubleMs = killAfterMs + random.int(0, 3_000);
+  const canHole = round <= rounds / 2;
+  const happening = trouble(random, troubleMs, canHole);
+  await sleep(killAfterMs);
+  await server.kill();
+  for (const cast of casts) cast.crashed();
+  const downAtMs = Date.now();
+  await server.start();
+  const done = await happening;
+  for (const cast of casts) cast.back();
+  const what = `round ${round}`;
+  say(`${what.padEnd(18)}${done.join("; ")}; SIGKILL after ${killAfterMs} ms`);
+  say(
+    `${" ".repeat(18)}back in ${((Date.now() - downAtMs) / 1000).toFixed(1)} s; ${await settle(what)}`,
+  );
+  if (round % SLEEP_EVERY === 0) {
+    const before = await startsOfPresence();
+    await sleep(SLEEP_MS);
+    const slept = (await startsOfPresence()) - before;
+    evictions += slept;
+    say(
+      `${" ".repeat(18)}${slept > 0 ? "the room slept" : "the room was kept awake"}; ${await settle(`${what}, sleep`)}`,
+    );
+  }
+}
+const ghostMs = presence.ghostsUntilMs - Date.now();
+if (ghostMs > 0) {
+  await sleep(ghostMs);
+  say(`after a minute    ${await settle("after a minute")}`);
+}
+
+for (const cast of casts) cast.stop();
+proxy.close();
+await server.stop();
+
+say(`\n${"system".padEnd(12)}${"healed in: median".padEnd(22)}${"longest".padEnd(12)}figures`);
+for (const cast of casts) {
+  const times = (healed.get(cast.name) ?? []).toSorted((a, b) => a - b);
+  const figures = Object.entries(cast.figures()).map(([key, value]) => `${key} ${value}`);
+  const [median, longest] = [times[Math.floor(times.length / 2)] ?? 0, times.at(-1) ?? 0];
+  say(
+    `${cast.name.padEnd(12)}${`${(median / 1000).toFixed(1)} s`.padEnd(22)}` +
+      `${`${(longest / 1000).toFixed(1)} s`.padEnd(12)}${figures.join(", ")}`,
+  );
+}
+const { connections, cuts, stalls, holes } = proxy.figures;
+say(
+  `${rounds} SIGKILLs, ${connections} connections, ${cuts} cut in the middle, ${stalls} stalled, ${holes} black holes, ${evictions} evictions; ${Math.round((Date.now() - startedAtMs) / 1000)} s`,
+);
+if (/Reloading local server/.test(server.logs)) {
+  say("A source file changed meanwhile: wrangler restarted the runtime more often than we did.");
+}
+say(`${violations.length} violations`);
+for (const violation of violations) say(`  ${violation}`);
+if (violations.length > 0) {
+  const file = join(tmpdir(), `rollcall-chaos-${seed}.log`);
+  writeFileSync(file, server.logs);
+  say(`The server's log: ${file}\nRepeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}`);
+}
+process.exit(violations.length === 0 ? 0 : 1);
