@@ -20,9 +20,9 @@ p, dd { color: var(--dim); } nav ul { padding: 0; list-style: none; display: fle
 details { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0; }
 summary { cursor: pointer; padding: .6rem .8rem; } summary span { color: var(--dim); }
 details > div { padding: 0 .8rem .8rem; border-top: 1px solid var(--line); }
-h3 { font-size: .85rem; margin: 1rem 0 .25rem; } dl { margin: 0; } dt { margin-top: .4rem; } dd { margin: 0 0 0 1rem; }
+h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; } h4 { font-size: .85rem; margin: .75rem 0 .25rem; } dl { margin: 0; } dt { margin-top: .4rem; } dd { margin: 0 0 0 1rem; }
 code, pre { font: .85rem/1.5 ui-monospace, monospace; } pre { margin: .25rem 0; padding: .6rem .8rem;
-  overflow-x: auto; background: var(--paper); border: 1px solid var(--line); border-radius: .35rem; }
+  white-space: pre-wrap; background: var(--paper); border: 1px solid var(--line); border-radius: .35rem; }
 .get { color: var(--get); font-weight: 700; } .post { color: var(--post); font-weight: 700; }`;
 
 type Schemas = Record<string, JsonSchema>;
@@ -68,8 +68,16 @@ function limitsOf(schema: JsonSchema): string {
   return words.length === 0 ? "" : ` (${words.join(", ")})`;
 }
 
-function block(title: string, code: string): Html {
-  return html`<h3>${title}</h3><pre tabindex="0"><code>${code}</code></pre>`;
+/** Text in which code stands between backticks. */
+function prose(text: string | undefined): Html[] {
+  return (text ?? "")
+    .split("`")
+    .map((part, i) => (i % 2 === 1 ? html`<code>${part}</code>` : html`${part}`));
+}
+
+function block(title: string, code: string, heading: "h3" | "h4" = "h3"): Html {
+  const name = heading === "h3" ? html`<h3>${title}</h3>` : html`<h4><code>${title}</code></h4>`;
+  return html`${name}<pre><code>${code}</code></pre>`;
 }
 
 interface Parameter {
@@ -105,9 +113,9 @@ function renderOperation(
   const { summary, description, security, parameters = [], requestBody, responses } = operation;
   const schemes = [...new Set(security?.flatMap((scheme) => Object.keys(scheme)))];
   return html`<details>
-<summary><code><b class="${method}">${method.toUpperCase()}</b> ${path}</code> <span>${summary}</span></summary>
+<summary><code><b class="${method}">${method.toUpperCase()}</b> ${path}</code> <span>${prose(summary)}</span></summary>
 <div>
-${description && html`<p>${description}</p>`}
+${description && html`<p>${prose(description)}</p>`}
 ${schemes.length > 0 && html`<p>Security: ${schemes.join(", or ")}</p>`}
 ${
   parameters.length > 0 &&
@@ -115,13 +123,13 @@ ${
     (
       parameter,
     ) => html`<dt><code>${parameter.name}${parameter.required ? "" : "?"}: ${shapeOf(parameter.schema, schemas)}</code> (${parameter.in})</dt>
-<dd>${parameter.description ?? parameter.schema.description}</dd>`,
+<dd>${prose(parameter.description ?? (parameter.schema.description as string | undefined))}</dd>`,
   )}</dl>`
 }
 ${renderContent(requestBody?.content, "Body", schemas)}
 ${Object.entries(responses).map(
   ([status, answer]) =>
-    html`<h3>${status}: ${answer.description}</h3>${
+    html`<h3>${status}: ${prose(answer.description)}</h3>${
       Number(status) < 300 && renderContent(answer.content, "Answer", schemas)
     }`,
 )}
@@ -135,15 +143,15 @@ function renderChannel(id: string, asyncapi: AsyncApi): Html {
     Object.keys(channel?.messages ?? {})
       .filter((key) => key.startsWith(`${id}.${direction}.`))
       .map((key) => asyncapi.components.messages[key])
-      .map((message) => message && block(message.name, shapeOf(message.payload, {})));
+      .map((message) => message && block(message.name, shapeOf(message.payload, {}), "h4"));
   const heard = messages("in");
   return html`<details>
 <summary><code>${channel?.address}</code> <span>${channel?.title}</span></summary>
 <div>
-<p>${channel?.description}</p>
+<p>${prose(channel?.description)}</p>
 ${ws && block("Parameters", shapeOf(ws.query, {}))}
-${heard.length > 0 && html`<h2>From clients</h2>${heard}`}
-<h2>To clients</h2>${messages("out")}
+${heard.length > 0 && html`<h3>From clients</h3>${heard}`}
+<h3>To clients</h3>${messages("out")}
 </div></details>`;
 }
 
@@ -187,7 +195,7 @@ ${Object.keys(asyncapi.channels).map((id) => renderChannel(id, asyncapi))}
 <h2 id="security">Security</h2>
 <dl>${Object.entries(openapi.components?.securitySchemes ?? {}).map(
     ([name, scheme]) =>
-      html`<dt><code>${name}</code></dt><dd>${(scheme as { description?: string }).description}</dd>`,
+      html`<dt><code>${name}</code></dt><dd>${prose((scheme as { description?: string }).description)}</dd>`,
   )}</dl>
 </main>
 </body>

@@ -28,6 +28,11 @@ export const completionRequest = z.looseObject({
   tools: z.array(z.union([z.string(), z.record(z.string(), z.unknown())])).optional(),
 });
 
+const rpc = z.looseObject({
+  _tag: z.string(),
+  id: z.string().optional(),
+  tag: z.string().optional(),
+});
 const sync = {
   path: "/sync",
   tags,
@@ -66,15 +71,18 @@ export const workspaceDescription = [
     method: "post",
     summary: "LiveStore's sync over HTTP",
     description:
-      "`transport=http`; the body is that of LiveStore's own clients (NDJSON of Effect RPC).",
+      "`transport=http`; the body is that of LiveStore's own clients, a message of Effect RPC.",
     request: {
       ...sync.request,
-      body: { required: true, content: { "application/ndjson": { schema: z.string() } } },
+      body: {
+        required: true,
+        content: { "application/json": { schema: z.union([rpc, z.array(rpc)]) } },
+      },
     },
     responses: {
       200: {
         description: "LiveStore's answer",
-        content: { "application/ndjson": { schema: z.string() } },
+        content: { "application/json": { schema: z.array(z.looseObject({ _tag: z.string() })) } },
       },
       ...syncRefusals,
     },

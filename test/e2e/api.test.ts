@@ -1,0 +1,507 @@
+/**
+ * What `/openapi.json` and `/asyncapi.json` say, held against the real server: each route is called
+ * with what its schema says and with what it forbids, each message is seen on the wire.
+ */
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { Parser } from "@asyncapi/parser";
+import { validate } from "@readme/openapi-parser";
+import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
+import { SignJWT } from "jose";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { WebSocket } from "ws";
+import { signPresenceToken } from "../../src/auth/presence-token.ts";
+import { encodeAck } from "../../src/protocol.ts";
+import { type Server, startServer } from "./server.ts";
+
+const JWT_SECRET = "api-jwt-secret-0123456789-0123456789";
+const SIGNING_KEY = "api-signing-key-0123456789-0123456789";
+const INGEST_TOKEN = "api-ingest-token-0123456789-0123456789";
+const USER = "11111111-1111-4111-8111-111111111111";
+const DEVICE = "22222222-2222-4222-8222-222222222222";
+const WORKSPACE = "birds";
+
+interface Media {
+  schema: { required?: string[]; properties?: Record<string, unknown> };
+}
+interface Operation {
+  security?: Record<string, unknown>[];
+  parameters?: { name: string; in: string; required?: boolean }[];
+  requestBody?: { content: Record<string, Media> };
+  responses: Record<string, { content?: Record<string, Media> }>;
+}
+interface OpenApi {
+  paths: Record<string, Record<string, Operation>>;
+}
+interface AsyncApi {
+  channels: Record<string, { address: string; messages: Record<string, object> }>;
+  components: { messages: Record<string, { name: string; payload: object }> };
+}
+
+let server: Server;
+let openapi: OpenApi;
+let asyncapi: AsyncApi;
+let jwt: string;
+let presenceToken: string;
+const ajv = new Ajv2020({ strict: false, validateFormats: false });
+const upstream = createServer((_, response) => {
+  response.setHeader("Content-Type", "application/json");
+  response.end(JSON.stringify({ id: "1", choices: [] }));
+});
+
+async function getJson<T>(path: string): Promise<T> {
+  const response = await fetch(server.url + path);
+  expect(response.status).toBe(200);
+  return (await response.json()) as T;
+}
+
+beforeAll(async () => {
+  await new Promise<void>((resolve) => upstream.listen(0, "127.0.0.1", resolve));
+  const { port } = upstream.address() as AddressInfo;
+  server = await startServer({
+    vars: {
+      REQUIRE_AUTH: "true",
+      JWT_SECRET,
+      PRESENCE_DO_TOKEN_SIGNING_KEY: SIGNING_KEY,
+      PRESENCE_DO_INGEST_TOKEN: INGEST_TOKEN,
+      BRAINTRUST_API_KEY: "sk-api",
+      LLM_BASE_URL: `http://127.0.0.1:${port}/v1`,
+    },
+  });
+  openapi = await getJson<OpenApi>("/openapi.json");
+  asyncapi = await getJson<AsyncApi>("/asyncapi.json");
+  ajv.addSchema({ ...openapi, $id: "openapi" });
+  const workspaces = [{ id: WORKSPACE, role: "member" }];
+  jwt = await tokenOf({ userId: "ann", workspaces, workspaceClaimsVersion: 1 });
+  const claims = { token_id: "t", user_id: USER, device_id: DEVICE, scope: ["presence:read"] };
+  const times = { issued_at_ms: Date.now(), exp_ms: Date.now() + 600_000 };
+  presenceToken = await signPresenceToken({ ...claims, ...times }, SIGNING_KEY);
+});
+
+afterAll(async () => {
+  upstream.closeAllConnections();
+  upstream.close();
+  await server?.stop();
+});
+
+function tokenOf(claims: Record<string, unknown>): Promise<string> {
+  return new SignJWT(claims)
+    .setProtectedHeader({ alg: "HS256" })
+    .setExpirationTime("10m")
+    .sign(new TextEncoder().encode(JWT_SECRET));
+}
+
+let seq = 0;
+function beat(): Record<string, unknown> {
+  seq += 1;
+  const who = { schema_version: 1, user_id: USER, device_id: DEVICE, status: "online" };
+  return { ...who, source: "test", sent_at_ms: Date.now(), seq, ttl_ms: 60_000 };
+}
+
+function image(): FormData {
+  const form = new FormData();
+  const head = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d];
+  form.set("file", new Blob([new Uint8Array(head)]), "cover.png");
+  return form;
+}
+
+/** A call that the description allows; what is not said here is taken from the description. */
+interface Case {
+  params?: Record<string, string>;
+  query?(): Record<string, string>;
+  body?(): unknown;
+  /** Default 200. */
+  status?: number;
+}
+
+const watched: Case = { query: () => ({ user_id: USER }) };
+const sync = (transport: string) => () => ({
+  storeId: WORKSPACE,
+  transport,
+  payload: encodeURIComponent(JSON.stringify({ instanceId: WORKSPACE, authToken: jwt })),
+});
+
+const ping = () => ({
+  ...{ _tag: "Request", id: "0", tag: "SyncHttpRpc.Ping" },
+  ...{ payload: { storeId: WORKSPACE }, headers: [] },
+});
+
+/** One for each operation of the description: a route without a case fails. */
+const CASES: Record<string, Case> = {
+  "get /api/v1/presence": { query: () => ({ room: "api" }) },
+  "post /api/v1/daemon/presence/heartbeat": { body: beat, status: 204 },
+  "post /api/v1/daemon/presence/heartbeats": { body: () => ({ heartbeats: [beat(), {}] }) },
+  "post /api/v1/presence/tokens": {
+    body: () => ({ user_id: USER, device_id: DEVICE }),
+    status: 201,
+  },
+  "get /api/v1/mobile/presence": watched,
+  "get /api/v1/mobile/presence/stream": watched,
+  "post /publish": { body: () => ({ userId: "nobody", type: "t", payload: { a: 1 } }) },
+  "post /publish/batch": { body: () => ({ messages: [{ userId: "nobody" }, {}] }) },
+  "get /fanout/stream": { query: () => ({ type: "t" }) },
+  "post /api/heartbeat": { body: () => ({ sessionId: "api", mood: "release" }) },
+  "post /api/leave": { body: () => ({ sessionId: "api" }) },
+  "get /api/presence": {},
+  "get /api/presence/stream": {},
+  // Without an upgrade, which `fetch` cannot ask for.
+  "get /sync": { query: sync("ws"), status: 426 },
+  "post /sync": { query: sync("http"), body: ping },
+  "post /api/upload-image": { body: image },
+  "get /api/images/{key}": {
+    params: { key: "covers/33333333-3333-4333-8333-333333333333.png" },
+    status: 404,
+  },
+  "get /api/llm/tools": {},
+  "post /api/llm/chat/completions": {
+    body: () => ({ model: "m", messages: [{ role: "user", content: "hi" }] }),
+  },
+  "get /debug/actors/presence/{name}": { params: { name: "api" } },
+  "get /debug/actors/fanout/{name}": { params: { name: "ann" } },
+  "get /debug/presence": watched,
+};
+
+interface Call {
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  body?: unknown;
+}
+
+function send(name: string, { query = {}, headers = {}, body }: Call): Promise<Response> {
+  const [method = "", template = ""] = name.split(" ");
+  const path = template.replace(/\{(\w+)\}/g, (_, key) => CASES[name]?.params?.[key] ?? "");
+  const isRaw = body === undefined || typeof body === "string" || body instanceof FormData;
+  return fetch(`${server.url}${path}?${new URLSearchParams(query)}`, {
+    method: method.toUpperCase(),
+    headers: { ...(isRaw ? {} : { "Content-Type": "application/json" }), ...headers },
+    ...(body !== undefined && { body: isRaw ? body : JSON.stringify(body) }),
+    signal: AbortSignal.timeout(10_000),
+  });
+}
+
+function operationOf(method: string, path: string): Operation {
+  const operation = openapi.paths[path]?.[method];
+  if (!operation) throw new Error(`${method} ${path} is not described`);
+  return operation;
+}
+
+/** What a client that has these rights adds to its request. */
+function credentials(scheme: string | undefined): Call {
+  const bearer = (token: string) => ({ headers: { Authorization: `Bearer ${token}` } });
+  if (scheme === undefined) return {};
+  if (scheme === "bearer") return bearer(jwt);
+  if (scheme === "bearerQuery") return { query: { token: jwt } };
+  if (scheme === "presenceToken") return bearer(presenceToken);
+  if (scheme === "presenceTokenQuery") return { query: { token: presenceToken } };
+  if (scheme === "ingest") return bearer(INGEST_TOKEN);
+  throw new Error(`What are the credentials of ${scheme}?`);
+}
+
+/** Holds an answer to what the description says of its status; gives the status. */
+async function hold(name: string, response: Response): Promise<number> {
+  const [method = "", path = ""] = name.split(" ");
+  const { status } = response;
+  const { responses } = operationOf(method, path);
+  expect(Object.keys(responses), `${name} answered ${status}`).toContain(`${status}`);
+  const content = responses[status]?.content ?? {};
+  const type = (response.headers.get("Content-Type") ?? "").split(";")[0] ?? "";
+  if (!(type in content)) {
+    const text = await response.text();
+    expect([type, text], `${name} answered ${status} with a body`).toEqual(["", ""]);
+  } else if (type === "application/json") {
+    const at = [path, method, "responses", `${status}`, "content", type, "schema"];
+    const pointer = at.map((part) => part.replaceAll("~", "~0").replaceAll("/", "~1")).join("/");
+    const fits = ajv.compile({ $ref: `openapi#/paths/${encodeURI(pointer)}` });
+    const body: unknown = await response.json();
+    expect(fits(body) || fits.errors, `${name}: ${JSON.stringify(body)}`).toBe(true);
+  } else await response.body?.cancel();
+  return status;
+}
+
+describe("/openapi.json", () => {
+  it("is what the official parser takes for OpenAPI 3.1", async () => {
+    expect(await validate(structuredClone(openapi) as never)).toMatchObject({ valid: true });
+  });
+
+  it("has a case here for each route, and no case is left over", () => {
+    const names = Object.entries(openapi.paths).flatMap(([path, item]) =>
+      Object.keys(item).map((method) => `${method} ${path}`),
+    );
+    expect(names.sort()).toEqual(Object.keys(CASES).sort());
+  });
+
+  it.each(Object.keys(CASES))("%s does what it says, and refuses what it forbids", async (name) => {
+    const [method = "", path = ""] = name.split(" ");
+    const { query = () => ({}), body = () => undefined, status = 200 } = CASES[name] ?? {};
+    const operation = operationOf(method, path);
+    const schemes = operation.security?.flatMap((scheme) => Object.keys(scheme)) ?? [];
+
+    for (const scheme of schemes.length > 0 ? schemes : [undefined]) {
+      const rights = credentials(scheme);
+      const call = { ...rights, query: { ...query(), ...rights.query }, body: body() };
+      expect(await hold(name, await send(name, call)), `with ${scheme}`).toBe(status);
+    }
+
+    const rights = credentials(schemes[0]);
+    const refuse = async (call: Call, why: string): Promise<void> => {
+      const answer = await hold(name, await send(name, { query: query(), ...call }));
+      expect(answer, `${name} ${why}`).toBeGreaterThanOrEqual(400);
+      expect(answer, `${name} ${why}`).toBeLessThan(500);
+    };
+    if (schemes.length > 0) {
+      await refuse({ body: body() }, "without credentials");
+      await refuse({ body: body(), headers: { Authorization: "Bearer wrong" } }, "with wrong ones");
+    }
+    for (const parameter of operation.parameters ?? []) {
+      if (parameter.in !== "query" || !parameter.required) continue;
+      const { [parameter.name]: _, ...rest } = query() as Record<string, string>;
+      await refuse({ ...rights, query: rest, body: body() }, `without ${parameter.name}`);
+    }
+    const media = operation.requestBody?.content["application/json"];
+    if (!media) return;
+    await refuse({ ...rights, body: '{"' }, "with no JSON");
+    const { required = [] } = resolve(media.schema) as Media["schema"];
+    for (const field of required) {
+      const { [field]: _, ...rest } = body() as Record<string, unknown>;
+      await refuse({ ...rights, body: rest }, `without ${field}`);
+      await refuse({ ...rights, body: { ...rest, [field]: null } }, `with ${field}: null`);
+    }
+  });
+});
+
+/** A schema, or what it refers to. */
+function resolve(schema: object): object {
+  const { $ref } = schema as { $ref?: string };
+  if ($ref === undefined) return schema;
+  const { components } = openapi as unknown as { components: { schemas: Record<string, object> } };
+  return components.schemas[$ref.split("/").at(-1) ?? ""] ?? {};
+}
+
+// ── Sockets and streams ─────────────────────────────────────────────────────────────────────────
+
+const validators = new Map<string, ValidateFunction>();
+/** Messages that were seen on the wire, or made by the code that makes them. */
+const seen = new Set<string>();
+
+function fits(id: string, payload: unknown): void {
+  const message = asyncapi.components.messages[id];
+  if (!message) throw new Error(`${id} is not described: ${JSON.stringify(payload)}`);
+  const validator = validators.get(id) ?? ajv.compile(message.payload);
+  validators.set(id, validator);
+  expect(validator(payload) || validator.errors, `${id}: ${JSON.stringify(payload)}`).toBe(true);
+  seen.add(id);
+}
+
+/** A client of a room that holds all that is said, either way, to the description. */
+class Line {
+  readonly #channel: string;
+  readonly #socket: WebSocket;
+  readonly #heard: { name: string; payload: unknown }[] = [];
+  #wake = Promise.withResolvers<void>();
+
+  private constructor(channel: string, url: string) {
+    this.#channel = channel;
+    this.#socket = new WebSocket(url);
+    this.#socket.on("message", (data) => {
+      const text = String(data);
+      const value: unknown = text === "pong" ? text : JSON.parse(text);
+      for (const payload of Array.isArray(value) ? value : [value]) {
+        this.#heard.push({ name: nameOf(payload), payload });
+      }
+      this.#wake.resolve();
+      this.#wake = Promise.withResolvers();
+    });
+  }
+
+  static async open(channel: string, query: Record<string, string>): Promise<Line> {
+    const { address } = asyncapi.channels[channel] ?? { address: "" };
+    const line = new Line(channel, `${server.wsUrl}${address}?${new URLSearchParams(query)}`);
+    await new Promise<void>((resolve, reject) => {
+      line.#socket.once("open", () => resolve()).once("error", reject);
+    });
+    return line;
+  }
+
+  /** Says what the description allows. */
+  say(name: string, payload: unknown): void {
+    fits(`${this.#channel}.in.${name}`, payload);
+    this.#socket.send(payload === "ping" ? payload : JSON.stringify(payload));
+  }
+
+  /** Says what it does not allow. */
+  blurt(text: string): void {
+    this.#socket.send(text);
+  }
+
+  /** Waits for a message of this name, and takes it and all before it. */
+  async hears(name: string): Promise<unknown> {
+    for (;;) {
+      while (this.#heard.length > 0) {
+        const message = this.#heard.shift();
+        if (!message) break;
+        fits(`${this.#channel}.out.${message.name}`, message.payload);
+        if (message.name === name) return message.payload;
+      }
+      await this.#wake.promise;
+    }
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+}
+
+/** What the description calls a message. */
+function nameOf(payload: unknown): string {
+  if (typeof payload === "string") return payload;
+  const { type, data, envelopeId } = payload as {
+    type: string;
+    data?: { type: string };
+    envelopeId?: string;
+  };
+  if (envelopeId !== undefined) return "envelope";
+  return type === "event" && data ? data.type : type;
+}
+
+/** The first event of a stream, as JSON. */
+async function firstEvent(path: string, token: string, cause?: () => unknown): Promise<unknown> {
+  const leaving = new AbortController();
+  const response = await fetch(server.url + path, {
+    headers: { Authorization: `Bearer ${token}` },
+    signal: leaving.signal,
+  });
+  expect(response.headers.get("Content-Type")).toBe("text/event-stream");
+  await cause?.();
+  let text = "";
+  for await (const chunk of response.body?.pipeThrough(new TextDecoderStream()) ?? []) {
+    text += chunk;
+    const [, data] = /^data: (.*)\n\n/m.exec(text) ?? [];
+    if (data === undefined) continue;
+    leaving.abort();
+    return JSON.parse(data);
+  }
+  throw new Error(`The stream ended with ${text}`);
+}
+
+const publish = (type: string) =>
+  send("post /publish", { ...credentials("bearer"), body: { userId: "ann", type } });
+
+describe("/asyncapi.json", () => {
+  it("is what the official parser takes for AsyncAPI 3, without a complaint", async () => {
+    const { document, diagnostics } = await new Parser().parse(JSON.stringify(asyncapi));
+    expect(diagnostics.map(({ message, path }) => `${path.join(".")}: ${message}`)).toEqual([]);
+    expect(document?.version()).toMatch(/^3\./);
+  });
+
+  it("tells what a presence room says", async () => {
+    const join = async (userId: string, more: Record<string, string> = { v: "2" }) =>
+      Line.open("presence", { room: "api", token: await tokenOf({ userId }), ...more });
+    const ann = await join("ann");
+    await ann.hears("hello");
+    await ann.hears("presence.sync");
+    const old = await join("old", {});
+    await old.hears("presence.sync");
+    await ann.hears("presence.diff");
+
+    const bob = await join("bob");
+    await old.hears("presence.online");
+    const phone = await join("bob");
+    await old.hears("presence.update");
+    ann.say("presence.status", { type: "presence.status", data: { status: "busy" }, id: "1" });
+    await ann.hears("ack");
+    await old.hears("presence.status");
+    bob.close();
+    phone.close();
+    await old.hears("presence.offline");
+
+    ann.say("presence.list", { type: "presence.list" });
+    await ann.hears("presence.sync");
+    ann.say("ping", { type: "ping" });
+    await ann.hears("pong");
+    ann.blurt('{"type":"presence.status","data":{"status":"asleep"}}');
+    await ann.hears("error");
+    ann.blurt('{"type":"presence.status","data":{"status":"asleep"},"id":"2"}');
+    await ann.hears("nack");
+    ann.close();
+    old.close();
+  });
+
+  it("tells what the devices room and its stream say", async () => {
+    const line = await Line.open("devices", { user_id: USER, token: presenceToken, v: "2" });
+    await line.hears("hello");
+    await line.hears("device.sync");
+    const name = "post /api/v1/daemon/presence/heartbeat";
+    await send(name, { ...credentials("ingest"), body: beat() });
+    await line.hears("device.update");
+    line.say("ping", { type: "ping" });
+    await line.hears("pong");
+    line.blurt("nonsense");
+    await line.hears("error");
+    line.blurt('{"type":"nobody.listens","id":"1"}');
+    await line.hears("nack");
+    line.close();
+    // No event of this room has an answer.
+    fits("devices.out.ack", JSON.parse(encodeAck("1", undefined)));
+
+    const path = `/api/v1/mobile/presence/stream?user_id=${USER}`;
+    fits("deviceStream.out.device", await firstEvent(path, presenceToken));
+  });
+
+  it("tells what the mood count and its stream say", async () => {
+    const line = await Line.open("moods", { sessionId: "api", v: "2" });
+    await line.hears("hello");
+    await line.hears("mood.state");
+    line.say("mood.set", { type: "mood.set", data: { mood: "release" }, id: "1" });
+    await line.hears("ack");
+    line.say("ping", { type: "ping" });
+    await line.hears("pong");
+    line.blurt('{"type":"mood.set","data":{"mood":"fury"}}');
+    await line.hears("error");
+    line.blurt('{"type":"mood.set","data":{"mood":"fury"},"id":"2"}');
+    await line.hears("nack");
+    fits("moodStream.out.state", await firstEvent("/api/presence/stream", ""));
+    line.close();
+  });
+
+  it("tells what the fan-out and its stream say", async () => {
+    const line = await Line.open("fanout", { token: jwt });
+    const filters = [{ type: "news" }];
+    line.say("subscribe", { type: "subscribe", filters });
+    line.say("ping", "ping");
+    await line.hears("pong");
+    const answer = publish("news");
+    const envelope = await line.hears("envelope");
+    const { envelopeId } = envelope as { envelopeId: string };
+    line.say("ack", { type: "ack", envelopeId, result: { shown: true } });
+    const answered = { clientCount: 1, results: [{ shown: true }] };
+    expect(await (await answer).json()).toEqual(answered);
+    line.say("unsubscribe", { type: "unsubscribe", filters });
+    for (let i = 0; i <= 10; i++) {
+      const many = Array.from({ length: 50 }, (_, j) => ({ type: "news", topic: `${i}.${j}` }));
+      line.say("subscribe", { type: "subscribe", filters: many });
+    }
+    await line.hears("error");
+    line.close();
+
+    const first = await firstEvent("/fanout/stream?type=late", jwt, () => publish("late"));
+    fits("fanoutStream.out.envelope", first);
+  });
+
+  it("has no message that was not said above", () => {
+    expect(Object.keys(asyncapi.components.messages).filter((id) => !seen.has(id))).toEqual([]);
+  });
+});
+
+describe("/docs", () => {
+  it("names every route, address and event, and loads nothing", async () => {
+    const response = await fetch(`${server.url}/docs`);
+    expect(response.headers.get("Content-Security-Policy")).toContain("default-src 'none'");
+    const page = await response.text();
+    const events = Object.values(asyncapi.components.messages).map(({ name }) => name);
+    const addresses = Object.values(asyncapi.channels).map(({ address }) => address);
+    for (const text of [...Object.keys(openapi.paths), ...events, ...addresses]) {
+      expect(page).toContain(text);
+    }
+    expect(page).not.toMatch(/<script|<link|<img|src=|url\(/);
+  });
+});
