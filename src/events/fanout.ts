@@ -34,8 +34,8 @@ export const fanoutMessages = {
     error: z.object({
       type: z.literal("error"),
       code: z.string(),
-      message: z.optional(z.string()),
-      path: z.optional(z.string()),
+      message: z.exactOptional(z.string()),
+      path: z.exactOptional(z.string()),
     }),
   },
 };

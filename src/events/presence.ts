@@ -43,9 +43,9 @@ export const presenceEvents = {
       updates: z.array(
         z.object({
           userId: z.string(),
-          username: z.optional(z.string()),
-          devices: z.optional(entry.devices),
-          status: z.optional(status),
+          username: z.exactOptional(z.string()),
+          devices: z.exactOptional(entry.devices),
+          status: z.exactOptional(status),
         }),
       ),
       timestamp,

@@ -15,22 +15,22 @@ const inspected = {
   },
   403: refused("Not in development"),
 };
-const actor = { request: { params: z.object({ name: z.string() }) }, responses: inspected };
+const ACTORS = {
+  presence: "The actor of a presence room",
+  fanout: "The fan-out's actor of a user",
+  devices: "The actor of a user's devices",
+};
 const description = [
-  createRoute({
-    method: "get",
-    path: "/debug/actors/presence/{name}",
-    tags,
-    summary: "A presence room's actor",
-    ...actor,
-  }),
-  createRoute({
-    method: "get",
-    path: "/debug/actors/fanout/{name}",
-    tags,
-    summary: "The fan-out's actor of a user",
-    ...actor,
-  }),
+  ...Object.entries(ACTORS).map(([actor, summary]) =>
+    createRoute({
+      method: "get",
+      path: `/debug/actors/${actor}/{name}`,
+      tags,
+      summary,
+      request: { params: z.object({ name: z.string() }) },
+      responses: inspected,
+    }),
+  ),
   createRoute({
     method: "get",
     path: "/debug/presence",

@@ -158,6 +158,7 @@ const CASES: Record<string, Case> = {
   },
   "get /debug/actors/presence/{name}": { params: { name: "api" } },
   "get /debug/actors/fanout/{name}": { params: { name: "ann" } },
+  "get /debug/actors/devices/{name}": { params: { name: USER } },
   "get /debug/presence": watched,
 };
 

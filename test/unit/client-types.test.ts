@@ -8,6 +8,11 @@ import type {
   VeraniClient,
   VeraniClientOptions,
 } from "../../client/index.ts";
+import type { MoodState } from "../../client/moods.ts";
+import type { Device } from "../../client/react.ts";
+import type { DeviceEvents } from "../../src/events/devices.ts";
+import type { MoodEvents } from "../../src/events/moods.ts";
+import type { PresenceEvents as RoomEvents } from "../../src/events/presence.ts";
 
 /** Seen from the server, as `defineRoom<Meta, Env, ChatEvents>` takes it. */
 interface ChatEvents {
@@ -71,6 +76,13 @@ describe("the client's types", () => {
 
   it("know the presence room", () => {
     expectTypeOf(presence).parameter(0).toEqualTypeOf<VeraniClient<PresenceEvents>>();
+  });
+
+  it("are those that rooms are held to, and that /asyncapi.json tells of", () => {
+    expectTypeOf<RoomEvents["out"]>().toExtend<PresenceEvents["out"]>();
+    expectTypeOf<PresenceEvents["out"]>().toExtend<RoomEvents["out"]>();
+    expectTypeOf<MoodEvents["out"]["mood.state"]>().toEqualTypeOf<MoodState>();
+    expectTypeOf<DeviceEvents["out"]["device.update"]>().toEqualTypeOf<Device>();
   });
 
   it("take any event without a map, and callbacks written for Verani", () => {
