@@ -322,7 +322,7 @@ function runtimesOf(server: Server): number[] {
     .sort();
 }
 
-/** Memory of the runtimes in MiB. */
+/** Memory of the runtimes together, in MiB. */
 function residentMib(pids: readonly number[]): number {
   let kib = 0;
   for (const pid of pids) {
