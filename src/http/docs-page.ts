@@ -171,12 +171,15 @@ export function renderDocs(openapi: OpenApi, asyncapi: AsyncApi): Html {
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>${openapi.info.title}: the API</title>
 <style>${raw(STYLE)}</style>
 </head>
 <body>
+<header>
 <h1>${openapi.info.title}: the API</h1>
 <p>For programs: <a href="/openapi.json">/openapi.json</a> (OpenAPI 3.1) and <a href="/asyncapi.json">/asyncapi.json</a> (AsyncAPI 3).</p>
+</header>
 <nav aria-label="Sections"><ul>
 ${tags.map(({ name }) => html`<li><a href="#${idOf(name)}">${name}</a></li>`)}
 <li><a href="#events">Sockets and streams</a></li>

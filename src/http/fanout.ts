@@ -26,7 +26,8 @@ const keySchema = z
   .refine(
     (key) => key !== "" && key.length <= KEY_LENGTH && key.isWellFormed(),
     `An idempotency key has 1 to ${KEY_LENGTH} characters`,
-  );
+  )
+  .openapi({ minLength: 1, maxLength: KEY_LENGTH });
 
 const timeoutError = `ackTimeoutMs must be a number from 0 to ${ACK_TIMEOUT_MS}`;
 const publishSchema = z
@@ -34,7 +35,8 @@ const publishSchema = z
     userId: z
       .string("userId is required")
       .refine((userId) => userId.trim() !== "", "userId is required")
-      .refine(isUserId, "userId must have at most 256 characters of Unicode"),
+      .refine(isUserId, "userId must have at most 256 characters of Unicode")
+      .openapi({ minLength: 1, maxLength: 256 }),
     type: z.string("type must be a string").min(1, "type must not be empty").default("message"),
     payload: z.unknown().optional(),
     ackTimeoutMs: z
