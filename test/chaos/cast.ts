@@ -22,6 +22,8 @@ export interface Cast {
   crashed(): void;
   /** It answers again. */
   back(): void;
+  /** A connection with this request went, and the server may not have been told. */
+  lostUntold?(request: string): void;
   /** What does not hold now; it has 10 s to. Empty: all is well. */
   check(): Promise<string[]>;
   /** What can never be mended, such as a second delivery. */

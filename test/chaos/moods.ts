@@ -49,6 +49,8 @@ class Poller extends Visitor {
   #beatAtMs = 0;
   #lastTryMs = 0;
   #turn = 0;
+  #beating: Promise<unknown> = Promise.resolve();
+  #stopped = false;
 
   constructor(stage: Stage) {
     super();
@@ -66,7 +68,9 @@ class Poller extends Visitor {
     while (turn === this.#turn) {
       const sentAtMs = Date.now();
       const { id: sessionId, mood } = this;
-      const accepted = await post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
+      const beating = post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
+      this.#beating = beating;
+      const accepted = await beating;
       if (turn === this.#turn) {
         this.#lastTryMs = Date.now();
         if (accepted) this.#beatAtMs = sentAtMs;
@@ -81,14 +85,15 @@ class Poller extends Visitor {
 
   leave(): void {
     this.state = "left";
-    void this.#leave(++this.#turn, this.id);
+    this.#turn += 1;
+    void this.#leave(this.id);
   }
 
   /** Until it is done: a leave that nobody took leaves the session for its 30 s. */
-  async #leave(turn: number, sessionId: string): Promise<void> {
+  async #leave(sessionId: string): Promise<void> {
     // A heartbeat of ours may still be on its way.
-    await sleep(50);
-    while (turn === this.#turn || turn > 0) {
+    await this.#beating;
+    while (!this.#stopped) {
       if (await post(`${this.#stage.direct}/api/leave`, { sessionId })) return;
       await sleep(300);
     }
@@ -103,11 +108,14 @@ class Poller extends Visitor {
 
   override stop(): void {
     this.#turn += 1;
+    this.#stopped = true;
   }
 }
 
 class SocketVisitor extends Visitor {
   readonly #socket: ReconnectingSocket;
+  /** Until then a socket may be counted that went in the middle of its upgrade. */
+  #ghostUntilMs = 0;
 
   constructor(stage: Stage) {
     super();
@@ -145,8 +153,20 @@ class SocketVisitor extends Visitor {
   }
 
   leave(): void {
-    this.state = "left";
     this.#socket.stop();
+    this.state = Date.now() < this.#ghostUntilMs ? "silent" : "left";
+    this.fadesFromMs = 0;
+    this.fadesToMs = this.#ghostUntilMs;
+  }
+
+  lostUntold(): void {
+    this.#ghostUntilMs = Date.now() + SESSION_TTL_MS + SLACK_MS;
+    if (this.state === "left") this.leave();
+  }
+
+  override crashed(): void {
+    this.#ghostUntilMs = 0;
+    if (this.state === "silent") this.state = "left";
   }
 
   /** A socket that goes is gone: there is no silence to wait for. */
@@ -206,6 +226,12 @@ export class MoodCast implements Cast {
   }
 
   back(): void {}
+
+  lostUntold(request: string): void {
+    for (const visitor of this.#visitors) {
+      if (visitor instanceof SocketVisitor && request.includes(visitor.id)) visitor.lostUntold();
+    }
+  }
 
   check(): Promise<string[]> {
     return looked(async () => {

@@ -3,11 +3,13 @@ import type { RosterSync, Status } from "../../src/roster.ts";
 import { type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 
+/** How requests for the room's socket begin. */
+export const PRESENCE_PATH = "GET /ws/presence";
 const ROOM = "chaos";
 const USERS = ["ada", "bob", "cyn", "dan", "eve", "fay"];
 const DEVICES = 3;
 const STATUSES: readonly Status[] = ["online", "away", "busy"];
-/** A peer that went without a word is dropped within a minute; our machines stall. */
+/** A peer that went without a word is dropped within a minute of its last sign; machines stall. */
 const GHOST_MS = 65_000;
 
 interface Device {
@@ -71,8 +73,12 @@ export class PresenceCast implements Cast {
 
   back(): void {}
 
-  /** A connection went into a black hole: for a minute the room cannot know. */
-  holed(): void {
+  /**
+   * A connection went in a way that the room is not told of, into a black hole or in the middle of
+   * its upgrade: for a minute, or until it writes to the socket, the room cannot know.
+   */
+  lostUntold(request: string): void {
+    if (!request.startsWith(PRESENCE_PATH)) return;
     this.#ghostsUntil.push(Date.now() + GHOST_MS);
   }
 

@@ -8,8 +8,10 @@ const CUT_WITHIN_MS = 700;
 class Link {
   readonly client: Socket;
   readonly upstream: Socket;
-  /** The first line of the first request, without its query. */
+  /** Method and target of the first request. */
   request = "";
+  /** Whether any of the answer came. */
+  answered = false;
   /** Bytes of the next chunk that still get through. */
   #cutAfter: number | undefined;
   #stalled = false;
@@ -25,7 +27,10 @@ class Link {
 
   #pump(from: Socket, to: Socket): void {
     from.on("data", (chunk: Buffer) => {
-      if (this.request === "") this.request = /^[A-Z]+ [^\s?]*/.exec(chunk.toString())?.[0] ?? "-";
+      if (from === this.upstream) this.answered = true;
+      else if (this.request === "") {
+        this.request = /^[A-Z]+ \S*/.exec(chunk.toString("latin1"))?.[0] ?? "-";
+      }
       if (this.#holed) return;
       if (this.#cutAfter !== undefined) {
         to.write(chunk.subarray(0, Math.min(this.#cutAfter, chunk.length - 1)), () => this.reset());
@@ -77,17 +82,31 @@ class Link {
 export class FaultProxy {
   readonly #links = new Set<Link>();
   readonly #server: Server;
-  readonly figures = { connections: 0, cuts: 0, stalls: 0, holes: 0 };
+  readonly figures = { connections: 0, cuts: 0, stalls: 0, holes: 0, unanswered: 0 };
   port = 0;
 
-  /** @param target port that connections go to, as it is when they come */
-  constructor(target: () => number) {
+  /**
+   * @param target port that connections go to, as it is when they come
+   * @param onUnanswered a client went before anything of an answer came
+   */
+  constructor(target: () => number, onUnanswered: (request: string) => void) {
     this.#server = createServer((client) => {
       const link = new Link(client, target());
       this.figures.connections += 1;
       this.#links.add(link);
       link.upstream.once("close", () => this.#links.delete(link));
+      client.once("close", () => {
+        if (!link.answered && !link.upstream.connecting && !link.upstream.errored) {
+          this.figures.unanswered += 1;
+          onUnanswered(link.request);
+        }
+      });
     });
+  }
+
+  /** Connections now; none while the server is down. */
+  get size(): number {
+    return this.#links.size;
   }
 
   async listen(): Promise<void> {
@@ -114,7 +133,7 @@ export class FaultProxy {
 
   /** Makes one connection whose request begins like this a black hole. */
   hole(random: Random, request: string): number {
-    const fitting = [...this.#links].filter((link) => link.request === request);
+    const fitting = [...this.#links].filter((link) => link.request.startsWith(request));
     if (fitting.length === 0) return 0;
     random.pick(fitting).hole();
     this.figures.holes += 1;

@@ -15,7 +15,7 @@ import type { Cast, Stage } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
 import { MoodCast } from "./moods.ts";
-import { PresenceCast } from "./presence.ts";
+import { PRESENCE_PATH, PresenceCast } from "./presence.ts";
 import { FaultProxy } from "./proxy.ts";
 import { Random, seedOf } from "./random.ts";
 
@@ -49,7 +49,12 @@ const server = await startServer({
     MOOD_SHARDS: String(shards),
   },
 });
-const proxy = new FaultProxy(() => server.port);
+const proxy = new FaultProxy(
+  () => server.port,
+  (request) => {
+    for (const cast of casts) cast.lostUntold?.(request);
+  },
+);
 await proxy.listen();
 
 const stage: Stage = {
@@ -119,12 +124,13 @@ async function trouble(random: Random, forMs: number, canHole: boolean): Promise
     await sleep(atMs - nowMs);
     nowMs = atMs;
     const kind = random.unit();
-    if (kind < 0.2) done.push(`${proxy.cut(random, random.pick([0.1, 0.4, 1]))} connections cut`);
-    else if (kind < 0.3) {
+    if (kind < 0.2 && proxy.size > 0)
+      done.push(`${proxy.cut(random, random.pick([0.1, 0.4, 1]))} connections cut`);
+    else if (kind < 0.3 && proxy.size > 0) {
       const ms = random.int(500, 4_000);
       done.push(`${proxy.stall(random, 0.3, ms)} readers stall for ${ms} ms`);
     } else if (kind < 0.35 && canHole) {
-      if (proxy.hole(random, "GET /ws/presence") > 0) presence.holed();
+      if (proxy.hole(random, PRESENCE_PATH) > 0) presence.lostUntold(PRESENCE_PATH);
       done.push("a connection falls into a hole");
     } else done.push(random.pick(casts).stir(random));
   }
@@ -182,9 +188,9 @@ for (const cast of casts) {
       `${`${(longest / 1000).toFixed(1)} s`.padEnd(12)}${figures.join(", ")}`,
   );
 }
-const { connections, cuts, stalls, holes } = proxy.figures;
+const { connections, cuts, stalls, holes, unanswered } = proxy.figures;
 say(
-  `${rounds} SIGKILLs, ${connections} connections, ${cuts} cut in the middle, ${stalls} stalled, ${holes} black holes, ${evictions} evictions; ${Math.round((Date.now() - startedAtMs) / 1000)} s`,
+  `${rounds} SIGKILLs, ${connections} connections, ${cuts} cut in the middle, ${stalls} stalled, ${holes} black holes, ${unanswered} gone before an answer, ${evictions} evictions; ${Math.round((Date.now() - startedAtMs) / 1000)} s`,
 );
 if (/Reloading local server/.test(server.logs)) {
   say("A source file changed meanwhile: wrangler restarted the runtime more often than we did.");

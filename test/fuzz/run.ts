@@ -35,8 +35,13 @@ const WORKERS = 6;
 /** Generous, for machines that stall: a request that has no answer by then hangs. */
 const ANSWER_MS = 20_000;
 const WITNESS_MS = 10_000;
-/** What the runtime's memory may grow by after the first third of the run, in MiB. */
-const GROWTH_MIB = 192;
+/**
+ * What the runtimes' memory may grow by after the first third of the run: so much, or so much for
+ * each case. `wrangler dev` itself grows by about 70 KiB with each request, also with one that no
+ * route takes, and gives nothing back.
+ */
+const GROWTH_MIB = 384;
+const GROWTH_KIB_PER_CASE = 150;
 /** Above every limit of a route, sent without a Content-Length. */
 const OVERSIZE_BYTES = 1_500_000;
 const SHOWN = 300;
@@ -351,9 +356,8 @@ function judgeLog(text: string, passes: Passes): string[] {
     }
     // wrangler's own lines name the path that was asked for, which is no business of ours.
     if (hidden.some((secret) => line.includes(secret))) faults.add(`a secret in the log: ${shown}`);
-    // Raw bytes that are no URL fail in wrangler's proxy, before the Worker.
-    if (line.includes("Invalid URL string")) continue;
-    if (/Uncaught|unhandled|panicked|Fatal|SIGSEGV|SIGABRT/i.test(line)) {
+    // Not `Uncaught exception: kj/…`, by which workerd notes that a client broke the protocol.
+    if (/unhandled|panicked|Uncaught \(in|FATAL|SIGSEGV|SIGABRT/.test(line)) {
       faults.add(`the runtime says: ${shown}`);
     }
   }
@@ -425,7 +429,10 @@ if (!server.isRunning || stillRuns.join() !== runtimes.join()) {
 }
 const settled = memory.slice(Math.floor(memory.length / 3));
 const growthMib = (settled.at(-1) ?? 0) - (settled[0] ?? 0);
-if (growthMib > GROWTH_MIB) faults.push(`memory grew by ${growthMib} MiB: ${settled.join(" ")}`);
+const perCaseKib = (growthMib * 1024) / Math.max(1, (next * settled.length) / memory.length);
+if (growthMib > GROWTH_MIB && perCaseKib > GROWTH_KIB_PER_CASE) {
+  faults.push(`memory grew by ${growthMib} MiB, ${Math.round(perCaseKib)} KiB a case`);
+}
 await server.stop();
 
 say("");
@@ -436,7 +443,7 @@ say(
   `witness           ${witness.published} publishes acked, slowest ${Math.round(witness.slowestMs)} ms`,
 );
 say(
-  `memory            ${memory[0]} MiB, then ${settled[0]}, at the end ${memory.at(-1)} (most ${Math.max(...memory)})`,
+  `memory            ${memory[0]} MiB, then ${settled[0]}, at the end ${memory.at(-1)}; ${Math.round(perCaseKib)} KiB a case`,
 );
 say(`faults            ${faults.length}`);
 for (const fault of faults.slice(0, 40)) say(`  ${fault}`);
