@@ -18,9 +18,11 @@ export interface Cast {
   start(): Promise<void>;
   /** Does something that users do; says what. */
   stir(random: Random): string;
-  /** The server was killed, now. */
+  /** The server was killed, now. Until `back`, nobody posts anything. */
   crashed(): void;
-  /** It answers again. */
+  /** It answers again, and nobody has told it anything since: what it must have kept, but has not. */
+  recall(): Promise<string[]>;
+  /** Life goes on. */
   back(): void;
   /** A connection with this request went, and the server may not have been told. */
   lostUntold?(request: string): void;

@@ -9,7 +9,7 @@ const USERS = 3;
 const DEVICES = 4;
 const BEAT_MS = 700;
 /** As the server is started with. */
-export const FLUSH_MS = 3_000;
+export const FLUSH_MS = 1_500;
 /** On top of the contract's second: these machines stall. */
 const SLACK_MS = 2_000;
 const HOUR_MS = 3_600_000;
@@ -29,6 +29,8 @@ class Daemon {
   readonly deviceId = randomUUID();
   readonly sent: Sent[] = [];
   beating = true;
+  /** Says nothing for now. */
+  held = false;
   /** What its clock is off by, in ms. */
   skewMs = 0;
   /** At least this place of `sent` has to be known to the server. */
@@ -52,7 +54,7 @@ class Daemon {
 
   async run(): Promise<void> {
     while (!this.#stopped) {
-      if (this.beating) await this.#post("online");
+      if (this.beating && !this.held) await this.#post("online");
       await sleep(BEAT_MS);
     }
   }
@@ -98,7 +100,7 @@ class Daemon {
   /** Ends without a word; or says so. */
   halt(isPolite: boolean): void {
     this.beating = false;
-    if (isPolite) void this.#post("offline");
+    if (isPolite && !this.held) void this.#post("offline");
   }
 
   /** Starts anew: `seq` from 0, by a clock that is later than all it ever showed. */
@@ -111,11 +113,13 @@ class Daemon {
   }
 
   crashed(): void {
+    this.held = true;
     this.#crashedAtMs = Date.now();
     this.#known = this.#certain();
   }
 
   back(): void {
+    this.held = false;
     this.#backAtMs = Date.now();
   }
 
@@ -134,18 +138,26 @@ class Daemon {
     return place;
   }
 
-  judge(told: Heartbeat | undefined): string[] {
-    const now = Date.now();
-    const who = `device ${this.deviceId.slice(0, 4)}`;
-    if (!told) return this.#known >= 0 ? [`${who} is not known at all`] : [];
-    const wrong: string[] = [];
+  get #name(): string {
+    return `device ${this.deviceId.slice(0, 4)}`;
+  }
+
+  /** What does not fit what was accepted. */
+  judgeKnown(told: Heartbeat | undefined): string[] {
+    if (!told) return this.#known >= 0 ? [`${this.#name} is not known at all`] : [];
     const place = this.sent.findIndex(
       ({ beat }) => beat.seq === told.seq && beat.source === told.source,
     );
-    if (place === -1) wrong.push(`${who} shows a heartbeat that nobody sent`);
-    else if (place < this.#known) {
-      wrong.push(`${who} shows heartbeat ${place}, though ${this.#known} was accepted`);
-    }
+    if (place === -1) return [`${this.#name} shows a heartbeat that nobody sent`];
+    if (place >= this.#known) return [];
+    return [`${this.#name} shows heartbeat ${place}, though ${this.#known} was accepted`];
+  }
+
+  judge(told: Heartbeat | undefined): string[] {
+    const wrong = this.judgeKnown(told);
+    if (!told) return wrong;
+    const now = Date.now();
+    const who = this.#name;
     const accepted = this.sent.findLast(({ status }) => status === 204);
     const latest = this.sent.at(-1);
     if (!accepted || !latest) return wrong;
@@ -265,19 +277,36 @@ export class DeviceCast implements Cast {
     for (const daemon of this.#daemons) daemon.crashed();
   }
 
+  /** Every heartbeat that was answered, but for keep-alives within the flush time. */
+  recall(): Promise<string[]> {
+    return looked(async () => {
+      const wrong: string[] = [];
+      for (const [userId, token] of this.#tokens) {
+        const told = await this.#ask(userId, token);
+        for (const daemon of this.#daemons.filter((daemon) => daemon.userId === userId)) {
+          wrong.push(...daemon.judgeKnown(told.get(daemon.deviceId)));
+        }
+      }
+      return wrong;
+    });
+  }
+
   back(): void {
     for (const daemon of this.#daemons) daemon.back();
+  }
+
+  async #ask(userId: string, token: string): Promise<Map<string, Heartbeat>> {
+    const url = `${this.#stage.direct}/api/v1/mobile/presence?user_id=${userId}`;
+    const bearer = { Authorization: `Bearer ${token}` };
+    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer);
+    return new Map(devices.map((device) => [device.device_id, device]));
   }
 
   check(): Promise<string[]> {
     return looked(async () => {
       const wrong: string[] = [];
       for (const [userId, token] of this.#tokens) {
-        const url = `${this.#stage.direct}/api/v1/mobile/presence?user_id=${userId}`;
-        const { devices } = await getJson<{ devices: Heartbeat[] }>(url, {
-          Authorization: `Bearer ${token}`,
-        });
-        const told = new Map(devices.map((device) => [device.device_id, device]));
+        const told = await this.#ask(userId, token);
         const phone = this.#phones.get(userId);
         for (const daemon of this.#daemons.filter((daemon) => daemon.userId === userId)) {
           const device = told.get(daemon.deviceId);

@@ -24,7 +24,14 @@ abstract class Visitor {
   abstract say(mood: Mood): void;
   abstract leave(): void;
   abstract vanish(): void;
+  /** Says nothing for now. */
+  held = false;
+  /** Until when it counts for sure, though it says nothing any more. */
+  get countsUntilMs(): number {
+    return this.state === "silent" ? this.fadesFromMs : 0;
+  }
   crashed(): void {
+    this.held = true;
     if (this.state === "silent") this.fadesToMs += SESSION_TTL_MS + WINDOW_MS;
   }
   stop(): void {}
@@ -46,7 +53,7 @@ async function post(url: string, body: object): Promise<boolean> {
 
 class Poller extends Visitor {
   readonly #stage: Stage;
-  #beatAtMs = 0;
+  #beat = { sessionId: "", atMs: 0 };
   #lastTryMs = 0;
   #turn = 0;
   #beating: Promise<unknown> = Promise.resolve();
@@ -66,6 +73,8 @@ class Poller extends Visitor {
 
   async #poll(turn: number): Promise<void> {
     while (turn === this.#turn) {
+      while (this.held) await sleep(50);
+      if (turn !== this.#turn) return;
       const sentAtMs = Date.now();
       const { id: sessionId, mood } = this;
       const beating = post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
@@ -73,10 +82,18 @@ class Poller extends Visitor {
       const accepted = await beating;
       if (turn === this.#turn) {
         this.#lastTryMs = Date.now();
-        if (accepted) this.#beatAtMs = sentAtMs;
+        if (accepted) this.#beat = { sessionId, atMs: sentAtMs };
       }
       await sleep(POLL_MS);
     }
+  }
+
+  get #beatsUntilMs(): number {
+    return this.#beat.sessionId === this.id ? this.#beat.atMs + SESSION_TTL_MS : 0;
+  }
+
+  override get countsUntilMs(): number {
+    return this.state === "here" ? this.#beatsUntilMs : super.countsUntilMs;
   }
 
   say(mood: Mood): void {
@@ -102,7 +119,7 @@ class Poller extends Visitor {
   vanish(): void {
     this.#turn += 1;
     this.state = "silent";
-    this.fadesFromMs = this.#beatAtMs + SESSION_TTL_MS;
+    this.fadesFromMs = this.#beatsUntilMs;
     this.fadesToMs = Math.max(this.#lastTryMs, Date.now()) + ANSWER_MS + SESSION_TTL_MS + SLACK_MS;
   }
 
@@ -165,6 +182,7 @@ class SocketVisitor extends Visitor {
   }
 
   override crashed(): void {
+    super.crashed();
     this.#ghostUntilMs = 0;
     if (this.state === "silent") this.state = "left";
   }
@@ -225,7 +243,21 @@ export class MoodCast implements Cast {
     for (const visitor of this.#visitors) visitor.crashed();
   }
 
-  back(): void {}
+  /** Sessions whose heartbeat was answered less than 30 s ago, though they have said nothing since. */
+  recall(): Promise<string[]> {
+    return looked(async () => {
+      const { count } = await getJson<MoodState>(`${this.#stage.direct}/api/presence`);
+      const now = Date.now();
+      const least = this.#visitors.filter(({ countsUntilMs }) => now < countsUntilMs).length;
+      return count < least
+        ? [`${least} sessions live by their heartbeats, ${count} are counted`]
+        : [];
+    });
+  }
+
+  back(): void {
+    for (const visitor of this.#visitors) visitor.held = false;
+  }
 
   lostUntold(request: string): void {
     for (const visitor of this.#visitors) {

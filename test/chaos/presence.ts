@@ -71,6 +71,11 @@ export class PresenceCast implements Cast {
     this.#ghostsUntil.length = 0;
   }
 
+  /** Who is here is who has a socket, and nobody has. */
+  async recall(): Promise<string[]> {
+    return [];
+  }
+
   back(): void {}
 
   /**

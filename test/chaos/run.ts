@@ -78,6 +78,13 @@ const violations: string[] = [];
 const healed = new Map<string, number[]>(casts.map(({ name }) => [name, []]));
 let evictions = 0;
 
+function report(what: string, { name }: Cast, wrong: readonly string[]): void {
+  for (const line of wrong.slice(0, 5)) {
+    violations.push(`${what}: ${name}: ${line}`);
+    say(`    VIOLATION ${name}: ${line}`);
+  }
+}
+
 /** Looks until all holds, at most {@link HEAL_MS}. */
 async function settle(what: string): Promise<string> {
   const fromMs = Date.now();
@@ -91,20 +98,14 @@ async function settle(what: string): Promise<string> {
           return `${cast.name} ${(tookMs / 1000).toFixed(1)} s`;
         }
         if (tookMs > HEAL_MS) {
-          for (const line of wrong.slice(0, 5)) violations.push(`${what}: ${cast.name}: ${line}`);
-          for (const line of wrong.slice(0, 5)) say(`    VIOLATION ${cast.name}: ${line}`);
+          report(what, cast, wrong);
           return `${cast.name} not at all`;
         }
         await sleep(LOOK_EVERY_MS);
       }
     }),
   );
-  for (const cast of casts) {
-    for (const fault of cast.faults.splice(0)) {
-      violations.push(`${what}: ${cast.name}: ${fault}`);
-      say(`    VIOLATION ${cast.name}: ${fault}`);
-    }
-  }
+  for (const cast of casts) report(what, cast, cast.faults.splice(0));
   return times.join(", ");
 }
 
@@ -150,14 +151,14 @@ for (let round = 1; round <= rounds; round++) {
   await server.kill();
   for (const cast of casts) cast.crashed();
   const downAtMs = Date.now();
-  await server.start();
-  const done = await happening;
-  for (const cast of casts) cast.back();
   const what = `round ${round}`;
+  await server.start();
+  for (const cast of casts) report(what, cast, await cast.recall());
+  for (const cast of casts) cast.back();
+  const backMs = Date.now() - downAtMs;
+  const done = await happening;
   say(`${what.padEnd(18)}${done.join("; ")}; SIGKILL after ${killAfterMs} ms`);
-  say(
-    `${" ".repeat(18)}back in ${((Date.now() - downAtMs) / 1000).toFixed(1)} s; ${await settle(what)}`,
-  );
+  say(`${" ".repeat(18)}back in ${(backMs / 1000).toFixed(1)} s; ${await settle(what)}`);
   if (round % SLEEP_EVERY === 0) {
     const before = await startsOfPresence();
     await sleep(SLEEP_MS);
