@@ -14,8 +14,8 @@ const ACK_MS = 1_000;
 const UNSURE_MS = 4_000;
 /** … and a stream's reader is missed by its keep-alives only. */
 const STREAM_UNSURE_MS = 20_000;
-/** After which an envelope that was on its way has come. */
-const ARRIVAL_MS = 3_000;
+/** After which an envelope that was on its way has come, to a reader that stalls for 4 s too. */
+const ARRIVAL_MS = 6_000;
 
 interface Letter {
   user: string;
