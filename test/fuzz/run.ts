@@ -38,10 +38,10 @@ const WITNESS_MS = 10_000;
 /**
  * What the runtimes' memory may grow by after the first third of the run: so much, or so much for
  * each case. `wrangler dev` itself grows by about 70 KiB with each request, also with one that no
- * route takes, and gives nothing back.
+ * route takes, and gives little back.
  */
 const GROWTH_MIB = 384;
-const GROWTH_KIB_PER_CASE = 150;
+const GROWTH_KIB_PER_CASE = 300;
 /** Above every limit of a route, sent without a Content-Length. */
 const OVERSIZE_BYTES = 1_500_000;
 const SHOWN = 300;
