@@ -162,8 +162,8 @@ export class FanoutCast implements Cast {
       const wrong = await Promise.all(
         answered.slice(-RECALLED).map(async ([id, { user, answer }]) => {
           const again = await this.#send(this.#direct, user, id);
-          const isSame = JSON.stringify(again) === JSON.stringify(answer);
-          return isSame ? [] : [`${id} was answered, but not remembered`];
+          const [now, then] = [JSON.stringify(again), JSON.stringify(answer)];
+          return now === then ? [] : [`${id} was answered with ${then}, and is now with ${now}`];
         }),
       );
       return wrong.flat();
