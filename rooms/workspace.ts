@@ -58,6 +58,11 @@ const PROCEDURES: Record<Transport, readonly unknown[]> = {
   http: ["SyncHttpRpc.Pull", "SyncHttpRpc.Push", "SyncHttpRpc.Ping"],
 };
 
+type HeldMessage =
+  | { _tag: "Request"; id: string; tag: string; payload: Record<string, unknown>; headers: [] }
+  | { _tag: "Ack" | "Interrupt"; requestId: string }
+  | { _tag: "Ping" | "Eof" };
+
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -101,7 +106,7 @@ function checkBatch(batch: unknown): void {
  *
  * @throws SyncRefusal `FORBIDDEN` for another store; RollcallError `bad_frame` for what is no such message
  */
-function holdMessage(message: unknown, storeId: string, transport: Transport): object {
+function holdMessage(message: unknown, storeId: string, transport: Transport): HeldMessage {
   if (!isRecord(message)) throw badFrame("A message is a JSON object");
   const { _tag, id, tag, payload, requestId } = message;
   switch (_tag) {
@@ -114,7 +119,7 @@ function holdMessage(message: unknown, storeId: string, transport: Transport): o
       if (String(tag).endsWith(".Push")) checkBatch(payload.batch);
       const { payload: _, ...parameters } = payload;
       const held = { ...parameters, storeId: encodeStoreId(storeId) };
-      return { _tag, id: parseRequestId(id), tag, payload: held, headers: [] };
+      return { _tag, id: parseRequestId(id), tag: String(tag), payload: held, headers: [] };
     }
     case "Ack":
     case "Interrupt":
@@ -125,6 +130,12 @@ function holdMessage(message: unknown, storeId: string, transport: Transport): o
     default:
       throw badFrame("Unknown message");
   }
+}
+
+/** Which event a pull wants to go on from: an Option in Effect's encoding. */
+function cursorOf({ cursor }: Record<string, unknown>): number | undefined {
+  const value = isRecord(cursor) ? cursor.value : undefined;
+  return isRecord(value) ? Number(value.eventSequenceNumber) : undefined;
 }
 
 function parseMessage(text: string): unknown {
@@ -156,6 +167,95 @@ interface Attachment {
 function attachmentOf(socket: WebSocket): Attachment | null {
   const text: unknown = socket.deserializeAttachment();
   return typeof text === "string" ? (JSON.parse(text) as Attachment) : null;
+}
+
+/** An answer to a pull, as far as it is looked at here: events in their order. */
+interface PullChunk {
+  _tag: "Chunk";
+  requestId: string;
+  values: { batch: { eventEncoded: { seqNum: number } }[] }[];
+}
+
+/**
+ * One socket, as the relay sees it in its place. A pull reads the log page by page, and gets every
+ * push made meanwhile as well: by sync-cf alone, events come twice or before their turn, and a stock
+ * client that sees that never pulls again. Here each pull gets every event once, in order.
+ */
+class Line {
+  /** The newest event that each pull of this life of the actor has. */
+  readonly #heads = new Map<string, number>();
+  readonly #socket: WebSocket;
+  /** The socket for a push that was made: what a pull that still reads the log will find there is left out. */
+  readonly forPushes = {
+    deserializeAttachment: () => this.deserializeAttachment(),
+    send: (frame: string) => this.#send(frame, false),
+  };
+
+  constructor(socket: WebSocket) {
+    this.#socket = socket;
+  }
+
+  /** @param cursor what the puller has; `undefined`: nothing */
+  startPull(requestId: string, cursor: number | undefined): void {
+    this.#heads.set(requestId, cursor ?? 0);
+  }
+
+  /** @returns whether it was a pull of this life of the actor */
+  endPull(requestId: string): boolean {
+    return this.#heads.delete(requestId);
+  }
+
+  /** The socket for answers: each goes out, if need be without events, as its receipt is waited for. */
+  send(frame: string): void {
+    this.#send(frame, true);
+  }
+
+  deserializeAttachment(): unknown {
+    return this.#socket.deserializeAttachment();
+  }
+
+  serializeAttachment(attachment: unknown): void {
+    this.#socket.serializeAttachment(attachment);
+  }
+
+  close(code?: number, reason?: string): void {
+    this.#socket.close(code, reason);
+  }
+
+  #send(frame: string, isAnswer: boolean): void {
+    const message = JSON.parse(frame) as PullChunk | { _tag: "Exit" };
+    const head = message._tag === "Chunk" ? this.#heads.get(message.requestId) : undefined;
+    if (message._tag !== "Chunk" || head === undefined) {
+      this.#socket.send(frame);
+      return;
+    }
+    let newest = head;
+    let isWhole = true;
+    for (const value of message.values) {
+      value.batch = value.batch.filter(({ eventEncoded: { seqNum } }) => {
+        const isNext = seqNum === newest + 1;
+        if (isNext) newest = seqNum;
+        else isWhole = false;
+        return isNext;
+      });
+    }
+    if (newest === head && !isAnswer) return;
+    this.#heads.set(message.requestId, newest);
+    this.#socket.send(isWhole ? frame : JSON.stringify(message));
+  }
+}
+
+/** The actor's state as the relay sees it: with lines in place of sockets. */
+function withLines(ctx: DurableObjectState, lineOf: (socket: WebSocket) => Line): object {
+  return new Proxy(ctx, {
+    get(target, name) {
+      if (name === "getWebSockets") {
+        return () => target.getWebSockets().map((socket) => lineOf(socket).forPushes);
+      }
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 }
 
 /** What sync-cf keeps of a store while its actor is awake, under a symbol it does not give away. */
@@ -209,6 +309,9 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
   /** The member each request of the relay's stands for, until the relay has seen it. */
   readonly #members = new WeakMap<object, Member>();
 
+  /** One for each socket: the relay tells its clients apart by it. */
+  readonly #lines = new WeakMap<WebSocket, Line>();
+
   constructor(ctx: DurableObjectState, env: WorkspaceRoomEnv) {
     super(ctx, env);
     const { name } = ctx.id;
@@ -226,6 +329,9 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     });
     const DB = watchFailures(env.DB, (error) => this.#restart(error));
     this.#relay = new Relay(ctx as never, { DB });
+    Object.defineProperty(this.#relay, "ctx", {
+      value: withLines(ctx, (socket) => this.#lineOf(socket)),
+    });
     void ctx.blockConcurrencyWhile(() => this.#openStore());
   }
 
@@ -246,14 +352,15 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
   }
 
   override async webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): Promise<void> {
-    let frame: string;
+    let frame: string | undefined;
     try {
       frame = this.#holdFrame(socket, message);
     } catch (thrown) {
       closeSocket(socket, thrown);
       return;
     }
-    await this.#relay.webSocketMessage?.(socket as never, frame);
+    if (frame === undefined) return;
+    await this.#relay.webSocketMessage?.(this.#lineOf(socket) as never, frame);
   }
 
   override async webSocketClose(
@@ -262,7 +369,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     reason: string,
     wasClean: boolean,
   ): Promise<void> {
-    await this.#relay.webSocketClose?.(socket as never, code, reason, wasClean);
+    await this.#relay.webSocketClose?.(this.#lineOf(socket) as never, code, reason, wasClean);
   }
 
   /**
@@ -325,14 +432,35 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     return this.#relayFetch("http", postOf(held), member);
   }
 
-  #holdFrame(socket: WebSocket, message: string | ArrayBuffer): string {
+  #lineOf(socket: WebSocket): Line {
+    let line = this.#lines.get(socket);
+    if (!line) {
+      line = new Line(socket);
+      this.#lines.set(socket, line);
+    }
+    return line;
+  }
+
+  /** A frame as the relay may see it; `undefined`: not at all. */
+  #holdFrame(socket: WebSocket, message: string | ArrayBuffer): string | undefined {
     if (typeof message !== "string") throw badFrame("Frames are text, not binary");
     const attachment = attachmentOf(socket);
     if (!attachment) throw new Error("A socket without an attachment");
-    if (attachment.pullRequestIds.length > OPEN_PULLS) {
+    const { pullRequestIds } = attachment;
+    if (pullRequestIds.length > OPEN_PULLS) {
       throw new RollcallError("rate_limited", `A socket has at most ${OPEN_PULLS} pulls`);
     }
-    return JSON.stringify(holdMessage(parseMessage(message), this.#storeId, "ws"));
+    const held = holdMessage(parseMessage(message), this.#storeId, "ws");
+    const line = this.#lineOf(socket);
+    if (held._tag === "Request" && held.tag === "SyncWsRpc.Pull") {
+      line.startPull(held.id, cursorOf(held.payload));
+    } else if (held._tag === "Interrupt") {
+      const isPull = line.endPull(held.requestId) || pullRequestIds.includes(held.requestId);
+      // Clients interrupt their push when another's events come first. By then it may be in the log,
+      // and the relay would stop before it tells anybody.
+      if (!isPull) return undefined;
+    }
+    return JSON.stringify(held);
   }
 
   /**

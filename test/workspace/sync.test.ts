@@ -430,6 +430,37 @@ describe("the log", () => {
     expect(await late.receive(60)).toEqual(all);
   });
 
+  it("reaches one who still reads it while another writes: each event once, in order", async () => {
+    const workspace = newWorkspace();
+    const writer = await SyncSocket.member("ann", workspace);
+    for (const parent of [0, 100, 200]) await writer.push(workspace, eventsAfter(parent, 100));
+    const reader = await SyncSocket.member("bob", workspace);
+    reader.send(pullOf(workspace));
+    await reader.receive(100);
+    // The relay waits for a receipt before it goes on; meanwhile, this one is ahead of its turn.
+    await writer.push(workspace, eventsAfter(300, 1));
+    // As many as sync-cf puts in one answer, and in one page of the log.
+    for (const read of [200, 256, 300, 301]) {
+      reader.send({ _tag: "Ack", requestId: "1" });
+      await reader.receive(read);
+    }
+    await writer.push(workspace, eventsAfter(301, 1));
+    expect(await reader.receive(302)).toEqual(Array.from({ length: 302 }, (_, index) => index + 1));
+  });
+
+  it("reaches the others also where its writer does not wait for the answer", async () => {
+    const workspace = newWorkspace();
+    const [writer, reader] = [
+      await SyncSocket.member("ann", workspace),
+      await SyncSocket.member("bob", workspace),
+    ];
+    reader.send(pullOf(workspace));
+    await reader.until((frames) => frames[0]);
+    writer.send(pushOf(workspace, eventsAfter(0, 20), "SyncWsRpc", "7"));
+    writer.send({ _tag: "Interrupt", requestId: "7" });
+    expect(await reader.receive(20)).toEqual(Array.from({ length: 20 }, (_, index) => index + 1));
+  });
+
   it("is in D1", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("ann", workspace);
