@@ -200,9 +200,8 @@ class Line {
     this.#heads.set(requestId, cursor ?? 0);
   }
 
-  /** @returns whether it was a pull of this life of the actor */
-  endPull(requestId: string): boolean {
-    return this.#heads.delete(requestId);
+  endPull(requestId: string): void {
+    this.#heads.delete(requestId);
   }
 
   /** The socket for answers: each goes out, if need be without events, as its receipt is waited for. */
@@ -352,14 +351,13 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
   }
 
   override async webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): Promise<void> {
-    let frame: string | undefined;
+    let frame: string;
     try {
       frame = this.#holdFrame(socket, message);
     } catch (thrown) {
       closeSocket(socket, thrown);
       return;
     }
-    if (frame === undefined) return;
     await this.#relay.webSocketMessage?.(this.#lineOf(socket) as never, frame);
   }
 
@@ -441,13 +439,11 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     return line;
   }
 
-  /** A frame as the relay may see it; `undefined`: not at all. */
-  #holdFrame(socket: WebSocket, message: string | ArrayBuffer): string | undefined {
+  #holdFrame(socket: WebSocket, message: string | ArrayBuffer): string {
     if (typeof message !== "string") throw badFrame("Frames are text, not binary");
     const attachment = attachmentOf(socket);
     if (!attachment) throw new Error("A socket without an attachment");
-    const { pullRequestIds } = attachment;
-    if (pullRequestIds.length > OPEN_PULLS) {
+    if (attachment.pullRequestIds.length > OPEN_PULLS) {
       throw new RollcallError("rate_limited", `A socket has at most ${OPEN_PULLS} pulls`);
     }
     const held = holdMessage(parseMessage(message), this.#storeId, "ws");
@@ -455,10 +451,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     if (held._tag === "Request" && held.tag === "SyncWsRpc.Pull") {
       line.startPull(held.id, cursorOf(held.payload));
     } else if (held._tag === "Interrupt") {
-      const isPull = line.endPull(held.requestId) || pullRequestIds.includes(held.requestId);
-      // Clients interrupt their push when another's events come first. By then it may be in the log,
-      // and the relay would stop before it tells anybody.
-      if (!isPull) return undefined;
+      line.endPull(held.requestId);
     }
     return JSON.stringify(held);
   }

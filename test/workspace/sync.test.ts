@@ -448,19 +448,6 @@ describe("the log", () => {
     expect(await reader.receive(302)).toEqual(Array.from({ length: 302 }, (_, index) => index + 1));
   });
 
-  it("reaches the others also where its writer does not wait for the answer", async () => {
-    const workspace = newWorkspace();
-    const [writer, reader] = [
-      await SyncSocket.member("ann", workspace),
-      await SyncSocket.member("bob", workspace),
-    ];
-    reader.send(pullOf(workspace));
-    await reader.until((frames) => frames[0]);
-    writer.send(pushOf(workspace, eventsAfter(0, 20), "SyncWsRpc", "7"));
-    writer.send({ _tag: "Interrupt", requestId: "7" });
-    expect(await reader.receive(20)).toEqual(Array.from({ length: 20 }, (_, index) => index + 1));
-  });
-
   it("is in D1", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("ann", workspace);
