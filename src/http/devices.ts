@@ -8,6 +8,7 @@ import { RollcallError } from "../errors.ts";
 import { callIngest } from "../ingest.ts";
 import { log } from "../log.ts";
 import { PING, parseFrames, parseJson, unwrapEvent } from "../protocol.ts";
+import { inSpan } from "../trace.ts";
 import type { AppEnv } from "./app.ts";
 import { readBody } from "./body.ts";
 import { openToAll } from "./cors.ts";
@@ -172,7 +173,8 @@ function parse<T>(schema: z.ZodType<T>, value: unknown): T {
 
 /** Hands heartbeats of one user to its actor; tells of each whether it was news. */
 async function beat(env: Env, userId: string, beats: Heartbeat[]): Promise<boolean[]> {
-  const news = await callIngest(env.DEVICES.getByName(userId), "beat", beats);
+  const handOver = () => callIngest(env.DEVICES.getByName(userId), "beat", beats);
+  const news = await inSpan("ingest", handOver, { heartbeats: beats.length });
   return news as boolean[];
 }
 

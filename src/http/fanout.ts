@@ -4,6 +4,7 @@ import { admitPublisher, identify, isUserId } from "../auth/fanout.ts";
 import { type ErrorCode, RollcallError } from "../errors.ts";
 import { callIngest } from "../ingest.ts";
 import { log } from "../log.ts";
+import { inSpan } from "../trace.ts";
 import type { AppEnv } from "./app.ts";
 import { readBody } from "./body.ts";
 import { openStream } from "./stream.ts";
@@ -229,7 +230,8 @@ async function deliver(
   for (let attempt = 1; ; attempt++) {
     try {
       const stub = env.FANOUT.getByName(userId);
-      const outcomes = (await callIngest(stub, "publish", messages)) as (
+      const handOver = () => callIngest(stub, "publish", messages);
+      const outcomes = (await inSpan("publish", handOver, { messages: messages.length })) as (
         | { status: 200; answer: string }
         | { status: 422 }
       )[];

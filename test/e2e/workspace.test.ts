@@ -191,7 +191,7 @@ it(
     const vars = { REQUIRE_AUTH: "true", JWT_SECRET, WORKSPACE_STORAGE: "do" };
     const server = await startServer({ vars });
     onTestFinished(() => server.stop());
-    await playAll(server, SHORT, SHORT);
+    await playAll(server, SHORT, SHORT / 2);
   },
   PLAY_TIMEOUT_MS,
 );
