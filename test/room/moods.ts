@@ -77,7 +77,7 @@ export class Deployment {
   }
 
   async connect(sessionId: string, mood?: Mood): Promise<TestSocket> {
-    const query = new URLSearchParams({ sessionId, ...(mood && { mood }) });
+    const query = new URLSearchParams({ sessionId, v: "2", ...(mood && { mood }) });
     const answer = await this.request(`/ws/moods?${query}`, { headers: { Upgrade: "websocket" } });
     if (!answer.webSocket) throw new Error(`${answer.status} ${await answer.text()}`);
     return new TestSocket(answer.webSocket);
