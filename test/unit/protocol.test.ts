@@ -17,6 +17,8 @@ import {
 
 const name = fc.string({ minLength: 1, maxLength: 256 });
 const id = fc.string({ minLength: 1, maxLength: 128 });
+/** Without the one key that a frame may not have. */
+const json = fc.jsonValue().filter((value) => !JSON.stringify(value).includes('"__proto__":'));
 
 function codeOf(task: () => unknown): string | undefined {
   try {
@@ -31,7 +33,7 @@ function codeOf(task: () => unknown): string | undefined {
 describe("a frame", () => {
   it("comes back from text as it was", () => {
     const frame = fc.record(
-      { type: name, channel: fc.string({ maxLength: 256 }), data: fc.jsonValue(), id },
+      { type: name, channel: fc.string({ maxLength: 256 }), data: json, id },
       { requiredKeys: ["type"] },
     );
     fc.assert(
@@ -114,7 +116,7 @@ describe("a frame", () => {
 describe("an event", () => {
   it("arrives under its own name with its own data, whatever the data", () => {
     fc.assert(
-      fc.property(name, fc.jsonValue(), fc.string({ maxLength: 20 }), (event, data, channel) => {
+      fc.property(name, json, fc.string({ maxLength: 20 }), (event, data, channel) => {
         let text: string;
         try {
           text = encodeEvent(event, data, channel);
