@@ -296,7 +296,8 @@ export class PublishError extends Error {
 /**
  * Publishes to a user's sockets and waits for what they answer, for 5 s at most.
  *
- * @throws PublishError what the server refused, with its status; TypeError where it cannot be reached
+ * @throws PublishError what the server refused, with its status; TypeError where it cannot be
+ *   reached, or the connection ends before the whole answer is there
  */
 export function publish<R = Untyped>(
   server: Publisher,
@@ -354,8 +355,9 @@ async function post<T>(
         },
         body: text,
       });
-      const answer = (await response.json().catch(() => ({}))) as T & { error?: string };
-      if (response.ok) return answer;
+      // Cut off behind its status it is no answer: this throws.
+      if (response.ok) return (await response.json()) as T;
+      const answer = (await response.json().catch(() => ({}))) as { error?: string };
       const error = new PublishError(response.status, answer.error ?? response.statusText);
       if (isLast || response.status < 500) throw error;
     } catch (error) {

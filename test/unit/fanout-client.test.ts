@@ -157,6 +157,23 @@ describe("a backend", () => {
     );
   });
 
+  it("takes an answer that is cut off behind its status for none", async () => {
+    const cut = () => {
+      const body = new ReadableStream({
+        start(controller) {
+          controller.enqueue(new TextEncoder().encode('{"clientCount":1,'));
+          controller.error(new TypeError("terminated"));
+        },
+      });
+      return new Response(body, { headers: { "Content-Type": "application/json" } });
+    };
+    const answer = publish(server([cut(), ok()]), { userId: "u", idempotencyKey: "k" });
+    await pass(5_000);
+    expect(await answer).toEqual({ clientCount: 1, results: [2] });
+    await expect(publish(server([cut(), ok()]), { userId: "u" })).rejects.toThrow("terminated");
+    await expect(publishBatch(server([cut()]), [{ userId: "u" }])).rejects.toThrow("terminated");
+  });
+
   it("gets an answer for each message of a batch", async () => {
     const results = [
       { status: 200, clientCount: 0, results: [] },
