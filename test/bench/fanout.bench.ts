@@ -1,13 +1,12 @@
 /**
  * One room of 500 sockets: an event to all of them, on our framework, in a bare Durable Object that
- * loops `send`, and with socket.io. All stand side by side and take turns; figures are medians of
- * the rounds, ratios medians of the ratios within a round.
+ * loops `send`, with PartyServer's `broadcast` and with socket.io's `emit`.
  */
 import type { Dialect, Round, Task } from "./fanout.clients.ts";
-import { type BenchServer, Clients, cpuMs, median, startNode, startWorker } from "./server.ts";
+import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { type BenchServer, Clients, cpuMs, startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 500;
-const ROUNDS = 9;
 const DURATION_MS = 900;
 const WARM_UP_MS = 500;
 
@@ -18,12 +17,18 @@ interface Figures extends Round {
   cpuUs: number;
 }
 
-export default async function fanout(): Promise<string[]> {
-  const servers: Record<Dialect, BenchServer> = {
-    rollcall: await startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }),
-    bare: await startWorker("test/bench/peers/bare.worker.ts", { ROOM: "Room" }),
-    socketio: await startNode(new URL("peers/socketio.ts", import.meta.url)),
+/** Rooms whose clients speak to all: of ours, and of each peer. */
+export async function startRooms(): Promise<Record<Dialect, BenchServer>> {
+  return {
+    [OURS]: await startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }),
+    "bare Durable Object": await startWorker("test/bench/peers/bare.worker.ts", { ROOM: "Room" }),
+    PartyServer: await startWorker("test/bench/peers/partyserver.worker.ts", { ROOM: "Room" }),
+    "socket.io": await startNode(new URL("peers/socketio.ts", import.meta.url)),
   };
+}
+
+export default async function fanout(rounds: number): Promise<Result> {
+  const servers = await startRooms();
   const dialects = Object.keys(servers) as Dialect[];
   const clients = new Clients(new URL("fanout.clients.ts", import.meta.url));
 
@@ -37,16 +42,29 @@ export default async function fanout(): Promise<string[]> {
     return { ...round, rate, cpuUs: (cpu * 1000) / round.deliveries };
   }
 
-  async function rounds(inFlight: number): Promise<Record<Dialect, Figures[]>> {
-    const figures: Record<Dialect, Figures[]> = { rollcall: [], bare: [], socketio: [] };
+  async function quantities(inFlight: number, atLeast: AtLeast): Promise<Quantity[]> {
     for (const dialect of dialects) await measure(dialect, inFlight, WARM_UP_MS);
-    for (let i = 0; i < ROUNDS; i++) {
-      for (const turn of dialects.keys()) {
-        const dialect = dialects[(i + turn) % dialects.length] as Dialect;
-        figures[dialect].push(await measure(dialect, inFlight, DURATION_MS));
-      }
-    }
-    return figures;
+    const figures = await takeTurns(dialects, rounds, (dialect) =>
+      measure(dialect as Dialect, inFlight, DURATION_MS),
+    );
+    const of = (
+      name: string,
+      unit: string,
+      key: "rate" | "cpuUs" | "p50Ms" | "p99Ms",
+    ): Quantity => ({
+      name: `${inFlight} in flight: ${name}`,
+      unit,
+      better: key === "rate" ? "more" : "less",
+      digits: key === "rate" ? 0 : key === "cpuUs" ? 2 : 1,
+      rounds: pick(figures, (figure) => figure[key]),
+      ...(atLeast[key] && { atLeast: atLeast[key] }),
+    });
+    return [
+      of("deliveries", "a second", "rate"),
+      of("server CPU a delivery", "µs", "cpuUs"),
+      of("latency, median", "ms", "p50Ms"),
+      of("latency, 99 %", "ms", "p99Ms"),
+    ];
   }
 
   try {
@@ -54,68 +72,22 @@ export default async function fanout(): Promise<string[]> {
       const { url } = servers[dialect];
       await clients.ask({ do: "connect", dialect, url, sockets: SOCKETS } satisfies Task);
     }
-    const many = await rounds(100);
-    const one = await rounds(1);
-
-    const bounds: [string, number, number][] = [
-      ["100 in flight, rate against the bare loop", ratio(many, "bare", rateOf), 25],
-      ["100 in flight, rate against socket.io", ratio(many, "socketio", rateOf), 6],
-      ["100 in flight, p99 of the bare loop against ours", 1 / ratio(many, "bare", p99Of), 1],
-      ["100 in flight, p99 of socket.io against ours", 1 / ratio(many, "socketio", p99Of), 1],
-      ["one in flight, rate against the bare loop", ratio(one, "bare", rateOf), 0.9],
-    ];
-    for (const [what, value, least] of bounds) {
-      console.log(`${what.padEnd(50)} ${value.toFixed(2).padStart(7)}   (at least ${least})`);
-    }
-    const free: [string, number][] = [
-      ["one in flight, rate against socket.io", ratio(one, "socketio", rateOf)],
-      ["one in flight, p99 of socket.io against ours", 1 / ratio(one, "socketio", p99Of)],
-      ["100 in flight, CPU of the bare loop against ours", 1 / ratio(many, "bare", cpuOf)],
-      ["100 in flight, CPU of socket.io against ours", 1 / ratio(many, "socketio", cpuOf)],
-      ["one in flight, CPU of the bare loop against ours", 1 / ratio(one, "bare", cpuOf)],
-    ];
-    for (const [what, value] of free) {
-      console.log(`${what.padEnd(50)} ${value.toFixed(2).padStart(7)}`);
-    }
-    for (const [title, figures] of [
-      ["100 in flight", many],
-      ["one in flight", one],
-    ] as const) {
-      console.log(`\n${title}: median (least to most) of ${ROUNDS} rounds`);
-      console.table(Object.fromEntries(dialects.map((name) => [name, row(figures[name])])));
-    }
-    return bounds
-      .filter(([, value, least]) => !(value >= least))
-      .map(([what, value, least]) => `${what}: ${value.toFixed(2)}, at least ${least}`);
+    return {
+      title: "Fan-out",
+      setup: `One room of ${SOCKETS} sockets: what one says, all get, in the server's order; ${DURATION_MS} ms a round. “In flight” are events that not everybody has got yet.`,
+      quantities: [
+        ...(await quantities(100, {
+          rate: { "bare Durable Object": 25, "socket.io": 6 },
+          p99Ms: { "bare Durable Object": 1, "socket.io": 1 },
+        })),
+        ...(await quantities(1, { rate: { "bare Durable Object": 0.9 } })),
+      ],
+    };
   } finally {
     await clients.stop();
     await Promise.all(Object.values(servers).map((server) => server.stop()));
   }
 }
 
-const rateOf = ({ rate }: Figures) => rate;
-const p99Of = ({ p99Ms }: Figures) => p99Ms;
-const cpuOf = ({ cpuUs }: Figures) => cpuUs;
-
-/** Ours over the peer's. */
-function ratio(
-  figures: Record<Dialect, Figures[]>,
-  peer: Dialect,
-  of: (figures: Figures) => number,
-): number {
-  return median(figures.rollcall.map((ours, i) => of(ours) / of(figures[peer][i] as Figures)));
-}
-
-function row(figures: Figures[]): Record<string, string> {
-  const cell = (of: (figures: Figures) => number, digits: number) => {
-    const values = figures.map(of);
-    const [least, most] = [Math.min(...values), Math.max(...values)];
-    return `${median(values).toFixed(digits)} (${least.toFixed(digits)} to ${most.toFixed(digits)})`;
-  };
-  return {
-    "deliveries/s": cell(rateOf, 0),
-    "CPU µs/delivery": cell(cpuOf, 2),
-    "p50 ms": cell(({ p50Ms }) => p50Ms, 1),
-    "p99 ms": cell(p99Of, 1),
-  };
-}
+/** How many times as good as a peer, at least. */
+type AtLeast = Partial<Record<"rate" | "cpuUs" | "p50Ms" | "p99Ms", Record<string, number>>>;

@@ -5,8 +5,8 @@
 import { once } from "node:events";
 import WebSocket from "ws";
 
-/** `rollcall` (protocol 2), `bare` (its single frames), or `socketio` (engine.io, spoken by hand). */
-export type Dialect = "rollcall" | "bare" | "socketio";
+/** Ours is protocol 2; the two others on Durable Objects send single frames; engine.io is spoken by hand. */
+export type Dialect = "Rollcall" | "bare Durable Object" | "PartyServer" | "socket.io";
 
 export type Task =
   | { do: "connect"; dialect: Dialect; url: string; sockets: number }
@@ -38,18 +38,22 @@ const BUCKETS_PER_MS = 10;
 /** A round in which nothing arrives for so long has lost an event. */
 const LOST_AFTER_MS = 20_000;
 
-const DIALECTS: Record<
-  Dialect,
-  {
-    path: string;
-    /** Called with each message until it says that the socket may be used. */
-    greet(ws: WebSocket, text: string): boolean;
-    encode(event: string, data: object): string;
-    /** The events in a message. */
-    decode(text: string): Said[];
-  }
-> = {
-  rollcall: {
+interface Speech {
+  path: string;
+  /** Called with each message until it says that the socket may be used. Default: it may at once. */
+  greet?(ws: WebSocket, text: string): boolean;
+  encode(event: string, data: object): string;
+  /** The events in a message. */
+  decode(text: string): Said[];
+}
+
+const plain: Omit<Speech, "path"> = {
+  encode: (type, data) => JSON.stringify({ type, data }),
+  decode: (text) => [JSON.parse(text).data],
+};
+
+const DIALECTS: Record<Dialect, Speech> = {
+  Rollcall: {
     path: "/ws?v=2",
     greet: (_, text) => text.includes('"hello"'),
     encode: (type, data) => JSON.stringify({ type, data }),
@@ -58,13 +62,9 @@ const DIALECTS: Record<
       return (Array.isArray(frames) ? frames : [frames]).map(({ data }) => data);
     },
   },
-  bare: {
-    path: "/ws",
-    greet: () => true,
-    encode: (type, data) => JSON.stringify({ type, data }),
-    decode: (text) => [JSON.parse(text).data],
-  },
-  socketio: {
+  "bare Durable Object": { path: "/ws", ...plain },
+  PartyServer: { path: "/parties/room/bench", ...plain },
+  "socket.io": {
     path: "/socket.io/?EIO=4&transport=websocket",
     greet(ws, text) {
       if (text.startsWith("0")) ws.send("40");
@@ -78,31 +78,39 @@ const DIALECTS: Record<
 const rooms = new Map<Dialect, Client[]>();
 let onData: (client: Client, bytes: Buffer) => void = () => {};
 
+/** Upgrades on their way at once. */
+const CONCURRENCY = 50;
+
 async function connect(dialect: Dialect, url: string, sockets: number): Promise<void> {
-  const { path, greet } = DIALECTS[dialect];
   const clients: Client[] = [];
   rooms.set(dialect, clients);
-  for (let i = 0; i < sockets; i++) {
-    const ws = new WebSocket(url + path, { perMessageDeflate: false, skipUTF8Validation: true });
-    const client: Client = { ws, next: -1 };
-    const greeted = new Promise<void>((resolve) => {
-      const listen = (bytes: Buffer) => {
-        if (!greet(ws, bytes.toString())) return;
-        ws.off("message", listen);
-        ws.on("message", (data: Buffer) => {
-          // engine.io asks whether we live.
-          if (data.length === 1 && data[0] === 0x32) ws.send("3");
-          else onData(client, data);
-        });
-        resolve();
-      };
-      ws.on("message", listen);
-      if (dialect === "bare") ws.once("open", () => listen(Buffer.alloc(0)));
+  let started = 0;
+  const connectOn = async () => {
+    while (started++ < sockets) clients.push(await connectOne(dialect, url));
+  };
+  await Promise.all(Array.from({ length: CONCURRENCY }, connectOn));
+}
+
+async function connectOne(dialect: Dialect, url: string): Promise<Client> {
+  const { path, greet } = DIALECTS[dialect];
+  const ws = new WebSocket(url + path, { perMessageDeflate: false, skipUTF8Validation: true });
+  const client: Client = { ws, next: -1 };
+  const greeted = new Promise<void>((resolve) => {
+    let isGreeted = greet === undefined;
+    if (isGreeted) resolve();
+    ws.on("message", (data: Buffer) => {
+      if (!isGreeted) {
+        isGreeted = greet?.(ws, data.toString()) ?? true;
+        if (isGreeted) resolve();
+      }
+      // engine.io asks whether we live.
+      else if (data.length === 1 && data[0] === 0x32) ws.send("3");
+      else onData(client, data);
     });
-    await once(ws, "open");
-    await greeted;
-    clients.push(client);
-  }
+  });
+  await once(ws, "open");
+  await greeted;
+  return client;
 }
 
 /** Keeps `inFlight` events on their way for `durationMs`, then waits for the last one. */

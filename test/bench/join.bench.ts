@@ -3,87 +3,106 @@
  * It ends when every client knows all of them.
  */
 import type { Storm, Task } from "./join.clients.ts";
-import { type BenchServer, Clients, cpuMs, median, startWorker } from "./server.ts";
+import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { type BenchServer, Clients, cpuMs, startNode, startWorker } from "./server.ts";
 
 const USERS = 1_000;
-const ROUNDS = 5;
+const WARM_UP_USERS = 100;
 /** Verani 0.5's own presence room under the same storm, measured on a machine of this kind. */
-const VERANI = { elapsedMs: 16_500, messages: 500_500, megabytes: 113, cpuMs: 16_000 };
-const BOUNDS = { messages: 1 / 30, cpu: 1 / 20 };
+const VERANI = { elapsedMs: 16_500, messages: 500_500, bytes: 113e6, cpuMs: 16_000 };
 
 interface Figures extends Storm {
   cpuMs: number;
 }
 
-export default async function join(): Promise<string[]> {
-  const ours = await startWorker(
-    "test/bench/join.worker.ts",
-    { PRESENCE: "PresenceRoom" },
-    { ENVIRONMENT: "development" },
-  );
-  const bare = await startWorker("test/bench/peers/presence.worker.ts", { ROOM: "Room" });
+interface PresenceServer {
+  start(): Promise<BenchServer>;
+  /** Path and query of the upgrade into a room; the user's name is yet to come. */
+  query(room: string): string;
+}
+
+/** Presence, ours and as each peer has it. */
+export const PRESENCE: Record<string, PresenceServer> = {
+  [OURS]: {
+    start: () =>
+      startWorker(
+        "test/bench/join.worker.ts",
+        { PRESENCE: "PresenceRoom" },
+        { ENVIRONMENT: "development" },
+      ),
+    query: (room) => `/ws/presence?v=2&room=${room}&token=user:`,
+  },
+  "bare Durable Object": {
+    start: () => startWorker("test/bench/peers/presence.worker.ts", { ROOM: "Room" }),
+    query: (room) => `/ws?room=${room}&user=`,
+  },
+  PartyServer: {
+    start: () => startWorker("test/bench/peers/partyserver.worker.ts", { PRESENCE: "Presence" }),
+    query: (room) => `/parties/presence/${room}?user=`,
+  },
+  "socket.io": {
+    start: () => startNode(new URL("peers/socketio.ts", import.meta.url)),
+    query: (room) => `/socket.io/?EIO=4&transport=websocket&room=${room}&user=`,
+  },
+};
+
+/** Server and clients start anew each time: leaving costs the peers as much as joining. */
+async function storm(name: string): Promise<Figures> {
+  const { start, query } = PRESENCE[name] as PresenceServer;
+  const server = await start();
   const clients = new Clients(new URL("join.clients.ts", import.meta.url));
-
-  async function storm(server: BenchServer, query: string): Promise<Figures> {
-    const before = cpuMs(server.pid);
-    const task: Task = { do: "storm", url: server.url, query, users: USERS };
-    const result = await clients.ask<Storm>(task);
-    const used = cpuMs(server.pid) - before;
-    await clients.ask({ do: "leave" } satisfies Task);
-    return { ...result, cpuMs: used };
-  }
-
+  const { url, pid } = server;
+  const run = (room: string, users: number) =>
+    clients.ask<Storm>({ url, query: query(room), users } satisfies Task);
   try {
-    const rounds: Figures[] = [];
-    for (let i = 0; i <= ROUNDS; i++) {
-      const figures = await storm(ours, `/ws/presence?v=2&room=storm-${i}&token=user:`);
-      if (i > 0) rounds.push(figures);
-    }
-    const peer = await storm(bare, "/ws?user=");
-    const messages = median(rounds.map((round) => round.messages));
-    const cpu = median(rounds.map((round) => round.cpuMs));
-
-    const bounds: [string, number, number][] = [
-      ["messages, of Verani's", messages / VERANI.messages, BOUNDS.messages],
-      ["server CPU, of Verani's", cpu / VERANI.cpuMs, BOUNDS.cpu],
-    ];
-    for (const [what, value, most] of bounds) {
-      console.log(
-        `${what.padEnd(32)} 1/${(1 / value).toFixed(1).padEnd(6)} (at most 1/${1 / most})`,
-      );
-    }
-    console.log(
-      `${"messages, of a bare room's".padEnd(32)} 1/${(peer.messages / messages).toFixed(1)}`,
-    );
-    console.log(`${"server CPU, of a bare room's".padEnd(32)} 1/${(peer.cpuMs / cpu).toFixed(1)}`);
-    console.log(
-      `\n${USERS} users; ours: median (least to most) of ${ROUNDS} rounds after a first one`,
-    );
-    console.table({
-      rollcall: row(rounds),
-      "bare room": row([peer]),
-      "Verani 0.5": row([{ ...VERANI, bytes: VERANI.megabytes * 1e6 }]),
-    });
-    return bounds
-      .filter(([, value, most]) => !(value <= most))
-      .map(([what, value, most]) => `${what}: 1/${(1 / value).toFixed(1)}, at most 1/${1 / most}`);
+    await run("warm-up", WARM_UP_USERS);
+    const before = cpuMs(pid);
+    const result = await run("storm", USERS);
+    return { ...result, cpuMs: cpuMs(pid) - before };
   } finally {
     await clients.stop();
-    await Promise.all([ours, bare].map((server) => server.stop()));
+    await server.stop();
   }
 }
 
-function row(rounds: Figures[]): Record<string, string> {
-  const cell = (of: (figures: Figures) => number, digits = 0) => {
-    const values = rounds.map(of);
-    const middle = median(values).toFixed(digits);
-    if (values.length === 1) return middle;
-    return `${middle} (${Math.min(...values).toFixed(digits)} to ${Math.max(...values).toFixed(digits)})`;
-  };
+export default async function join(rounds: number): Promise<Result> {
+  const figures = await takeTurns(Object.keys(PRESENCE), rounds, storm);
+  const all = { ...figures, "Verani 0.5": [VERANI] };
+  const less = { better: "less" as const };
+  const quantities: Quantity[] = [
+    {
+      name: "time until all know all",
+      unit: "s",
+      ...less,
+      digits: 2,
+      rounds: pick(all, ({ elapsedMs }) => elapsedMs / 1000),
+    },
+    {
+      name: "messages",
+      unit: "in all",
+      ...less,
+      rounds: pick(all, ({ messages }) => messages),
+      atLeast: { "Verani 0.5": 30 },
+    },
+    {
+      name: "payload",
+      unit: "MB",
+      ...less,
+      digits: 1,
+      rounds: pick(all, ({ bytes }) => bytes / 1e6),
+    },
+    {
+      name: "server CPU",
+      unit: "s",
+      ...less,
+      digits: 2,
+      rounds: pick(all, ({ cpuMs }) => cpuMs / 1000),
+      atLeast: { "Verani 0.5": 20 },
+    },
+  ];
   return {
-    "time s": cell(({ elapsedMs }) => elapsedMs / 1000, 2),
-    messages: cell(({ messages }) => messages),
-    MB: cell(({ bytes }) => bytes / 1e6, 1),
-    "server CPU s": cell(({ cpuMs }) => cpuMs / 1000, 2),
+    title: "Join storm",
+    setup: `${USERS} users join one room at once, 100 upgrades at a time, until every client knows all ${USERS}. Verani's figures are of an earlier measurement of its own presence room.`,
+    quantities,
   };
 }

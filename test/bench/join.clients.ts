@@ -2,7 +2,6 @@
  * The clients of the join storm: they fold what they hear into a roster, with the code that our own
  * client uses, until each of them knows everyone.
  */
-import { once } from "node:events";
 import WebSocket from "ws";
 import { parseFrames, unwrapEvent } from "../../src/protocol.ts";
 import {
@@ -14,7 +13,11 @@ import {
 } from "../../src/roster.ts";
 
 /** `query` ends before the user's name. */
-export type Task = { do: "storm"; url: string; query: string; users: number } | { do: "leave" };
+export interface Task {
+  url: string;
+  query: string;
+  users: number;
+}
 
 export interface Storm {
   /** From the first connect until every client knows everyone. */
@@ -26,8 +29,6 @@ export interface Storm {
 
 /** Upgrades on their way at once; a storm, but the kernel's backlog holds it. */
 const CONCURRENCY = 100;
-
-let sockets: WebSocket[] = [];
 
 function storm(url: string, query: string, users: number): Promise<Storm> {
   const startedAtMs = performance.now();
@@ -44,9 +45,9 @@ function storm(url: string, query: string, users: number): Promise<Storm> {
       let roster: Roster = new Map();
       let knows = false;
       const ws = new WebSocket(`${url}${query}${userId}`, { perMessageDeflate: false });
-      sockets.push(ws);
       ws.once("open", connect);
       ws.on("message", (data: Buffer) => {
+        if (data[0] !== BRACE && data[0] !== BRACKET && !isSocketIoEvent(ws, data)) return;
         messages += 1;
         bytes += data.length;
         // Most clients get the very same bytes: parse them once, fold them for each.
@@ -64,9 +65,22 @@ function storm(url: string, query: string, users: number): Promise<Storm> {
   });
 }
 
+const [BRACE, BRACKET] = [0x7b, 0x5b];
+
+/** Whether engine.io carries an event here; what it asks by itself is answered. */
+function isSocketIoEvent(ws: WebSocket, data: Buffer): boolean {
+  const text = data.subarray(0, 2).toString();
+  if (text.startsWith("0")) ws.send("40");
+  else if (text === "2") ws.send("3");
+  return text === "42";
+}
+
 /** What the events of a message do to a roster. */
-function reducerOf(data: Buffer): (roster: Roster) => Roster {
-  const events = parseFrames(data.toString()).map(unwrapEvent);
+function reducerOf(message: Buffer): (roster: Roster) => Roster {
+  const text = message.toString();
+  const isSocketIo = text.startsWith("42");
+  const [event, data] = isSocketIo ? JSON.parse(text.slice(2)) : [];
+  const events = isSocketIo ? [{ event, data }] : parseFrames(text).map(unwrapEvent);
   return (roster) => {
     let next = roster;
     for (const { event, data } of events) {
@@ -78,22 +92,6 @@ function reducerOf(data: Buffer): (roster: Roster) => Roster {
   };
 }
 
-async function leave(): Promise<void> {
-  const leaving = sockets;
-  sockets = [];
-  await Promise.all(
-    leaving.map((ws) => {
-      const closed = once(ws, "close");
-      ws.close(1000);
-      return closed;
-    }),
-  );
-}
-
-process.on("message", async (task: Task) => {
-  if (task.do === "storm") process.send?.(await storm(task.url, task.query, task.users));
-  else {
-    await leave();
-    process.send?.({});
-  }
+process.on("message", async ({ url, query, users }: Task) => {
+  process.send?.(await storm(url, query, users));
 });

@@ -18,6 +18,10 @@ export interface Panel {
   bound?: { y: number; name: string };
   /** Least top of the y axis, which begins at 0. Default: what the values need. */
   top?: number;
+  /** Highest top: what is above is a triangle at the upper edge, with its value. */
+  ceiling?: number;
+  /** Height of the axes. Default 210. */
+  height?: number;
   /** Points farther apart in x are not joined. Default: all are. */
   gap?: number;
 }
@@ -28,6 +32,8 @@ export interface LineChart {
   /** What x is, and its unit; shared by all panels, which stand one below another. */
   label: string;
   panels: readonly Panel[];
+  /** Stretches of x that are shaded in all panels, and why. */
+  shades?: { name: string; spans: readonly (readonly [from: number, to: number])[] };
 }
 
 export interface BarChart {
@@ -36,7 +42,14 @@ export interface BarChart {
   /** What the bars show, and its unit. */
   label: string;
   /** Series have a colour each; a group has one bar of each that has a value there. */
-  groups: readonly { name: string; bars: readonly { series: string; value: number }[] }[];
+  groups: readonly BarGroup[];
+}
+
+export interface BarGroup {
+  name: string;
+  bars: readonly { series: string; value: number }[];
+  /** Its longest bar fills the width, whatever the other groups have. Default: one scale for all. */
+  hasOwnScale?: boolean;
   /** How a value is written behind its bar. Default: three significant digits. */
   format?: (value: number) => string;
 }
@@ -48,6 +61,7 @@ const BAR_HEIGHT = 16;
 const INK = "#1f2328";
 const FAINT = "#59636e";
 const GRID = "#e2e6ea";
+const SHADE = "#e9e4d4";
 const BOUND = "#b42318";
 /** Told apart by the colour-blind as well (Okabe and Ito), and dark enough for white. */
 const COLOURS = ["#0072b2", "#d55e00", "#00855f", "#aa4499", "#8a6d00", "#5a5a5a"];
@@ -121,7 +135,7 @@ function legend(names: readonly string[], top: number): { parts: string[]; heigh
 }
 
 /** Lines over a shared x axis that begins at 0, in one panel or several. */
-export function lines({ title, subtitle, label, panels }: LineChart): string {
+export function lines({ title, subtitle, label, panels, shades }: LineChart): string {
   const xs = panels.flatMap(({ series }) => series.flatMap(({ points }) => points.map(([x]) => x)));
   const widest = Math.max(0, ...xs);
   const xTicks = ticks(widest, 12).filter((x) => x <= widest || widest === 0);
@@ -134,12 +148,26 @@ export function lines({ title, subtitle, label, panels }: LineChart): string {
     const key = legend(names, y + 19);
     parts.push(...key.parts);
     const top = y + 14 + key.height;
-    parts.push(...drawPanel(panel, top, xTicks, xOf));
-    y = top + PANEL_HEIGHT;
+    const height = panel.height ?? PANEL_HEIGHT;
+    for (const [from, to] of shades?.spans ?? []) {
+      const width = at(xOf(Math.min(to, widest)) - xOf(from));
+      parts.push(
+        `<rect x="${at(xOf(from))}" y="${at(top)}" width="${width}" height="${height}" fill="${SHADE}"/>`,
+      );
+    }
+    parts.push(...drawPanel(panel, top, height, xTicks, xOf));
+    y = top + height;
     const isLast = place === panels.length - 1;
     parts.push(...xTicks.map((x) => text(xOf(x), y + 17, String(x), axis("middle"))));
     if (isLast) parts.push(text((LEFT + WIDTH - RIGHT) / 2, y + 36, label, axis("middle")));
     y += isLast ? 52 : 48;
+  }
+  if (shades && shades.spans.length > 0) {
+    parts.push(
+      `<rect x="${LEFT}" y="${at(y - 9)}" width="10" height="10" rx="2" fill="${SHADE}"/>`,
+      text(LEFT + 16, y, shades.name, { colour: FAINT }),
+    );
+    y += 16;
   }
   return card(y, title, subtitle, parts);
 }
@@ -149,16 +177,19 @@ function axis(anchor: "middle" | "end"): TextStyle {
 }
 
 function drawPanel(
-  { series, bound, top: least = 0, gap = Number.POSITIVE_INFINITY }: Panel,
+  panel: Panel,
   top: number,
+  height: number,
   xTicks: readonly number[],
   xOf: (x: number) => number,
 ): string[] {
-  const ys = series.flatMap(({ points }) => points.map(([, y]) => y));
-  const yTicks = ticks(Math.max(least, bound?.y ?? 0, ...ys), 5);
+  const { series, bound, gap = Number.POSITIVE_INFINITY } = panel;
+  const { top: least = 0, ceiling = Number.POSITIVE_INFINITY } = panel;
+  const ys = series.flatMap(({ points }) => points.map(([, y]) => Math.min(y, ceiling)));
+  const yTicks = ticks(Math.max(least, bound?.y ?? 0, ...ys), Math.round(height / 42));
   const highest = yTicks.at(-1) ?? 1;
-  const bottom = top + PANEL_HEIGHT;
-  const yOf = (y: number) => bottom - (y / highest) * PANEL_HEIGHT;
+  const bottom = top + height;
+  const yOf = (y: number) => bottom - (Math.min(y, highest) / highest) * height;
   const grid = [
     ...xTicks.map((x) => line([xOf(x), top], [xOf(x), bottom], GRID)),
     ...yTicks.map((y) => line([LEFT, yOf(y)], [WIDTH - RIGHT, yOf(y)], y === 0 ? "#8b949e" : GRID)),
@@ -171,9 +202,19 @@ function drawPanel(
       path += `${x - last > gap ? "M" : "L"}${at(xOf(x))} ${at(yOf(y))}`;
       last = x;
     }
-    return `<path d="${path.replace(/^L/, "M")}" fill="none" stroke="${colour(i)}" stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>`;
+    const beyond = points.filter(([, y]) => y > highest);
+    return [
+      `<path d="${path.replace(/^L/, "M")}" fill="none" stroke="${colour(i)}" stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>`,
+      ...beyond.flatMap(([x, y]) => [
+        `<path d="M${at(xOf(x) - 5)} ${at(top + 8)}h10l-5 -9z" fill="${colour(i)}"/>`,
+        text(xOf(x) + 7, top + 8 + 12 * i, Math.round(y).toLocaleString("en"), {
+          size: 10,
+          colour: colour(i),
+        }),
+      ]),
+    ];
   });
-  if (!bound) return [...grid, ...curves];
+  if (!bound) return [...grid, ...curves.flat()];
   const limitY = yOf(bound.y);
   const limit = line([LEFT, limitY], [WIDTH - RIGHT, limitY], BOUND, ' stroke-dasharray="6 4"');
   const name = text(WIDTH - RIGHT - 4, limitY - 5, bound.name, {
@@ -181,22 +222,25 @@ function drawPanel(
     colour: BOUND,
     anchor: "end",
   });
-  return [...grid, ...curves, limit, name];
+  return [...grid, ...curves.flat(), limit, name];
 }
 
 /** Bars that lie, one below another, in groups; each is labelled with its value. */
-export function bars({ title, subtitle, label, groups, format = brief }: BarChart): string {
+export function bars({ title, subtitle, label, groups }: BarChart): string {
   const names = [...new Set(groups.flatMap(({ bars }) => bars.map(({ series }) => series)))];
-  const values = groups.flatMap(({ bars }) => bars.map(({ value }) => value));
-  const longest = Math.max(...values, Number.MIN_VALUE);
+  const longestOf = (some: readonly BarGroup[]) =>
+    Math.max(...some.flatMap(({ bars }) => bars.map(({ value }) => value)), Number.MIN_VALUE);
   const left = Math.max(LEFT, ...groups.map(({ name }) => 24 + widthOf(name)));
+  const labels = groups.flatMap(({ bars, format = brief }) => bars.map((bar) => format(bar.value)));
   // Behind the longest bar there is room for its value.
-  const full = WIDTH - RIGHT - left - Math.max(...values.map((value) => widthOf(format(value))), 0);
+  const full = WIDTH - RIGHT - left - Math.max(...labels.map(widthOf), 0);
   const parts: string[] = [text(LEFT, 80, label, { weight: 600 })];
   const key = legend(names, 99);
   parts.push(...key.parts);
   let y = 99 + key.height;
-  for (const { name, bars } of groups) {
+  for (const group of groups) {
+    const { name, bars, hasOwnScale, format = brief } = group;
+    const longest = longestOf(hasOwnScale ? [group] : groups);
     const middle = y + (bars.length * (BAR_HEIGHT + 3)) / 2;
     parts.push(text(left - 10, middle + 3, name, { anchor: "end" }));
     for (const { series, value } of bars) {

@@ -1,31 +1,54 @@
 /**
- * `npm run bench [-- name …]`: runs test/bench/<name>.bench.ts, or all of them, one after another.
- * Ends with exit code 1 when a bound is missed.
+ * `npm run bench [-- name …] [--rounds n] [--publish]`: runs test/bench/<name>.bench.ts, or all of
+ * them, one after another, and prints their tables, ratios first. Ends with exit code 1 when a bound
+ * is missed.
+ *
+ * `--rounds`: how often each measurement is taken; default 5. `--publish`: writes what it measured to
+ * docs/plots and into docs/benchmarks.md.
  */
 import { readdirSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { publish } from "./publication.ts";
+import { missedOf, type Result, toMarkdown } from "./report.ts";
 
 const SUFFIX = ".bench.ts";
-/** A benchmark runs and prints its table, ratios first; it returns the bounds that it missed. */
-type Bench = () => Promise<string[]>;
+/** A benchmark measures so many rounds. One may print by itself, and give but the bounds it missed. */
+type Bench = (rounds: number) => Promise<Result | string[]>;
 
 const known = readdirSync(import.meta.dirname)
   .filter((file) => file.endsWith(SUFFIX))
   .map((file) => file.slice(0, -SUFFIX.length));
-const asked = process.argv.slice(2);
+const { positionals: asked, values: options } = parseArgs({
+  allowPositionals: true,
+  options: {
+    rounds: { type: "string", default: "5" },
+    publish: { type: "boolean", default: false },
+  },
+});
+const rounds = Number(options.rounds);
 const unknown = asked.filter((name) => !known.includes(name));
-if (unknown.length > 0) {
-  console.error(`No benchmark ${unknown.join(", ")}; there are: ${known.join(", ")}`);
+if (unknown.length > 0 || !(rounds >= 1)) {
+  console.error(`npm run bench -- [name …] [--rounds n] [--publish]; names: ${known.join(", ")}`);
   process.exit(2);
 }
 
 let missed = 0;
+const results = new Map<string, Result>();
 for (const name of asked.length > 0 ? asked : known) {
   console.log(`\n── ${name} ──`);
+  const startedAtMs = performance.now();
   const { default: bench } = (await import(`./${name}${SUFFIX}`)) as { default: Bench };
-  for (const bound of await bench()) {
+  const given = await bench(rounds);
+  if (!Array.isArray(given)) {
+    results.set(name, given);
+    console.log(toMarkdown(given));
+  }
+  for (const bound of Array.isArray(given) ? given : missedOf(given)) {
     console.log(`MISSED: ${bound}`);
     missed += 1;
   }
+  console.log(`(${((performance.now() - startedAtMs) / 1000).toFixed(0)} s)`);
 }
+if (options.publish) publish(results, rounds);
 console.log(missed === 0 ? "\nAll bounds hold." : `\n${missed} bounds missed.`);
 process.exitCode = missed === 0 ? 0 : 1;

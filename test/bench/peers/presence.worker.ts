@@ -1,4 +1,4 @@
-/** Presence as one writes it without a framework: everyone is told of every arrival by itself. */
+/** Presence as one writes it without a framework: everyone is told of every arrival and departure by itself. */
 import { DurableObject } from "cloudflare:workers";
 
 export class Room extends DurableObject {
@@ -17,6 +17,16 @@ export class Room extends DurableObject {
     for (const ws of here) if (ws !== server) ws.send(online);
     return new Response(null, { status: 101, webSocket: client });
   }
+
+  override webSocketMessage(ws: WebSocket, raw: string | ArrayBuffer): void {
+    if (JSON.parse(raw as string).type === "ping") ws.send('{"type":"pong"}');
+  }
+
+  override webSocketClose(ws: WebSocket): void {
+    const { userId, username } = ws.deserializeAttachment();
+    const offline = frame({ type: "presence.offline", userId, username, timestamp: Date.now() });
+    for (const other of this.ctx.getWebSockets()) if (other !== ws) other.send(offline);
+  }
 }
 
 function frame(data: object): string {
@@ -25,6 +35,7 @@ function frame(data: object): string {
 
 export default {
   fetch(request: Request, env: { ROOM: DurableObjectNamespace }): Promise<Response> {
-    return env.ROOM.getByName("bench").fetch(request);
+    const name = new URL(request.url).searchParams.get("room") ?? "";
+    return env.ROOM.getByName(name).fetch(request);
   },
 };
