@@ -25,6 +25,8 @@ import { GONE, Journal } from "./journal.ts";
 interface MoodMeta extends ConnectionMeta {
   /** Absent: it only watches, as streams do. */
   sessionId?: string;
+  /** The total holds this socket, to notice when a crash takes it. It is told nothing. */
+  isWitness?: boolean;
   mood: Mood;
   /** What this socket was told last, as {@link keyOf}, and when (ms). */
   told?: string;
@@ -38,7 +40,7 @@ type MoodSession = Session<MoodMeta>;
 interface Report {
   shard: number;
   tally: Tally;
-  /** Whether it has sockets, which want to hear of the others. */
+  /** Whether it has sockets: these want to hear of the others, and a crash takes them. */
   watched: boolean;
   atMs: number;
 }
@@ -56,10 +58,13 @@ const MOST_SESSIONS = 250_000;
 const TELL_EVERY_MS = 1_000;
 /** A report, and what a shard knows of the others, are at most this old each: together within 1 s. */
 const REPORT_EVERY_MS = 500;
-/** How long the total believes a report, in ms: a shard may die before it reports again. */
+/** How long the total believes a report of what a crash does not take, in ms. */
 const TRUST_MS = 30_000;
 /** After which a shard that did not answer is asked again, in ms. */
 const RETRY_MS = 1_000;
+/** Time that a shard has to answer the total, in ms, and that the total has, which may ask shards first. */
+const SHARD_ANSWER_MS = 2_000;
+const TOTAL_ANSWER_MS = 2 * SHARD_ANSWER_MS;
 /** Expiries within this time share a wake-up, in ms. */
 const EXPIRY_STEP_MS = 500;
 
@@ -71,6 +76,25 @@ const sum = (tallies: Iterable<Tally>): Tally => {
   for (const tally of tallies) for (const [i, n] of tally.entries()) total[i] = (total[i] ?? 0) + n;
   return total;
 };
+
+const nobodyIn = (shard: number): Report => ({ shard, tally: sum([]), watched: false, atMs: 0 });
+
+/** The host is nobody's: a shard is called through its stub. */
+const WITNESS_URL = "https://moods/ws/moods?witness";
+
+/** Who wants to hear how many are here. */
+function* listenersOf(actor: MoodActor): Generator<MoodSession> {
+  for (const session of actor.sessions.values()) if (!session.meta.isWitness) yield session;
+}
+
+/** An answer in time: an actor that is silent must not silence those who ask it. */
+function within<T>(limitMs: number, answer: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const late = () => reject(new RollcallError("timeout", "An actor did not answer in time"));
+    const timer = setTimeout(late, limitMs);
+    answer.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
 
 /** Where the global count comes from. */
 interface Totals {
@@ -170,11 +194,12 @@ class Shard implements Totals {
     this.#reportedAtMs = Date.now();
     this.#unreported = false;
     const stub = env.MOODS.getByName(totalName(shardCount(env)));
-    this.hear(othersSchema.parse(await callIngest(stub, "report", this.ownReport())));
+    const answer = callIngest(stub, "report", this.ownReport());
+    this.hear(othersSchema.parse(await within(TOTAL_ANSWER_MS, answer)));
   }
 
   ownReport(): Report {
-    const watched = this.#actor.sessions.size > 0;
+    const watched = listenersOf(this.#actor).next().done === false;
     return { shard: this.#index, tally: [...this.#own], watched, atMs: Date.now() };
   }
 
@@ -187,16 +212,34 @@ class Shard implements Totals {
   }
 }
 
-/** Adds up the shards. Holds nothing that it could not ask for again. */
+/** What the total knows of a shard. */
+interface Known {
+  report: Report;
+  /** From then on it is to be asked, should anybody want to know, in ms. */
+  staleAtMs: number;
+  /** What it heard last of the others, as {@link keyOf}. */
+  told: string | undefined;
+  /** Whether a witness would say if it crashed. */
+  witnessed: boolean;
+}
+
+/**
+ * Adds up the shards. Holds nothing that it could not ask for again.
+ *
+ * What a shard has stored outlives a crash, and its alarm has it report what became of that. The
+ * sockets that it had do not, and nothing then wakes it. So a report that speaks of sockets is
+ * believed for half a second, and who looks later has the shard asked first. As long as somebody
+ * watches (a stream, or sockets of another shard), asking that often would keep all shards awake:
+ * the total has a socket of its own to such a shard instead, the witness, which the crash closes.
+ * A socket that goes out keeps the total in memory, though not the shard.
+ */
 class Total implements Totals {
   readonly #actor: MoodActor;
   readonly #shards: number;
   readonly #onNews: () => void;
-  /** By shard; `toldOthers` is what it heard last, `trustedUntilMs` when to ask it again. */
-  readonly #reports = new Map<
-    number,
-    Report & { trustedUntilMs: number; toldOthers: string | undefined }
-  >();
+  readonly #known = new Map<number, Known>();
+  /** Shards whose sockets want to hear of the others. */
+  readonly #watched = new Set<number>();
   #asking: Promise<void> | null = null;
   #version = 0;
   #spreading = false;
@@ -209,11 +252,11 @@ class Total implements Totals {
   }
 
   get tally(): Tally {
-    return sum([...this.#reports.values()].map(({ tally }) => tally));
+    return sum([...this.#known.values()].map(({ report }) => report.tally));
   }
 
   /** Asks every shard that never reported, and those whose last report is too old to be believed. */
-  async fresh(): Promise<void> {
+  fresh(): Promise<void> {
     this.#asking ??= this.#askAll().finally(() => {
       this.#asking = null;
     });
@@ -223,42 +266,79 @@ class Total implements Totals {
   async #askAll(): Promise<void> {
     const now = Date.now();
     const unsure = Array.from({ length: this.#shards }, (_, shard) => shard).filter(
-      (shard) => (this.#reports.get(shard)?.trustedUntilMs ?? 0) <= now,
+      (shard) => (this.#known.get(shard)?.staleAtMs ?? 0) <= now,
     );
     await Promise.all(unsure.map((shard) => this.#ask(shard)));
   }
 
   async #ask(shard: number): Promise<void> {
     try {
-      const stub = this.#actor.env.MOODS.getByName(shardName(shard));
-      this.adopt(reportSchema.parse(await callIngest(stub, "count", undefined)));
+      const answer = callIngest(this.#stub(shard), "count", undefined);
+      this.adopt(reportSchema.parse(await within(SHARD_ANSWER_MS, answer)));
     } catch (error) {
       log("moods_shard_unreachable", { shard, error });
-      const nobody = { shard, tally: sum([]), watched: false, atMs: 0, toldOthers: undefined };
-      this.#reports.set(shard, { ...nobody, trustedUntilMs: Date.now() + RETRY_MS });
+      const now = Date.now();
+      const known = this.#knownOf(shard);
+      // Nobody got a heartbeat through to it: those whom it last spoke of have expired by now.
+      if (now - known.report.atMs >= TRUST_MS) this.#set(known, nobodyIn(shard));
+      known.staleAtMs = now + RETRY_MS;
       this.changed();
     }
   }
 
   adopt(report: Report): void {
-    const old = this.#reports.get(report.shard);
-    if (old && old.atMs > report.atMs) return;
+    const known = this.#knownOf(report.shard);
+    const { report: old } = known;
+    if (old.atMs > report.atMs) return;
+    this.#set(known, report);
+    this.#trust(known);
+    if (report.watched && this.#matters(report.shard)) this.#actor.keep(this.#witness(known));
+    if (keyOf(old.tally) !== keyOf(report.tally)) this.changed();
+  }
+
+  #set(known: Known, report: Report): void {
+    known.report = report;
+    if (report.watched) this.#watched.add(report.shard);
+    else this.#watched.delete(report.shard);
+  }
+
+  #trust(known: Known): void {
+    const { report, witnessed } = known;
+    const isAtRisk = report.watched && !witnessed;
     // A shard that has nobody can only be wrong until its next event, which it then reports.
-    const isEmpty = report.tally.every((n) => n === 0);
-    this.#reports.set(report.shard, {
-      ...report,
-      trustedUntilMs: isEmpty && !report.watched ? Number.POSITIVE_INFINITY : Date.now() + TRUST_MS,
-      toldOthers: old?.toldOthers,
-    });
-    if (keyOf(old?.tally ?? sum([])) !== keyOf(report.tally)) this.changed();
+    const isEmpty = !report.watched && report.tally.every((n) => n === 0);
+    const trustMs = isEmpty ? Number.POSITIVE_INFINITY : isAtRisk ? REPORT_EVERY_MS : TRUST_MS;
+    known.staleAtMs = Date.now() + trustMs;
+  }
+
+  /** Holds a socket to a shard until the shard closes it, as it does with all that do not ping. */
+  async #witness(known: Known): Promise<void> {
+    if (known.witnessed) return;
+    known.witnessed = true;
+    const { shard } = known.report;
+    const ended = () => {
+      known.witnessed = false;
+      known.staleAtMs = 0;
+      if (this.#matters(shard)) this.#actor.keep(this.fresh());
+    };
+    try {
+      const upgrade = new Request(WITNESS_URL, { headers: { Upgrade: "websocket" } });
+      const { webSocket, status } = await within(SHARD_ANSWER_MS, this.#stub(shard).fetch(upgrade));
+      if (!webSocket) throw new RollcallError("unavailable", `No witness: ${status}`);
+      webSocket.addEventListener("close", ended);
+      webSocket.accept();
+      this.#trust(known);
+    } catch (error) {
+      log("moods_unwitnessed", { shard, error });
+      known.witnessed = false;
+    }
   }
 
   /** How many there are in all shards but this one; notes that it knows. */
   tellOthers(shard: number): Others {
-    const others = [...this.#reports.values()].filter((report) => report.shard !== shard);
-    const tally = sum(others.map((report) => report.tally));
-    const report = this.#reports.get(shard);
-    if (report) report.toldOthers = keyOf(tally);
+    const others = [...this.#known.values()].filter(({ report }) => report.shard !== shard);
+    const tally = sum(others.map(({ report }) => report.tally));
+    this.#knownOf(shard).told = keyOf(tally);
     // The clock, so that the next instance of the total goes on from there.
     this.#version = Math.max(this.#version + 1, Date.now());
     return { tally, version: this.#version };
@@ -281,19 +361,38 @@ class Total implements Totals {
 
   /** Lets shards with sockets know. The others learn it when they report. */
   async #spread(): Promise<void> {
-    const calls = [...this.#reports.values()].map(async ({ shard, watched, toldOthers }) => {
+    const calls = [...this.#known.values()].map(async ({ report: { shard, watched }, told }) => {
       const others = this.tellOthers(shard);
-      if (!watched || keyOf(others.tally) === toldOthers) return;
-      await callIngest(this.#actor.env.MOODS.getByName(shardName(shard)), "others", others);
+      if (!watched || keyOf(others.tally) === told) return;
+      await callIngest(this.#stub(shard), "others", others);
     });
     await Promise.all(calls);
   }
 
   get dueAtMs(): number | undefined {
-    const reports = [...this.#reports.values()];
-    const isWatched = this.#actor.sessions.size > 0 || reports.some(({ watched }) => watched);
-    const dueAtMs = Math.min(...reports.map(({ trustedUntilMs }) => trustedUntilMs));
-    return isWatched && dueAtMs < Number.POSITIVE_INFINITY ? dueAtMs : undefined;
+    let dueAtMs = Number.POSITIVE_INFINITY;
+    for (const [shard, { staleAtMs }] of this.#known) {
+      if (this.#matters(shard)) dueAtMs = Math.min(dueAtMs, staleAtMs);
+    }
+    return dueAtMs < Number.POSITIVE_INFINITY ? dueAtMs : undefined;
+  }
+
+  /** Whether anybody who watches would notice that this shard has changed. */
+  #matters(shard: number): boolean {
+    return this.#actor.sessions.size > 0 || this.#watched.size > (this.#watched.has(shard) ? 1 : 0);
+  }
+
+  #knownOf(shard: number): Known {
+    let known = this.#known.get(shard);
+    if (!known) {
+      known = { report: nobodyIn(shard), staleAtMs: 0, told: undefined, witnessed: false };
+      this.#known.set(shard, known);
+    }
+    return known;
+  }
+
+  #stub(shard: number) {
+    return this.#actor.env.MOODS.getByName(shardName(shard));
   }
 }
 
@@ -368,10 +467,12 @@ class Moods {
     if (guest.beatAtMs > 0) await this.#journal.commit(guest);
   }
 
-  /** A socket of this session has gone. */
-  detach(sessionId: string): void {
+  /** A socket has gone, of this session or of a watcher. */
+  detach(sessionId: string | undefined): void {
     this.#turn();
-    if (this.#actor.sessionsOf(userOf(sessionId)).size === 0) this.#guests.detach(sessionId);
+    if (sessionId !== undefined && this.#actor.sessionsOf(userOf(sessionId)).size === 0) {
+      this.#guests.detach(sessionId);
+    }
     this.#changed();
   }
 
@@ -448,7 +549,7 @@ class Moods {
 
   /** Tells the sockets, at most once a second; the first news leave at once. */
   #tellSoon(): void {
-    if (this.#telling || this.#actor.sessions.size === 0) return;
+    if (this.#telling || listenersOf(this.#actor).next().done) return;
     this.#telling = true;
     const waitMs = this.#toldAtMs + TELL_EVERY_MS - Date.now();
     setTimeout(
@@ -462,7 +563,7 @@ class Moods {
       const state = await this.state();
       const key = keyOf(this.totals.tally);
       const frame = frameOf(state);
-      for (const session of this.#actor.sessions.values()) {
+      for (const session of listenersOf(this.#actor)) {
         if (session.open && session.meta.told !== key) {
           this.#tell(session, key, frame, state.timestamp);
           this.#toldAtMs = state.timestamp;
@@ -506,7 +607,8 @@ export const moods = defineRoom<MoodMeta, Env, MoodEvents>({
     const clientId = crypto.randomUUID();
     const own = query.get("sessionId");
     if (own === null) {
-      return { userId: `watcher:${clientId}`, clientId, channels: [], mood: "presence" };
+      const isWitness = query.has("witness");
+      return { userId: `watcher:${clientId}`, clientId, channels: [], mood: "presence", isWitness };
     }
     const sessionId = parseSessionId(own);
     const mood = parseMood(query.get("mood") ?? undefined);
@@ -516,11 +618,11 @@ export const moods = defineRoom<MoodMeta, Env, MoodEvents>({
   async onConnect({ actor, session, meta }) {
     const here = moodsOf(actor);
     if (meta.sessionId !== undefined) await here.setMood(meta.sessionId, meta.mood);
-    await here.welcome(session);
+    if (!meta.isWitness) await here.welcome(session);
   },
 
   onDisconnect({ actor, meta }) {
-    if (meta.sessionId !== undefined) moodsOf(actor).detach(meta.sessionId);
+    moodsOf(actor).detach(meta.sessionId);
   },
 
   onHibernationRestore(actor) {

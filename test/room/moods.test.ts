@@ -154,12 +154,6 @@ describe("the count is the model's, whatever happens in whatever order", () => {
             one.webSockets === "close" && names.includes(shardName(shardOf(id, shards)));
           if (isGone) model.sockets.delete(id);
         }
-        // Nothing wakes a shard whose crash took its sockets: the total goes by its last report, for
-        // 30 s at most, unless somebody comes back to it.
-        if (shards > 1 && one.webSockets === "close") {
-          const crashed = names.filter((name) => name.startsWith("shard"));
-          await Promise.all(crashed.map((name) => house.stub(name).ingest("count", undefined)));
-        }
       }
       await house.pass(600);
       model.settle(Date.now());
