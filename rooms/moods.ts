@@ -165,22 +165,13 @@ class Shard implements Totals {
     setTimeout(
       () => {
         this.#scheduled = false;
-        if (this.#unreported) this.#actor.keep(this.reportOrRetry());
+        if (this.#unreported) this.#actor.keep(this.report());
       },
       Math.min(Math.max(waitMs, 0), REPORT_EVERY_MS),
     );
   }
 
-  async reportOrRetry(): Promise<void> {
-    try {
-      await this.report();
-    } catch (error) {
-      log("moods_not_reported", { error });
-      this.#actor.timers.soonest("report", Date.now() + RETRY_MS);
-    }
-  }
-
-  /** Tells the total how many are here, and learns of the others. */
+  /** Tells the total how many are here, and learns of the others. What fails is tried again. */
   report(): Promise<void> {
     this.#reporting ??= this.#exchange().finally(() => {
       this.#reporting = null;
@@ -190,15 +181,20 @@ class Shard implements Totals {
   }
 
   async #exchange(): Promise<void> {
-    const { env } = this.#actor;
+    const { env, timers } = this.#actor;
     this.#reportedAtMs = Date.now();
-    this.#unreported = false;
     const stub = env.MOODS.getByName(totalName(shardCount(env)));
-    const answer = callIngest(stub, "report", this.ownReport());
-    this.hear(othersSchema.parse(await within(TOTAL_ANSWER_MS, answer)));
+    try {
+      const answer = callIngest(stub, "report", this.ownReport());
+      this.hear(othersSchema.parse(await within(TOTAL_ANSWER_MS, answer)));
+    } catch (error) {
+      timers.soonest("report", Date.now() + RETRY_MS);
+      throw error;
+    }
   }
 
   ownReport(): Report {
+    this.#unreported = false;
     const watched = listenersOf(this.#actor).next().done === false;
     return { shard: this.#index, tally: [...this.#own], watched, atMs: Date.now() };
   }
@@ -217,29 +213,25 @@ interface Known {
   report: Report;
   /** From then on it is to be asked, should anybody want to know, in ms. */
   staleAtMs: number;
-  /** What it heard last of the others, as {@link keyOf}. */
+  /** What it was told last of the others, as {@link keyOf}. */
   told: string | undefined;
-  /** Whether a witness would say if it crashed. */
-  witnessed: boolean;
+  isWitnessed: boolean;
 }
 
 /**
  * Adds up the shards. Holds nothing that it could not ask for again.
  *
  * What a shard has stored outlives a crash, and its alarm has it report what became of that. The
- * sockets that it had do not, and nothing then wakes it. So a report that speaks of sockets is
- * believed for half a second, and who looks later has the shard asked first. As long as somebody
- * watches (a stream, or sockets of another shard), asking that often would keep all shards awake:
- * the total has a socket of its own to such a shard instead, the witness, which the crash closes.
- * A socket that goes out keeps the total in memory, though not the shard.
+ * sockets that it had do not, and nothing then wakes it. So the total has a socket of its own to
+ * every shard that has any, the witness, which the crash closes as well. Asking such shards every
+ * second would be as exact, but would keep all of them awake; a socket that goes out keeps just the
+ * total in memory, and that while anybody is connected.
  */
 class Total implements Totals {
   readonly #actor: MoodActor;
   readonly #shards: number;
   readonly #onNews: () => void;
   readonly #known = new Map<number, Known>();
-  /** Shards whose sockets want to hear of the others. */
-  readonly #watched = new Set<number>();
   #asking: Promise<void> | null = null;
   #version = 0;
   #spreading = false;
@@ -271,66 +263,55 @@ class Total implements Totals {
     await Promise.all(unsure.map((shard) => this.#ask(shard)));
   }
 
-  async #ask(shard: number): Promise<void> {
+  /** Has a shard report, and tells it of the others on the way. */
+  async #ask(shard: number, others?: Others): Promise<void> {
     try {
-      const answer = callIngest(this.#stub(shard), "count", undefined);
+      const answer = callIngest(this.#stub(shard), "count", others);
       this.adopt(reportSchema.parse(await within(SHARD_ANSWER_MS, answer)));
     } catch (error) {
       log("moods_shard_unreachable", { shard, error });
-      const now = Date.now();
       const known = this.#knownOf(shard);
-      // Nobody got a heartbeat through to it: those whom it last spoke of have expired by now.
-      if (now - known.report.atMs >= TRUST_MS) this.#set(known, nobodyIn(shard));
+      const now = Date.now();
+      // No heartbeat got through to it either: whom it last spoke of has expired by now.
+      if (now - known.report.atMs >= TRUST_MS) known.report = nobodyIn(shard);
+      known.told = undefined;
       known.staleAtMs = now + RETRY_MS;
-      this.changed();
+      this.#onNews();
     }
   }
 
   adopt(report: Report): void {
     const known = this.#knownOf(report.shard);
-    const { report: old } = known;
+    const { report: old, told } = known;
     if (old.atMs > report.atMs) return;
-    this.#set(known, report);
-    this.#trust(known);
-    if (report.watched && this.#matters(report.shard)) this.#actor.keep(this.#witness(known));
-    if (keyOf(old.tally) !== keyOf(report.tally)) this.changed();
-  }
-
-  #set(known: Known, report: Report): void {
-    known.report = report;
-    if (report.watched) this.#watched.add(report.shard);
-    else this.#watched.delete(report.shard);
-  }
-
-  #trust(known: Known): void {
-    const { report, witnessed } = known;
-    const isAtRisk = report.watched && !witnessed;
     // A shard that has nobody can only be wrong until its next event, which it then reports.
     const isEmpty = !report.watched && report.tally.every((n) => n === 0);
-    const trustMs = isEmpty ? Number.POSITIVE_INFINITY : isAtRisk ? REPORT_EVERY_MS : TRUST_MS;
-    known.staleAtMs = Date.now() + trustMs;
+    known.report = report;
+    known.staleAtMs = isEmpty ? Number.POSITIVE_INFINITY : Date.now() + TRUST_MS;
+    if (report.watched) this.#actor.keep(this.#witness(known));
+    const isBehind = report.watched && told === undefined;
+    if (isBehind || keyOf(old.tally) !== keyOf(report.tally)) this.changed();
   }
 
-  /** Holds a socket to a shard until the shard closes it, as it does with all that do not ping. */
+  /** Holds a socket until the shard closes it, as it does after a while with all that do not ping. */
   async #witness(known: Known): Promise<void> {
-    if (known.witnessed) return;
-    known.witnessed = true;
+    if (known.isWitnessed) return;
+    known.isWitnessed = true;
     const { shard } = known.report;
-    const ended = () => {
-      known.witnessed = false;
-      known.staleAtMs = 0;
-      if (this.#matters(shard)) this.#actor.keep(this.fresh());
-    };
     try {
       const upgrade = new Request(WITNESS_URL, { headers: { Upgrade: "websocket" } });
-      const { webSocket, status } = await within(SHARD_ANSWER_MS, this.#stub(shard).fetch(upgrade));
-      if (!webSocket) throw new RollcallError("unavailable", `No witness: ${status}`);
-      webSocket.addEventListener("close", ended);
+      const { webSocket } = await within(SHARD_ANSWER_MS, this.#stub(shard).fetch(upgrade));
+      if (!webSocket) throw new RollcallError("unavailable", "The shard takes no sockets");
+      webSocket.addEventListener("close", () => {
+        known.isWitnessed = false;
+        this.#actor.keep(this.#ask(shard));
+      });
       webSocket.accept();
-      this.#trust(known);
     } catch (error) {
       log("moods_unwitnessed", { shard, error });
-      known.witnessed = false;
+      known.isWitnessed = false;
+      known.staleAtMs = Date.now() + RETRY_MS;
+      this.#onNews();
     }
   }
 
@@ -361,31 +342,25 @@ class Total implements Totals {
 
   /** Lets shards with sockets know. The others learn it when they report. */
   async #spread(): Promise<void> {
-    const calls = [...this.#known.values()].map(async ({ report: { shard, watched }, told }) => {
+    const watched = [...this.#known.values()].filter(({ report }) => report.watched);
+    const calls = watched.map(({ report: { shard }, told }) => {
       const others = this.tellOthers(shard);
-      if (!watched || keyOf(others.tally) === told) return;
-      await callIngest(this.#stub(shard), "others", others);
+      return keyOf(others.tally) === told ? undefined : this.#ask(shard, others);
     });
     await Promise.all(calls);
   }
 
   get dueAtMs(): number | undefined {
-    let dueAtMs = Number.POSITIVE_INFINITY;
-    for (const [shard, { staleAtMs }] of this.#known) {
-      if (this.#matters(shard)) dueAtMs = Math.min(dueAtMs, staleAtMs);
-    }
-    return dueAtMs < Number.POSITIVE_INFINITY ? dueAtMs : undefined;
-  }
-
-  /** Whether anybody who watches would notice that this shard has changed. */
-  #matters(shard: number): boolean {
-    return this.#actor.sessions.size > 0 || this.#watched.size > (this.#watched.has(shard) ? 1 : 0);
+    const known = [...this.#known.values()];
+    const isWatched = this.#actor.sessions.size > 0 || known.some(({ report }) => report.watched);
+    const dueAtMs = Math.min(...known.map(({ staleAtMs }) => staleAtMs));
+    return isWatched && dueAtMs < Number.POSITIVE_INFINITY ? dueAtMs : undefined;
   }
 
   #knownOf(shard: number): Known {
     let known = this.#known.get(shard);
     if (!known) {
-      known = { report: nobodyIn(shard), staleAtMs: 0, told: undefined, witnessed: false };
+      known = { report: nobodyIn(shard), staleAtMs: 0, told: undefined, isWitnessed: false };
       this.#known.set(shard, known);
     }
     return known;
@@ -672,6 +647,9 @@ moods.ingest("report", reportSchema, async (actor, report) => {
   await total.fresh();
   return total.tellOthers(report.shard);
 });
-moods.ingest("others", othersSchema, (actor, others) => roleOf(actor, Shard).hear(others));
-moods.ingest("count", z.undefined(), (actor) => roleOf(actor, Shard).ownReport());
-moods.timer("report", (actor) => roleOf(actor, Shard).reportOrRetry());
+moods.ingest("count", othersSchema.optional(), (actor, others) => {
+  const shard = roleOf(actor, Shard);
+  if (others) shard.hear(others);
+  return shard.ownReport();
+});
+moods.timer("report", (actor) => roleOf(actor, Shard).report());

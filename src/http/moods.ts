@@ -41,7 +41,7 @@ const json = (description: string, schema: z.ZodType) => ({
   content: { "application/json": { schema } },
 });
 const tags = ["Moods"];
-const unavailable = json("MOOD_SHARDS is malformed", failure);
+const unavailable = json("MOOD_SHARDS is malformed, or who counts does not answer", failure);
 const refused = {
   400: json("A field is wrong, which the message names; or the body is no JSON", failure),
   503: unavailable,
@@ -113,16 +113,23 @@ async function parseBody(c: Context<AppEnv>): Promise<Record<string, unknown>> {
   return typeof body === "object" && body !== null ? (body as Record<string, unknown>) : {};
 }
 
-function actorOf(env: Env, name: string) {
-  return env.MOODS.getByName(name);
-}
-
 function actorOfSession(env: Env, id: string) {
-  return actorOf(env, shardName(shardOf(id, shardCount(env))));
+  return env.MOODS.getByName(shardName(shardOf(id, shardCount(env))));
 }
 
 function actorOfTotal(env: Env) {
-  return actorOf(env, totalName(shardCount(env)));
+  return env.MOODS.getByName(totalName(shardCount(env)));
+}
+
+/** @throws RollcallError `unavailable` when the actor ended before it answered: ask again, it does no harm */
+async function call(stub: ReturnType<typeof actorOfTotal>, name: string, data: unknown) {
+  try {
+    return await callIngest(stub, name, data);
+  } catch (error) {
+    if (error instanceof RollcallError) throw error;
+    log("moods_unreachable", { error });
+    throw new RollcallError("unavailable", "The count is out of reach for a moment; try again");
+  }
 }
 
 /** A message of the actor as the stream's events. */
@@ -146,18 +153,18 @@ export function moodRoutes(): OpenAPIHono<AppEnv> {
     const body = await parseBody(c);
     const id = parseSessionId(body.sessionId);
     const mood = parseMood(body.mood);
-    const answer = callIngest(actorOfSession(c.env, id), "heartbeat", { sessionId: id, mood });
-    return c.json((await answer) as MoodState, 200);
+    const answer = await call(actorOfSession(c.env, id), "heartbeat", { sessionId: id, mood });
+    return c.json(answer as MoodState, 200);
   });
 
   app.post(leave.path, async (c) => {
     const id = parseSessionId((await parseBody(c)).sessionId);
-    await callIngest(actorOfSession(c.env, id), "leave", { sessionId: id });
+    await call(actorOfSession(c.env, id), "leave", { sessionId: id });
     return c.json({ success: true }, 200);
   });
 
   app.get(look.path, async (c) => {
-    const answer = await callIngest(actorOfTotal(c.env), "state", undefined);
+    const answer = await call(actorOfTotal(c.env), "state", undefined);
     c.header("Cache-Control", "public, max-age=1");
     return c.json(answer as MoodState, 200);
   });

@@ -204,6 +204,52 @@ test("a watcher sees a session expire within a second of its time though nobody 
   watcher.leave();
 });
 
+describe("a crash that takes a shard's sockets", () => {
+  const away = shardName(shardOf("away", 4));
+  const here = ["a", "b", "c"].find((id) => shardName(shardOf(id, 4)) !== away) as string;
+
+  /** The total has its witness there: nothing is under way. */
+  async function untilWitnessed(house: Deployment): Promise<void> {
+    await vi.waitFor(async () => expect((await house.stub(away).inspect()).sessions).toBe(2), {
+      timeout: 5_000,
+    });
+  }
+
+  test("is heard of on the stream and at other shards within a second, though nobody asks", async () => {
+    const house = new Deployment(4);
+    await house.connect("away");
+    const watcher = await house.watch();
+    const socket = await house.connect(here);
+    await watcher.until(({ count }) => count === 2);
+    await socket.event("mood.state", ({ count }) => count === 2);
+    await untilWitnessed(house);
+    const crashedAtMs = performance.now();
+    await house.evict([away], "close");
+    await watcher.until(({ count }) => count === 1);
+    await socket.event("mood.state", ({ count }) => count === 1);
+    // A second, and one of slack for machines that stall.
+    expect(performance.now() - crashedAtMs).toBeLessThan(2_000);
+    watcher.leave();
+    await socket.close();
+  });
+
+  test("is waited for without a question to that shard", async () => {
+    const house = new Deployment(4);
+    holdClock();
+    const socket = await house.connect("away");
+    const watcher = await house.watch();
+    await watcher.until(({ count }) => count === 1);
+    await house.pass(1_000);
+    await untilWitnessed(house);
+    await house.pass(1_000);
+    const { wakeUps } = await house.stub(away).inspect();
+    await house.pass(20_000);
+    expect((await house.stub(away).inspect()).wakeUps).toEqual(wakeUps);
+    watcher.leave();
+    await socket.close();
+  });
+});
+
 test("a watcher hears of many changes at most once a second", async () => {
   const house = new Deployment(1);
   const watcher = await house.watch();
