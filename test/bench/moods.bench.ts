@@ -2,23 +2,17 @@
  * What a head-count costs that is large, in a real actor: memory of 50 000 sessions in one shard, and
  * a heartbeat's CPU among them against one among 1 000, with the call to the actor and the storing.
  */
-import { readFileSync } from "node:fs";
 import type { MoodState } from "../../src/moods.ts";
-import { cpuMs, median, startWorker } from "./server.ts";
+import { OURS, type Result } from "./report.ts";
+import { cpuMs, median, memoryMb, startWorker } from "./server.ts";
 
 const SMALL = 1_000;
 const LARGE = 50_000;
 const BEATS = 10_000;
-const ROUNDS = 5;
 const MEMORY_MB = 64;
 const RATIO = 1.5;
 
-function memoryMb(pid: number): number {
-  const [, kilobytes] = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8")) ?? [];
-  return Number(kilobytes) / 1024;
-}
-
-export default async function bench(): Promise<string[]> {
+export default async function moods(rounds: number): Promise<Result> {
   const server = await startWorker(
     "test/bench/moods.worker.ts",
     { MOODS: "MoodRoom" },
@@ -36,31 +30,39 @@ export default async function bench(): Promise<string[]> {
   };
 
   try {
-    const startedMb = memoryMb(pid);
     // Calls leave garbage that the process keeps: idle is a server that has had as many of them.
     await beat(LARGE, SMALL);
     const small: number[] = [];
-    for (let round = 0; round < ROUNDS; round++) small.push(await cost(SMALL));
+    for (let round = 0; round < rounds; round++) small.push(await cost(SMALL));
     const idleMb = memoryMb(pid);
     const { count } = await beat(LARGE, LARGE);
     if (count < LARGE) throw new Error(`only ${count} of ${LARGE} are here`);
     const large: number[] = [];
-    for (let round = 0; round < ROUNDS; round++) large.push(await cost(LARGE));
+    for (let round = 0; round < rounds; round++) large.push(await cost(LARGE));
     const aboveMb = memoryMb(pid) - idleMb;
 
-    const ratio = median(large) / median(small);
-    console.log(
-      `CPU of a heartbeat, ${LARGE} sessions against ${SMALL}: ${ratio.toFixed(2)} times`,
-    );
-    console.log(`  ${median(large).toFixed(0)} µs against ${median(small).toFixed(0)} µs`);
-    console.log(
-      `memory, ${LARGE} sessions: ${aboveMb.toFixed(1)} MB above idle (${idleMb.toFixed(0)} MB)`,
-    );
-    console.log(`  the process at its start: ${startedMb.toFixed(0)} MB`);
-    return [
-      ...(ratio > RATIO ? [`a heartbeat costs ${ratio.toFixed(2)} > ${RATIO} times as much`] : []),
-      ...(aboveMb > MEMORY_MB ? [`${aboveMb.toFixed(1)} > ${MEMORY_MB} MB`] : []),
-    ];
+    return {
+      title: "A large head-count",
+      setup: `One shard of the mood rooms in a real actor, with ${LARGE} sessions and with ${SMALL}: ${BEATS} heartbeats of people who are here, with the call to the actor and the storing. Memory is what the process holds beyond one that had as many calls for ${SMALL}.`,
+      quantities: [
+        {
+          name: "a heartbeat",
+          unit: "CPU µs",
+          better: "less",
+          digits: 1,
+          rounds: { [OURS]: large, [`${SMALL} sessions`]: small },
+        },
+      ],
+      bounds: [
+        {
+          what: `a heartbeat among ${LARGE} sessions, beside one among ${SMALL}`,
+          value: median(large) / median(small),
+          unit: "times the CPU",
+          atMost: RATIO,
+        },
+        { what: `memory of ${LARGE} sessions`, value: aboveMb, unit: "MB", atMost: MEMORY_MB },
+      ],
+    };
   } finally {
     await server.stop();
   }

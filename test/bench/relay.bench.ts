@@ -1,16 +1,14 @@
 /**
  * What the door before LiveStore's relay costs: `npm start` beside sync-cf as it comes, both by
  * `wrangler dev` with D1. And how many runs converge where both clients commit at once.
- *
- *   ROUNDS=5 CONTESTED=5 npm run bench -- relay
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { converge, NoteClient, signMember } from "../e2e/livestore.ts";
 import { type Server, startServer } from "../e2e/server.ts";
+import { OURS, type Result, takeTurns } from "./report.ts";
 
-const ROUNDS = Number(process.env.ROUNDS ?? 5);
-const CONTESTED = Number(process.env.CONTESTED ?? 5);
-const MAX_RATIO = 1.2;
+/** Ours may take a fifth longer. */
+const RATIO = 0.83;
 const EVENTS = 1000;
 const BURST = 50;
 const TIMEOUT_MS = 60_000;
@@ -61,43 +59,45 @@ async function convergesContested(server: Server): Promise<boolean> {
   return isSame;
 }
 
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
-}
-
-export default async function bench(): Promise<string[]> {
-  const ours = await startServer({ vars: { REQUIRE_AUTH: "true", JWT_SECRET } });
-  const bare = await startServer({ args: ["-c", "test/bench/relay.toml"] });
+export default async function relay(rounds: number): Promise<Result> {
+  const servers: Record<string, Server> = {
+    [OURS]: await startServer({ vars: { REQUIRE_AUTH: "true", JWT_SECRET } }),
+    "sync-cf": await startServer({ args: ["-c", "test/bench/relay.toml"] }),
+  };
+  const names = Object.keys(servers);
+  const serverOf = (name: string) => servers[name] as Server;
   try {
-    const servers = { ours, bare };
-    const times = { ours: [] as number[], bare: [] as number[] };
-    const converged = { ours: 0, bare: 0 };
-    const names = ["ours", "bare"] as const;
-    // In turn, so that what else the machine does meets both; the first round warms up.
-    for (let round = 0; round <= ROUNDS; round++) {
-      for (const name of round % 2 === 0 ? names : names.toReversed()) {
-        const elapsedMs = await timeToConverge(servers[name]);
-        if (round > 0) times[name].push(elapsedMs);
-      }
-    }
-    for (let run = 0; run < CONTESTED; run++) {
-      for (const name of names) if (await convergesContested(servers[name])) converged[name]++;
-    }
-    const ratio = median(times.ours) / median(times.bare);
-    console.log(`ratio ${ratio.toFixed(2)} of at most ${MAX_RATIO}: ${EVENTS} events to converge`);
-    for (const name of names) {
-      const list = times[name].map((ms) => ms.toFixed(0)).join(", ");
-      console.log(`${name}: median ${median(times[name]).toFixed(0)} ms of ${list}`);
-      console.log(`${name}: ${converged[name]} of ${CONTESTED} contested runs converge`);
-    }
-    return [
-      ...(ratio <= MAX_RATIO ? [] : [`relay: ratio ${ratio.toFixed(2)} > ${MAX_RATIO}`]),
-      ...(converged.ours >= converged.bare
-        ? []
-        : ["relay: fewer contested runs converge than bare"]),
-    ];
+    for (const name of names) await timeToConverge(serverOf(name));
+    const times = await takeTurns(names, rounds, (name) => timeToConverge(serverOf(name)));
+    /** How many of as many contested runs, all at once, do not converge. */
+    const countStuck = async (name: string) => {
+      const runs = Array.from({ length: rounds }, () => convergesContested(serverOf(name)));
+      return (await Promise.all(runs)).filter((converged) => !converged).length;
+    };
+    const stuck = await countStuck(OURS);
+    const peersStuck = await countStuck("sync-cf");
+    return {
+      title: "LiveStore's relay",
+      setup: `Two clients of LiveStore commit ${EVENTS} events in bursts of ${BURST} in turn, through \`npm start\` with its door and through sync-cf as it comes, both in wrangler dev with D1. Then both commit at once, over each other's rebases.`,
+      quantities: [
+        {
+          name: `${EVENTS} events, until both have all in one order`,
+          unit: "ms",
+          better: "less",
+          rounds: times,
+          atLeast: { "sync-cf": RATIO },
+        },
+      ],
+      bounds: [
+        {
+          what: `contested runs of ${rounds} that did not converge; of sync-cf's as many`,
+          value: stuck,
+          unit: "",
+          atMost: peersStuck,
+        },
+      ],
+    };
   } finally {
-    await Promise.all([ours.stop(), bare.stop()]);
+    await Promise.all(Object.values(servers).map((server) => server.stop()));
   }
 }

@@ -105,11 +105,12 @@ export function pick<F>(
 
 /** Markdown: ratios first, then what has to hold by itself, then the figures. */
 export function toMarkdown(result: Result): string {
-  const peers = [...new Set(ratiosOf(result).map(({ peer }) => peer))];
-  const ratios = result.quantities.map(({ name }) => [
+  const found = ratiosOf(result);
+  const peers = [...new Set(found.map(({ peer }) => peer))];
+  const ratios = [...new Set(found.map(({ quantity }) => quantity))].map((name) => [
     name,
     ...peers.map((peer) => {
-      const ratio = ratiosOf(result).find((one) => one.quantity === name && one.peer === peer);
+      const ratio = found.find((one) => one.quantity === name && one.peer === peer);
       if (!ratio) return "";
       return `${factor(ratio.times)}${ratio.atLeast === undefined ? "" : ` (≥ ${ratio.atLeast})`}`;
     }),

@@ -81,6 +81,10 @@ export class Clients {
     this.#child = fork(module);
   }
 
+  get pid(): number {
+    return this.#child.pid as number;
+  }
+
   /** @throws Error when the process ends instead of answering */
   async ask<T>(task: object): Promise<T> {
     const gone = new AbortController();
@@ -116,6 +120,12 @@ const TICKS_PER_SECOND = Number(execFileSync("getconf", ["CLK_TCK"], { encoding:
 export function cpuMs(pid: number): number {
   const [utime = 0, stime = 0] = statOf(pid).slice(11, 13).map(Number);
   return ((utime + stime) * 1000) / TICKS_PER_SECOND;
+}
+
+/** Memory that process `pid` holds, in MB; of what it shares with others, its share. */
+export function memoryMb(pid: number): number {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  return Number(/^Pss:\s+(\d+) kB/m.exec(rollup)?.[1]) / 1024;
 }
 
 /** The fields of /proc/<pid>/stat behind the name: state, parent, … */

@@ -1,0 +1,163 @@
+/**
+ * A thousand clients whose connections are all cut at one moment, while the server is well: how fast
+ * each library's own way of waiting brings them back, and how hard it knocks meanwhile.
+ */
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { PRESENCE } from "./join.bench.ts";
+import type { Back, Library, Task } from "./reconnect.clients.ts";
+import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { Clients } from "./server.ts";
+
+const ROOMS = 20;
+const USERS_PER_ROOM = 50;
+/** Both our client and partysocket count a connection as good after 5 s. */
+const STABLE_MS = 5_500;
+const WINDOW_MS = 100;
+
+interface Figures {
+  backMs: number;
+  inSyncMs: number;
+  attempts: number;
+  /** Most connection attempts within 100 ms. */
+  peak: number;
+}
+
+/** Each library, against a presence server of its own kind. */
+const SERVERS: Record<Library, string> = {
+  [OURS]: OURS,
+  partysocket: "PartyServer",
+  "socket.io-client": "socket.io",
+};
+
+/** Stands between clients and server, takes note of who connects, and cuts. */
+async function startProxy(target: string) {
+  const { hostname, port } = new URL(target);
+  const live = new Set<Socket>();
+  const attemptsAtMs: number[] = [];
+  const server = createServer((client) => {
+    attemptsAtMs.push(Date.now());
+    const upstream = connect(Number(port), hostname);
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      live.add(from);
+      from.pipe(to);
+      from.on("error", () => {});
+      from.on("close", () => {
+        live.delete(from);
+        to.destroy();
+      });
+    }
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    attemptsAtMs,
+    /** @returns when, in ms since the epoch */
+    cut(): number {
+      attemptsAtMs.length = 0;
+      for (const socket of live) socket.destroy();
+      return Date.now();
+    },
+    stop(): void {
+      for (const socket of live) socket.destroy();
+      server.close();
+    },
+  };
+}
+
+function peakOf(timesMs: readonly number[]): number {
+  let most = 0;
+  let first = 0;
+  for (const [last, timeMs] of timesMs.entries()) {
+    while (timeMs - (timesMs[first] as number) >= WINDOW_MS) first += 1;
+    most = Math.max(most, last - first + 1);
+  }
+  return most;
+}
+
+async function startLibrary(library: Library) {
+  const presence = PRESENCE[SERVERS[library]] as (typeof PRESENCE)[string];
+  const server = await presence.start();
+  const proxy = await startProxy(server.url);
+  const clients = new Clients(new URL("reconnect.clients.ts", import.meta.url));
+  await clients.ask({
+    do: "connect",
+    library,
+    url: proxy.url,
+    rooms: ROOMS,
+    usersPerRoom: USERS_PER_ROOM,
+  } satisfies Task);
+  return {
+    async cut(): Promise<Figures> {
+      const back = clients.ask<Back>({ do: "watch" } satisfies Task);
+      const cutAtMs = proxy.cut();
+      const { allBackAtMs, allInSyncAtMs } = await back;
+      const { attemptsAtMs } = proxy;
+      return {
+        backMs: allBackAtMs - cutAtMs,
+        inSyncMs: allInSyncAtMs - cutAtMs,
+        attempts: attemptsAtMs.length,
+        peak: peakOf(attemptsAtMs),
+      };
+    },
+    async stop(): Promise<void> {
+      await clients.stop();
+      proxy.stop();
+      await server.stop();
+    },
+  };
+}
+
+export default async function reconnect(rounds: number): Promise<Result> {
+  const libraries = Object.keys(SERVERS) as Library[];
+  const started: Record<string, Awaited<ReturnType<typeof startLibrary>>> = {};
+  try {
+    for (const library of libraries) started[library] = await startLibrary(library);
+    const figures = await takeTurns(libraries, rounds, async (library, round) => {
+      // What comes back for the others meanwhile is long over.
+      await sleep(round === 0 ? STABLE_MS : STABLE_MS / libraries.length);
+      return (started[library] as (typeof started)[string]).cut();
+    });
+    const less = { better: "less" as const };
+    const quantities: Quantity[] = [
+      {
+        name: "until all are back",
+        unit: "s",
+        ...less,
+        digits: 2,
+        rounds: pick(figures, ({ backMs }) => backMs / 1000),
+      },
+      {
+        name: "until all are in sync",
+        unit: "s",
+        ...less,
+        digits: 2,
+        rounds: pick(figures, ({ inSyncMs }) => inSyncMs / 1000),
+      },
+      {
+        name: "most attempts to connect",
+        unit: `in ${WINDOW_MS} ms`,
+        ...less,
+        rounds: pick(figures, ({ peak }) => peak),
+      },
+      {
+        name: "attempts to connect",
+        unit: "in all",
+        ...less,
+        rounds: pick(figures, ({ attempts }) => attempts),
+      },
+    ];
+    return {
+      title: "Reconnect storm",
+      setup: `${ROOMS * USERS_PER_ROOM} clients in ${ROOMS} presence rooms, all cut at once by a proxy while the server is well; each library with its own defaults, against its own kind of server. In sync: it has heard since that all ${USERS_PER_ROOM} of its room are there.`,
+      quantities,
+    };
+  } finally {
+    await Promise.all(Object.values(started).map((one) => one.stop()));
+  }
+}

@@ -1,0 +1,133 @@
+/**
+ * The clients of the reconnect storm: real ones, each library as it comes, in rooms of a presence
+ * server. A client is back when its socket is open again, and in sync when it has heard from the
+ * server who is there since, and that is everybody.
+ */
+import { PartySocket } from "partysocket";
+import { io } from "socket.io-client";
+import WebSocket from "ws";
+import { type PresenceEvents, VeraniClient, type WebSocketLike } from "../../client/index.ts";
+
+export type Library = "Rollcall" | "partysocket" | "socket.io-client";
+
+export type Task =
+  | { do: "connect"; library: Library; url: string; rooms: number; usersPerRoom: number }
+  /** Answers once all have lost their connections since now, and are back and in sync. */
+  | { do: "watch" };
+
+export interface Back {
+  /** ms since the epoch, of the last of them. */
+  allBackAtMs: number;
+  allInSyncAtMs: number;
+}
+
+/** Where `ws` takes text for what a browser's WebSocket would give it. */
+const Socket = WebSocket as unknown as new (url: string) => WebSocketLike;
+
+let usersPerRoom = 0;
+let watching: { cut: Set<Client>; resolve(back: Back): void } | undefined;
+let allBackAtMs = 0;
+let back = 0;
+let synced = 0;
+
+class Client {
+  #isBack = false;
+  #isInSync = false;
+  /** Known once the list has come over this connection. */
+  #here: Set<string> | undefined;
+
+  opened(): void {
+    this.#enter(true, false);
+  }
+
+  closed(): void {
+    this.#here = undefined;
+    this.#enter(false, false);
+    watching?.cut.add(this);
+  }
+
+  heard(event: string, data: { users?: { userId: string }[]; userId?: string }): void {
+    if (event === "presence.sync") this.#here = new Set(data.users?.map(({ userId }) => userId));
+    else if (event === "presence.online") this.#here?.add(data.userId as string);
+    else if (event === "presence.offline") this.#here?.delete(data.userId as string);
+    this.#enter(this.#isBack, this.#here?.size === usersPerRoom);
+  }
+
+  #enter(isBack: boolean, isInSync: boolean): void {
+    back += Number(isBack) - Number(this.#isBack);
+    synced += Number(isInSync) - Number(this.#isInSync);
+    this.#isBack = isBack;
+    this.#isInSync = isInSync;
+    const now = Date.now();
+    if (back < clients.length) allBackAtMs = now;
+    else if (synced === clients.length) settle(now);
+  }
+}
+
+let clients: Client[] = [];
+
+function settle(allInSyncAtMs: number): void {
+  if (!watching || watching.cut.size < clients.length) return;
+  watching.resolve({ allBackAtMs, allInSyncAtMs });
+  watching = undefined;
+}
+
+const LIBRARIES: Record<
+  Library,
+  (client: Client, url: string, room: string, user: string) => void
+> = {
+  Rollcall(client, url, room, user) {
+    const target = `${url}/ws/presence?room=${room}`;
+    const ours = new VeraniClient<PresenceEvents>(target, {
+      token: `user:${user}`,
+      WebSocket: Socket,
+    });
+    ours.onOpen(() => client.opened());
+    ours.onClose(() => client.closed());
+    ours.on("presence.sync", (data) => client.heard("presence.sync", data));
+    ours.on("presence.online", (data) => client.heard("presence.online", data));
+    ours.on("presence.offline", (data) => client.heard("presence.offline", data));
+  },
+  partysocket(client, url, room, user) {
+    const party = new PartySocket({
+      host: url.replace("ws://", ""),
+      party: "presence",
+      room,
+      query: { user },
+      WebSocket,
+    });
+    party.addEventListener("open", () => client.opened());
+    party.addEventListener("close", () => client.closed());
+    party.addEventListener("message", ({ data }) => {
+      const { data: event } = JSON.parse(data);
+      client.heard(event.type, event);
+    });
+  },
+  "socket.io-client"(client, url, room, user) {
+    const socket = io(url, { transports: ["websocket"], query: { room, user }, forceNew: true });
+    socket.on("connect", () => client.opened());
+    socket.on("disconnect", () => client.closed());
+    for (const event of ["presence.sync", "presence.online", "presence.offline"]) {
+      socket.on(event, (data) => client.heard(event, data));
+    }
+  },
+};
+
+process.on("message", async (task: Task) => {
+  const { promise, resolve } = Promise.withResolvers<Back>();
+  if (task.do === "watch") {
+    watching = { cut: new Set(), resolve };
+    process.send?.(await promise);
+    return;
+  }
+  const { library, url, rooms } = task;
+  usersPerRoom = task.usersPerRoom;
+  clients = Array.from({ length: rooms * usersPerRoom }, () => new Client());
+  watching = { cut: new Set(clients), resolve };
+  for (const [i, client] of clients.entries()) {
+    LIBRARIES[library](client, url, `room-${i % rooms}`, `user-${i}`);
+    // A storm is not what is measured here: a few at a time.
+    if (i % 20 === 19) await new Promise((done) => setTimeout(done, 20));
+  }
+  process.send?.(await promise);
+});
