@@ -212,6 +212,8 @@ export class ReconnectingSocket {
   /** This connection's server wants to hear a ping at least every `ms`. */
   pingWithin(ms: number): void {
     if (!(ms > 0) || (this.#pingMs > 0 && this.#pingMs <= ms)) return;
+    // It waits for the first one already.
+    if (!this.#pingMs) this.#ping(false);
     this.#pingMs = ms;
     this.#alarm.set(this.#dueMs());
   }

@@ -418,7 +418,7 @@ export function createActorHandler<
       }
       for (const session of [...this.sessions.values()]) {
         if (now >= expiry(session)) this.#expire(session);
-        else if (now >= session.deadAtMs()) session.close(CLOSE.dead, "No ping", "dead");
+        else if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
       }
       if (room.onDue && this.#dueAt() <= now) {
         try {
@@ -472,18 +472,20 @@ export function createActorHandler<
     /** Sees to it that the alarm comes when `session` may have died or expired. */
     #watchOver(session: Session<M>): void {
       const { sweepMs, deadAfterMs } = liveness;
-      this.timers.wakeAt(Math.min(Date.now() + Math.max(sweepMs, deadAfterMs), expiry(session)));
+      const swept = Date.now() + Math.max(sweepMs, deadAfterMs);
+      this.timers.wakeAt(Math.min(session.deadAt().ms, swept, expiry(session)));
     }
 
     #nextDeadline(): number | undefined {
       let dead = Number.POSITIVE_INFINITY;
-      let expires = Number.POSITIVE_INFINITY;
+      let next = Math.max(this.#dueAt(), this.#dueNotBefore);
       for (const session of this.sessions.values()) {
-        dead = Math.min(dead, session.deadAtMs());
-        expires = Math.min(expires, expiry(session));
+        const { ms, first } = session.deadAt();
+        if (first) next = Math.min(next, ms);
+        else dead = Math.min(dead, ms);
+        next = Math.min(next, expiry(session));
       }
-      const swept = Math.max(dead, Date.now() + liveness.sweepMs);
-      const next = Math.min(swept, expires, Math.max(this.#dueAt(), this.#dueNotBefore));
+      next = Math.min(next, Math.max(dead, Date.now() + liveness.sweepMs));
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }
 

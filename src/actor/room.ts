@@ -152,6 +152,11 @@ export const LIMITS: Limits = {
 export interface Liveness {
   /** The longest ping interval that a client may have, in ms; told in `hello`. */
   pingMs: number;
+  /**
+   * Time for the ping with which a client of protocol 2 begins, in ms: an upgrade whose client went
+   * before its answer came leaves a socket that looks open. One look for all who came meanwhile.
+   */
+  firstPingMs: number;
   /** Silence after which a socket of protocol 2 is closed with 4408, in ms. */
   deadAfterMs: number;
   /** The same for a client of protocol 1, which was not told `pingMs`. */
@@ -165,9 +170,13 @@ export interface Liveness {
   requirePing: boolean;
 }
 
-/** A dead peer is gone within a minute, at one wake-up per 45 s while anyone is connected. */
+/**
+ * A dead peer is gone within a minute, at one wake-up per 45 s while anyone is connected; one that
+ * never came about within 7 s, at one more after a join.
+ */
 export const LIVENESS: Liveness = {
   pingMs: 5_000,
+  firstPingMs: 7_000,
   deadAfterMs: 15_000,
   legacyDeadAfterMs: 45_000,
   sweepMs: 45_000,

@@ -28,8 +28,10 @@ interface Attachment {
   rollcall: 1;
   id: string;
   protocol: 1 | 2;
-  /** Server time of the last frame, in ms. */
+  /** Server time of the last frame, in ms; until the first one, of the upgrade. */
   seenAtMs: number;
+  /** Nothing has come from the client yet. */
+  unheard?: true;
   /** Absent when it lies in storage under the session's id. */
   meta?: unknown;
 }
@@ -101,6 +103,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
 
   readonly #host: SessionHost;
   #seenAtMs: number;
+  #unheard: boolean;
   #departed = false;
   #spilled = false;
   #queue: string[] | null = null;
@@ -121,6 +124,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     this.meta = meta;
     this.open = open;
     this.#seenAtMs = kept.seenAtMs;
+    this.#unheard = kept.unheard === true;
     this.#tokens = host.limits.framesBurst;
     // A room may use the socket itself, as Verani's do: what it emitted before must go out before.
     ws.send = (data) => {
@@ -142,7 +146,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   ): Session<M> {
     const id = crypto.randomUUID();
     const seenAtMs = Date.now();
-    const session = new Session(host, ws, { rollcall: 1, id, protocol, seenAtMs }, meta, false);
+    const kept: Attachment = { rollcall: 1, id, protocol, seenAtMs, unheard: true };
+    const session = new Session(host, ws, kept, meta, false);
     session.store();
     return session;
   }
@@ -188,6 +193,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       id: this.id,
       protocol: this.protocol,
       seenAtMs: this.#seenAtMs,
+      ...(this.#unheard && { unheard: true }),
     };
     const asked = this.metaAsked;
     this.metaAsked = false;
@@ -228,6 +234,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
    */
   admit(now: number): "ok" | "limited" | "dropped" | "flooding" {
     this.#seenAtMs = now;
+    this.#unheard = false;
     const { framesPerSecond, framesBurst } = this.#host.limits;
     if (framesBurst === Number.POSITIVE_INFINITY || framesPerSecond === Number.POSITIVE_INFINITY) {
       return "ok";
@@ -246,15 +253,25 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     return "limited";
   }
 
-  /** When this socket counts as dead if nothing comes, in ms; Infinity where silence is allowed. */
-  deadAtMs(): number {
-    const { pingMs, deadAfterMs, legacyDeadAfterMs, requirePing } = this.#host.liveness;
+  /**
+   * When this socket counts as dead if nothing comes, in ms; Infinity where silence is allowed.
+   * `first`: it has yet to show that there is anybody, and is looked at in time rather than at the
+   * next sweep.
+   */
+  deadAt(): { ms: number; first: boolean } {
+    const { pingMs, firstPingMs, deadAfterMs, legacyDeadAfterMs, requirePing } =
+      this.#host.liveness;
     // Who speaks protocol 2 was told in `hello` how often to ping: silence is no way to stay for ever.
     const mustPing = requirePing || (this.protocol === 2 && pingMs > 0);
     const pinged = this.#host.state.getWebSocketAutoResponseTimestamp(this.ws)?.getTime();
-    if (pinged === undefined && !mustPing) return Number.POSITIVE_INFINITY;
+    if (pinged === undefined) {
+      if (!mustPing) return { ms: Number.POSITIVE_INFINITY, first: false };
+      if (this.protocol === 2 && this.#unheard) {
+        return { ms: this.#seenAtMs + firstPingMs, first: true };
+      }
+    }
     const after = this.protocol === 2 ? deadAfterMs : legacyDeadAfterMs;
-    return Math.max(pinged ?? 0, this.#seenAtMs) + after;
+    return { ms: Math.max(pinged ?? 0, this.#seenAtMs) + after, first: false };
   }
 
   /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */

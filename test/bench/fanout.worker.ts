@@ -11,6 +11,10 @@ const room = defineRoom({
     framesPerSecond: Number.POSITIVE_INFINITY,
     socketsPerUser: Number.POSITIVE_INFINITY,
   },
+  // The clients here do not ping, and are not to be closed for it.
+  liveness: { pingMs: 0 },
+  // Its clients are bare sockets, as those of its peers are: they ping nobody.
+  liveness: { pingMs: 0 },
 });
 room.on("say", ({ actor }, { id, text }) => {
   const n = counterOf(actor).next++;

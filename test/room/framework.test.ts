@@ -29,6 +29,11 @@ async function times(stub: ActorStub, entry: string): Promise<number> {
   return (await journal(stub)).filter((line) => line === entry).length;
 }
 
+/** When the alarm stands, in ms since the epoch. */
+async function alarmOf(stub: ActorStub): Promise<number> {
+  return Date.parse((await stub.inspect()).alarm ?? "");
+}
+
 afterEach(() => {
   vi.useRealTimers();
 });
@@ -304,13 +309,16 @@ describe("a silent peer", () => {
       socket.send('{"type":"ping"}');
       await socket.next(({ frame }) => frame.type === "pong");
     }
-    const { alarm } = await stub.inspect();
-    const alarmAt = Date.parse(alarm ?? "");
-    expect(alarmAt - Date.now()).toBeLessThanOrEqual(60_000);
-    expect(alarmAt - Date.now()).toBeGreaterThan(15_000);
+    const firstLookAt = await alarmOf(stub);
+    vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
+    await runDurableObjectAlarm(stub);
+    expect(await stub.getSessionCount()).toBe(3);
+    const alarmAt = await alarmOf(stub);
+    expect(alarmAt - firstLookAt).toBeLessThanOrEqual(45_000);
+    expect(alarmAt - firstLookAt).toBeGreaterThan(15_000);
     await evictDurableObject(stub);
 
-    vi.useFakeTimers({ toFake: ["Date"], now: alarmAt });
+    vi.setSystemTime(alarmAt);
     // A frame shows life as well as a ping does.
     await alive.ask("note", { text: "here" });
     await runDurableObjectAlarm(stub);
@@ -322,19 +330,31 @@ describe("a silent peer", () => {
     await neverPings.event("said");
   });
 
-  it("that went before its first ping is missed too; a plain one of protocol 1 is left alone", async () => {
+  it("that went before its upgrade was answered is missed within 10 s; who showed itself is not", async () => {
     const stub = newLab();
-    const [gone, plain] = await Promise.all([
+    const [gone, talker, plain] = await Promise.all([
       connect(stub, "/ws?v=2&client=gone"),
+      connect(stub, "/ws?v=2&client=talker"),
       connect(stub, "/ws?client=plain"),
     ]);
-    const { alarm } = await stub.inspect();
+    await talker.ask("note", { text: "no ping, but a frame" });
+    const joinedAt = Date.now();
+    const firstLookAt = await alarmOf(stub);
+    expect(firstLookAt - joinedAt).toBeLessThan(8_000);
     await evictDurableObject(stub);
-    vi.useFakeTimers({ toFake: ["Date"], now: Date.parse(alarm ?? "") });
+    vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
     await runDurableObjectAlarm(stub);
     expect((await gone.ended()).code).toBe(4408);
     await plain.event("left", ({ clientId }) => clientId === "gone");
+    expect(await stub.getSessionCount()).toBe(2);
+    // One look for all who came meanwhile: the next is a sweep, for the talker, who never pinged …
+    expect((await alarmOf(stub)) - firstLookAt).toBe(45_000);
+    vi.setSystemTime(firstLookAt + 45_000);
+    await runDurableObjectAlarm(stub);
+    expect((await talker.ended()).code).toBe(4408);
+    // … and which a plain client of protocol 1 need not fear.
     expect((await stub.inspect()).alarm).toBeNull();
+    expect(await stub.getSessionCount()).toBe(1);
   });
 
   it("of protocol 1 gets three quarters of a minute", async () => {
