@@ -1,0 +1,417 @@
+/**
+ * `npm run soak [-- --minutes 60 --clients 2000 --out DIR --seed N]`: lets clients come and go for
+ * an hour, and looks whether anything is lost, late or left behind. See README.md.
+ */
+import { randomBytes } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { lines } from "../bench/plot.ts";
+import { Clients, cpuMs } from "../bench/server.ts";
+import { seedOf } from "../chaos/random.ts";
+import { startServer } from "../e2e/server.ts";
+import { LOST_MS, SETTLE_MS, type Stage } from "./cast.ts";
+import type { Censuses, Report, System, Task } from "./crowd.ts";
+import { addUp, type Counts, type Summary, summarize } from "./latency.ts";
+import { FROM_MINUTE, type Held, heldBy, judgeFlatness } from "./memory.ts";
+import type { Sight } from "./witness.ts";
+
+const { values } = parseArgs({
+  options: {
+    minutes: { type: "string", default: "60" },
+    clients: { type: "string", default: "2000" },
+    out: { type: "string" },
+    seed: { type: "string" },
+  },
+});
+const minutes = Number(values.minutes);
+const clients = Number(values.clients);
+const seed = seedOf(values.seed);
+const out = values.out ? resolve(values.out) : mkdtempSync(join(tmpdir(), "rollcall-soak-"));
+
+/** What each system gets of the clients. */
+const SHARES: Record<System, number> = { presence: 0.7, fanout: 0.15, devices: 0.1, moods: 0.05 };
+/** What runs together in one process: rooms hear most. */
+const CROWDS: readonly (readonly System[])[] = [["presence"], ["fanout", "devices", "moods"]];
+/** Kinds of delivery that are to stay below {@link P99_MS}. */
+const JUDGED = ["publish", "status", "device"];
+const P99_MS = 100;
+/** A minute is stalled when the bare echo, or a process of clients, waited longer than this, in ms. */
+const STALL_MS = 200;
+const SAMPLE_MS = 10_000;
+const MINUTE_MS = 60_000;
+const RAMP_MS = 60_000;
+/** A stream whose reader went is missed by its keep-alives at the latest. */
+const GONE_MS = 25_000;
+
+const say = (line = ""): boolean => process.stdout.write(`${line}\n`);
+const startedAt = new Date();
+say(`soak: ${clients} clients for ${minutes} minutes, seed ${seed}`);
+
+const secrets = {
+  JWT_SECRET: `jwt-${randomBytes(24).toString("hex")}`,
+  PRESENCE_DO_INGEST_TOKEN: `ingest-${randomBytes(24).toString("hex")}`,
+  PRESENCE_DO_TOKEN_SIGNING_KEY: `key-${randomBytes(24).toString("hex")}`,
+};
+const server = await startServer({ vars: secrets });
+
+/** The runtimes are told apart by who listens on the port. */
+function findProcesses(): Record<string, number> {
+  const all = server.processes();
+  const pidOf = (isMeant: (command: string) => boolean): number => {
+    const found = all.find(({ command }) => isMeant(command));
+    if (!found) throw new Error("a process of the server is not to be found");
+    return found.pid;
+  };
+  const isProxy = (command: string) =>
+    command.includes(`--socket-addr=entry=localhost:${server.port}`);
+  return {
+    workerd: pidOf((command) => /workerd serve/.test(command) && !isProxy(command)),
+    proxy: pidOf((command) => /workerd serve/.test(command) && isProxy(command)),
+    wrangler: pidOf((command) => /wrangler-dist\/cli\.js/.test(command)),
+  };
+}
+const pids = findProcesses();
+
+const stage: Stage = {
+  url: server.url,
+  wsUrl: server.wsUrl,
+  jwtSecret: secrets.JWT_SECRET,
+  ingestToken: secrets.PRESENCE_DO_INGEST_TOKEN,
+  signingKey: secrets.PRESENCE_DO_TOKEN_SIGNING_KEY,
+  seed,
+  rampMs: RAMP_MS,
+};
+const witness = new Clients(new URL("./witness.ts", import.meta.url));
+const crowds = CROWDS.map(() => new Clients(new URL("./crowd.ts", import.meta.url)));
+const askAll = <T>(task: Task): Promise<T[]> =>
+  Promise.all(crowds.map((crowd) => crowd.ask<T>(task)));
+
+/** Busy time of all cores, in ms, and how much of all time the hypervisor took. */
+function machineMs(): { busy: number; steal: number } {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, soft = 0, steal = 0] = (
+    /^cpu +(.*)$/m.exec(readFileSync("/proc/stat", "utf8"))?.[1] ?? ""
+  )
+    .split(" ")
+    .map((ticks) => Number(ticks) * 10);
+  return { busy: user + nice + system + irq + soft + steal, steal };
+}
+
+interface Sample {
+  minute: number;
+  held: Record<string, Held>;
+}
+interface Minute {
+  minute: number;
+  latencies: Record<string, Summary>;
+  /** The longest waits of the bare echo and of the clients' processes, in ms. */
+  echoMaxMs: number;
+  lagMaxMs: number;
+  stalled: boolean;
+  /** In % of all cores: the server's processes, the clients', everything, and what was stolen. */
+  cpu: { server: number; clients: number; machine: number; steal: number };
+  connections: Censuses;
+  faults: number;
+}
+const samples: Sample[] = [];
+const history: Minute[] = [];
+const all: Record<string, Counts[]> = {};
+const calm: Record<string, Counts[]> = {};
+const violations: string[] = [];
+let figures: Record<string, Record<string, number>> = {};
+let firstFaults: string[] = [];
+let faultCount = 0;
+
+const startMs = performance.now();
+const minuteNow = (): number => (performance.now() - startMs) / MINUTE_MS;
+
+function sample(): void {
+  const held = Object.entries(pids).map(([name, pid]): [string, Held] => [name, heldBy(pid)]);
+  samples.push({ minute: minuteNow(), held: Object.fromEntries(held) });
+}
+
+let used = { atMs: performance.now(), server: 0, clients: 0, busy: 0, steal: 0 };
+function cpuSince(): Minute["cpu"] {
+  const { busy, steal } = machineMs();
+  const sum = (all: readonly number[]) => all.reduce((total, pid) => total + cpuMs(pid), 0);
+  const now = {
+    atMs: performance.now(),
+    server: sum(Object.values(pids)),
+    clients: sum(crowds.map(({ pid }) => pid)),
+    busy,
+    steal,
+  };
+  const wholeMs = (now.atMs - used.atMs) * cpus().length;
+  const percent = (key: "server" | "clients" | "busy" | "steal") =>
+    Math.round(((now[key] - used[key]) / wholeMs) * 100);
+  const since = {
+    server: percent("server"),
+    clients: percent("clients"),
+    machine: percent("busy"),
+    steal: percent("steal"),
+  };
+  used = now;
+  return since;
+}
+
+async function closeMinute(minute: number): Promise<void> {
+  const reports = await askAll<Report>({ do: "report" });
+  const { counts } = await witness.ask<Sight>({});
+  const cpu = cpuSince();
+  const counted = await askAll<Censuses>({ do: "census" });
+  const echoMaxMs = summarize(counts).maxMs;
+  const lagMaxMs = Math.max(...reports.map((report) => report.lagMaxMs));
+  const stalled = echoMaxMs > STALL_MS || lagMaxMs > STALL_MS;
+  const latencies = Object.assign({}, ...reports.map((report) => report.latencies)) as Record<
+    string,
+    Counts
+  >;
+  for (const [kind, counts] of Object.entries(latencies)) {
+    for (const into of stalled ? [all] : [all, calm]) {
+      into[kind] = [addUp([...(into[kind] ?? []), counts])];
+    }
+  }
+  take(reports);
+  const summaries = Object.entries(latencies).map(([kind, counts]) => [kind, summarize(counts)]);
+  history.push({
+    minute,
+    latencies: Object.fromEntries(summaries),
+    echoMaxMs,
+    lagMaxMs,
+    stalled,
+    cpu,
+    connections: Object.assign({}, ...counted),
+    faults: faultCount,
+  });
+  say(lineOf(history.at(-1) as Minute));
+}
+
+function take(reports: readonly Report[]): void {
+  figures = Object.assign({}, ...reports.map((report) => report.figures));
+  firstFaults = reports.flatMap(({ faults }) => faults.first);
+  faultCount = reports.reduce((sum, { faults }) => sum + faults.count, 0);
+}
+
+const ms = (value: number): string =>
+  Number.isNaN(value) ? "–" : value < 100 ? value.toFixed(1) : value.toFixed(0);
+
+function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): string {
+  const held = samples.at(-1)?.held ?? {};
+  const told = Object.values(connections).reduce((sum, { told }) => sum + told, 0);
+  const cells = [
+    String(minute),
+    String(told),
+    ...JUDGED.map((kind) => {
+      const { p50Ms, p99Ms, maxMs } = latencies[kind] ?? summarize([]);
+      return `${ms(p50Ms)}/${ms(p99Ms)}/${ms(maxMs)}`;
+    }),
+    Object.keys(pids)
+      .map((name) => (held[name]?.rss ?? 0).toFixed(0))
+      .join("/"),
+    `${cpu.server}+${cpu.clients} of ${cpu.machine}`,
+    `${ms(rest.echoMaxMs)}/${ms(rest.lagMaxMs)}${rest.stalled ? " stall" : ""}`,
+    String(rest.faults),
+  ];
+  return cells.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join("");
+}
+const WIDTHS = [5, 8, 19, 19, 19, 15, 17, 20, 6];
+const HEAD = [
+  "min",
+  "conns",
+  ...JUDGED.map((kind) => `${kind} p50/99/max`),
+  "RSS w/p/n MiB",
+  "CPU % srv+cli",
+  "echo/lag max ms",
+  "faults",
+];
+
+cpuSince();
+for (const [i, crowd] of crowds.entries()) {
+  const shares = (CROWDS[i] ?? []).map((name) => [name, Math.round(clients * SHARES[name])]);
+  await crowd.ask({ do: "start", stage, clients: Object.fromEntries(shares) } satisfies Task);
+}
+say(HEAD.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join(""));
+sample();
+const perMinute = MINUTE_MS / SAMPLE_MS;
+let closing: Promise<void> = Promise.resolve();
+for (let tick = 1; tick <= minutes * perMinute; tick++) {
+  await sleep(Math.max(startMs + tick * SAMPLE_MS - performance.now(), 0));
+  sample();
+  // Counting takes its time, and the clock goes on.
+  if (tick % perMinute === 0) closing = closing.then(() => closeMinute(tick / perMinute));
+}
+await closing;
+
+// Nobody stirs any more: now the counts have to be the same.
+await askAll({ do: "hold" });
+await sleep(LOST_MS + SETTLE_MS);
+await askAll({ do: "look" });
+const counted: Censuses = Object.assign({}, ...(await askAll<Censuses>({ do: "census" })));
+for (const [name, { live, told }] of Object.entries(counted)) {
+  if (live !== told) violations.push(`${name}: ${live} are here, the server counts ${told}`);
+}
+take(await askAll<Report>({ do: "report" }));
+const lastFigures = figures;
+await askAll({ do: "leave" });
+await sleep(GONE_MS);
+const empty: Censuses = Object.assign({}, ...(await askAll<Censuses>({ do: "census" })));
+for (const [name, { told }] of Object.entries(empty)) {
+  if (told !== 0) violations.push(`${name}: all have gone, the server counts ${told}`);
+}
+sample();
+take(await askAll<Report>({ do: "report" }));
+if (faultCount > 0) violations.push(`${faultCount} faults, the first of them:`, ...firstFaults);
+
+for (const crowd of [...crowds, witness]) await crowd.stop();
+await server.stop();
+
+/** What the server wrote besides one line per request: failures, by name. */
+const troubles = new Map<string, number>();
+for (const line of server.logs.split("\n")) {
+  const event = /"event":"(\w+_failed|\w+_unreachable|\w+_interrupted)"/.exec(line)?.[1];
+  const trouble = event ?? (/ 5\d\d /.test(line) ? "answers of 5xx" : /\[ERROR\]/.exec(line)?.[0]);
+  if (trouble) troubles.set(trouble, (troubles.get(trouble) ?? 0) + 1);
+}
+for (const [what, times] of troubles) violations.push(`the server's log: ${times} × ${what}`);
+if (/Reloading local server/.test(server.logs)) {
+  violations.push("a source file changed meanwhile, and wrangler restarted the runtime");
+}
+
+const calmMinutes = history.filter(({ stalled }) => !stalled).length;
+const kinds = Object.keys(all);
+const totals = Object.fromEntries(kinds.map((kind) => [kind, summarize(addUp(all[kind] ?? []))]));
+const calmTotals = Object.fromEntries(
+  kinds.map((kind) => [kind, summarize(addUp(calm[kind] ?? []))]),
+);
+say(
+  `\n${"delivery".padEnd(12)}${"count".padEnd(12)}${"p50/p99/max ms".padEnd(22)}in ${calmMinutes} calm minutes`,
+);
+for (const kind of kinds) {
+  const [whole, rest] = [totals[kind], calmTotals[kind]].map(
+    (summary = summarize([])) => `${ms(summary.p50Ms)}/${ms(summary.p99Ms)}/${ms(summary.maxMs)}`,
+  );
+  say(`${kind.padEnd(12)}${String(totals[kind]?.count).padEnd(12)}${whole?.padEnd(22)}${rest}`);
+}
+for (const kind of JUDGED) {
+  const p99Ms = calmTotals[kind]?.p99Ms ?? Number.NaN;
+  if (!(p99Ms < P99_MS)) violations.push(`p99 of ${kind} in calm minutes: ${ms(p99Ms)} ms`);
+}
+const late = history.filter(({ latencies }) =>
+  JUDGED.some((kind) => (latencies[kind]?.p99Ms ?? 0) >= P99_MS),
+);
+say(
+  `${late.length} minutes with a p99 of ${P99_MS} ms or more, ${late.filter(({ stalled }) => !stalled).length} of them calm`,
+);
+
+const during = samples.slice(0, -1);
+const memory = Object.fromEntries(
+  Object.keys(pids).map((name) => {
+    const points = during.map(({ minute, held }): [number, number] => [
+      minute,
+      held[name]?.rss ?? 0,
+    ]);
+    return [name, judgeFlatness(points)];
+  }),
+);
+say(`\n${"RSS".padEnd(12)}${"slope %/h".padEnd(12)}${"peak growth %".padEnd(16)}flat`);
+for (const [name, flatness] of Object.entries(memory)) {
+  const { slopePercentPerHour = Number.NaN, peakGrowthPercent = Number.NaN } = flatness ?? {};
+  const isFlat = flatness ? (flatness.isFlat ? "yes" : "NO") : "too short to judge";
+  say(
+    `${name.padEnd(12)}${slopePercentPerHour.toFixed(1).padEnd(12)}${peakGrowthPercent.toFixed(1).padEnd(16)}${isFlat}`,
+  );
+}
+// The other two are wrangler's own; they are shown, and not ours to judge.
+if (memory.workerd && !memory.workerd.isFlat) {
+  violations.push(`workerd's memory is not flat after ${FROM_MINUTE} minutes`);
+}
+say("\nat the end");
+for (const [name, { live, told }] of Object.entries(counted)) {
+  const more = Object.entries(lastFigures[name] ?? {}).map(([key, value]) => `${key} ${value}`);
+  say(`${name.padEnd(12)}${live} here, ${told} counted; ${more.join(", ")}`);
+}
+say(`\n${violations.length} violations`);
+for (const violation of violations) say(`  ${violation}`);
+
+mkdirSync(out, { recursive: true });
+const result = {
+  startedAt: startedAt.toISOString(),
+  minutes,
+  clients,
+  seed,
+  cores: cpus().length,
+  cpu: cpus()[0]?.model,
+  calmMinutes,
+  totals,
+  calmTotals,
+  memory,
+  figures: lastFigures,
+  counted,
+  empty,
+  violations,
+  history,
+  samples,
+};
+writeFileSync(join(out, "soak.json"), `${JSON.stringify(result, rounded)}\n`);
+writeFileSync(join(out, "soak.svg"), plot());
+say(`${join(out, "soak.json")}, ${join(out, "soak.svg")}`);
+if (violations.length > 0) {
+  const file = join(tmpdir(), `rollcall-soak-${seed}.log`);
+  writeFileSync(file, server.logs);
+  say(`The server's log: ${file}`);
+}
+process.exit(violations.length === 0 ? 0 : 1);
+
+function rounded(_: string, value: unknown): unknown {
+  return typeof value === "number" ? Math.round(value * 100) / 100 : value;
+}
+
+function plot(): string {
+  const names: Record<string, string> = {
+    workerd: "workerd that runs Rollcall",
+    proxy: "workerd of wrangler's proxy",
+    wrangler: "wrangler (Node)",
+  };
+  const middle = (minute: number) => minute - 0.5;
+  return lines({
+    title: `Soak: ${clients} clients come and go for ${minutes} minutes`,
+    subtitle: `${startedAt.toISOString().slice(0, 10)}, wrangler dev and all clients on ${cpus().length} cores; seed ${seed}`,
+    label: "minutes",
+    shades: {
+      name: `the machine stalled: a bare echo or a process of clients waited for more than ${STALL_MS} ms`,
+      spans: history.filter(({ stalled }) => stalled).map(({ minute }) => [minute - 1, minute]),
+    },
+    panels: [
+      {
+        label: "Memory: resident set in MiB",
+        series: Object.keys(pids).map((name) => ({
+          name: names[name] ?? name,
+          points: during.map(({ minute, held }) => [minute, held[name]?.rss ?? 0]),
+        })),
+      },
+      {
+        label: "Delivery: p99 of each minute in ms, from send to receive",
+        bound: { y: P99_MS, name: `${P99_MS} ms` },
+        ceiling: 1.6 * P99_MS,
+        series: JUDGED.map((kind) => ({
+          name:
+            { publish: "publish", status: "presence status", device: "heartbeat" }[kind] ?? kind,
+          points: history.map(({ minute, latencies }) => [
+            middle(minute),
+            latencies[kind]?.p99Ms ?? 0,
+          ]),
+        })),
+      },
+      {
+        label: "Connections that the server counts",
+        height: 100,
+        series: Object.keys(counted).map((name) => ({
+          name,
+          points: history.map(({ minute, connections }) => [minute, connections[name]?.told ?? 0]),
+        })),
+      },
+    ],
+  });
+}
