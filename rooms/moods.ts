@@ -571,6 +571,7 @@ export const moods = defineRoom<MoodMeta, Env, MoodEvents>({
   websocketPath: "/ws/moods",
   liveness: {
     pingMs: 10_000,
+    firstPingMs: SESSION_TTL_MS,
     deadAfterMs: SESSION_TTL_MS,
     legacyDeadAfterMs: SESSION_TTL_MS,
     sweepMs: EXPIRY_STEP_MS,
