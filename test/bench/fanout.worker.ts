@@ -11,8 +11,6 @@ const room = defineRoom({
     framesPerSecond: Number.POSITIVE_INFINITY,
     socketsPerUser: Number.POSITIVE_INFINITY,
   },
-  // The clients here do not ping, and are not to be closed for it.
-  liveness: { pingMs: 0 },
   // Its clients are bare sockets, as those of its peers are: they ping nobody.
   liveness: { pingMs: 0 },
 });

@@ -1,0 +1,77 @@
+/**
+ * How often idle clients that ping have an actor's code run, which is billed and keeps it from
+ * sleeping: our client and room, whose pings the runtime answers; a bare Durable Object and PartyServer,
+ * which answer ping messages by themselves.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Quantity, Result } from "./report.ts";
+import { Clients, startWorker } from "./server.ts";
+import type { Task } from "./wakeups.clients.ts";
+import type { Count, Counts } from "./wakeups.ts";
+
+const CLIENTS = 20;
+/** Our rooms look every 45 s whether all have pinged: two such looks. */
+const OBSERVED_MS = 90_000;
+const HOUR_MS = 3_600_000;
+
+/** @param rounds as many rooms of each kind, watched at the same time */
+export default async function wakeUps(rounds: number): Promise<Result> {
+  const server = await startWorker(
+    "test/bench/wakeups.worker.ts",
+    { PRESENCE: "PresenceRoom", ROOM: "Room", PARTY: "Presence" },
+    { ENVIRONMENT: "development" },
+  );
+  const clients = new Clients(new URL("wakeups.clients.ts", import.meta.url));
+  const read = async (): Promise<Counts> =>
+    (await fetch(`${server.url.replace("ws:", "http:")}/counts`)).json() as Promise<Counts>;
+  try {
+    await clients.ask({ url: server.url, clients: CLIENTS, rooms: rounds } satisfies Task);
+    const before = await read();
+    const startedAtMs = performance.now();
+    await sleep(OBSERVED_MS);
+    const after = await read();
+    const observedMs = performance.now() - startedAtMs;
+
+    const since = (of: (count: Count) => number): Record<string, number[]> =>
+      Object.fromEntries(
+        Object.entries(after).map(([name, rooms]) => [
+          name,
+          Object.entries(rooms).map(([room, now]) => of(now) - of(before[name]?.[room] as Count)),
+        ]),
+      );
+    const scaled = (all: Record<string, number[]>, by: number) =>
+      Object.fromEntries(
+        Object.entries(all).map(([name, list]) => [name, list.map((n) => n * by)]),
+      );
+    const quantities: Quantity[] = [
+      {
+        name: "events that run the actor's code",
+        unit: "per client-hour",
+        better: "less",
+        digits: 1,
+        rounds: scaled(
+          since(({ events }) => events),
+          HOUR_MS / observedMs / CLIENTS,
+        ),
+      },
+      {
+        name: "time awake",
+        unit: "% of the time",
+        better: "less",
+        digits: 1,
+        rounds: scaled(
+          since(({ awakeMs }) => awakeMs),
+          100 / observedMs,
+        ),
+      },
+    ];
+    return {
+      title: "Wake-ups of idle clients",
+      setup: `${CLIENTS} clients in a presence room, with nothing to say; all ping every 5 s, as our client does. ${rounds} rooms of each kind, watched for ${OBSERVED_MS / 1000} s and carried forward to an hour. An actor counts as awake for 10 s after an event: then it sleeps.`,
+      quantities,
+    };
+  } finally {
+    await clients.stop();
+    await server.stop();
+  }
+}
