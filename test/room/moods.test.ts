@@ -2,7 +2,7 @@ import { abortAllDurableObjects, reset, runInDurableObject } from "cloudflare:te
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../src/moods.ts";
-import { Deployment, holdClock } from "./moods.ts";
+import { Deployment, FourMoodShards, holdClock } from "./moods.ts";
 import type { TestSocket } from "./socket.ts";
 
 afterEach(async () => {
@@ -300,22 +300,32 @@ describe("a session with sockets", () => {
 
   test("is closed with 4408 and gone after 30 s of silence; a ping keeps it and wakes nobody", async () => {
     const house = new Deployment(1);
-    holdClock();
-    const began = Date.now();
-    const silent = await house.connect("silent");
-    const pinging = await house.connect("pinging");
     const stub = house.stub("shard:0");
-    const { message } = (await stub.inspect()).wakeUps;
-    // The runtime answers, and notes the time by its own clock: 25 s on by ours.
-    vi.setSystemTime(began - 25_000);
+    // The runtime answers pings, and notes the time by its own clock: by ours, both come 25 s earlier.
+    const pingedAtMs = Date.now();
+    holdClock();
+    vi.setSystemTime(pingedAtMs - 25_000);
+    const silent = await house.connect("silent");
+    const pinging = await house.connect("pinging", "release");
+    await house.lookUntil(({ count }) => count === 2);
+    const { wakeUps } = await stub.inspect();
     pinging.send('{"type":"ping"}');
     await pinging.next(({ frame }) => frame.type === "pong");
-    expect((await stub.inspect()).wakeUps.message).toBe(message);
-    vi.setSystemTime(began);
+    expect((await stub.inspect()).wakeUps).toEqual(wakeUps);
+
     await house.pass(31_000);
     expect(await silent.ended()).toMatchObject({ code: 4408 });
+    expect(await house.look()).toMatchObject({ count: 1, moods: { release: 1 } });
+    // Asleep at its time, it would not know of the ping but for the runtime.
+    await house.evict(house.names, "hibernate");
+    await house.pass(23_000);
+    expect((await house.look()).count).toBe(1);
+    expect(pinging.closed).toBeNull();
+
+    // Generous: this machine may have stalled before the ping.
+    await house.pass(6_000);
+    expect(await pinging.ended()).toMatchObject({ code: 4408 });
     expect((await house.look()).count).toBe(0);
-    await pinging.ended();
   });
 
   test("hears of other shards' sessions too", async () => {
@@ -327,6 +337,80 @@ describe("a session with sockets", () => {
     await house.leave("a");
     await socket.event("mood.state", ({ count }) => count === 6);
     await socket.close();
+  });
+});
+
+describe("an actor out of reach", () => {
+  beforeEach(holdClock);
+  afterEach(() => vi.restoreAllMocks());
+
+  /** Has calls to an actor fail, or stay without an answer, until given back. */
+  function breakDown(broken: string, how: "fails" | "is silent"): Disposable {
+    const { ingest } = FourMoodShards.prototype;
+    const mended = Promise.withResolvers<void>();
+    const spy = vi.spyOn(FourMoodShards.prototype, "ingest");
+    spy.mockImplementation(async function (this: object, name: string, data: unknown) {
+      if ((this as { name: string }).name === broken) {
+        if (how === "fails") throw new Error("The actor is out of order");
+        await mended.promise;
+      }
+      return ingest.call(this as InstanceType<typeof FourMoodShards>, name, data);
+    });
+    return {
+      [Symbol.dispose]() {
+        mended.resolve();
+        spy.mockRestore();
+      },
+    };
+  }
+
+  const ids = Array.from({ length: 12 }, (_, i) => `p${i}`);
+  const broken = "shard:1";
+  const isThere = (id: string) => shardName(shardOf(id, 4)) === broken;
+  const there = ids.filter(isThere);
+  const elsewhere = ids.filter((id) => !isThere(id));
+  const beatAll = (house: Deployment, ids: readonly string[]) =>
+    Promise.all(ids.map((id) => house.heartbeat(id)));
+
+  for (const how of ["fails", "is silent"] as const) {
+    test(`a shard that ${how} holds nobody up, and counts when it is back`, async () => {
+      const house = new Deployment(4);
+      await beatAll(house, ids);
+      await house.lookUntil(({ count }) => count === ids.length);
+      {
+        using _ = breakDown(broken, how);
+        // The total does not know, and has to ask.
+        await house.evict(["total"], "close");
+        expect((await house.look()).count).toBe(elsewhere.length);
+        const answer = await house.heartbeat(elsewhere[0] as string);
+        expect(answer.count).toBeLessThanOrEqual(ids.length);
+        if (how === "fails") {
+          const refused = await house.post("/api/heartbeat", { sessionId: there[0] });
+          expect(refused.status).toBe(503);
+          expect(await refused.json()).toEqual({ error: expect.stringContaining("try again") });
+        }
+      }
+      await house.pass(1_000);
+      await beatAll(house, ids);
+      await house.lookUntil(({ count }) => count === ids.length);
+    });
+  }
+
+  test("a report that got lost is repeated by itself", async () => {
+    const house = new Deployment(4);
+    await beatAll(house, ids);
+    await house.lookUntil(({ count }) => count === ids.length);
+    await house.pass(1_000);
+    {
+      using _ = breakDown("total", "fails");
+      // Its shard knows the others from before.
+      expect((await house.heartbeat(`late ${there[0]}`)).count).toBeGreaterThan(0);
+      const look = await house.request("/api/presence");
+      expect(look.status).toBe(503);
+      expect(await look.json()).toEqual({ error: expect.any(String) });
+    }
+    await house.pass(1_000);
+    await house.lookUntil(({ count }) => count === ids.length + 1);
   });
 });
 
