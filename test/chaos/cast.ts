@@ -20,12 +20,16 @@ export interface Cast {
   stir(random: Random): string;
   /** The server was killed, now. Until `back`, nobody posts anything. */
   crashed(): void;
-  /** It answers again, and nobody has told it anything since: what it must have kept, but has not. */
+  /** Until `back`, nobody posts anything or comes or goes, so that actors can fall asleep. */
+  rest(): void;
+  /** It answers, and nobody has told it anything since: what it must have kept, but has not. */
   recall(): Promise<string[]>;
   /** Life goes on. */
   back(): void;
   /** A connection with this request went, and the server may not have been told. */
   lostUntold?(request: string): void;
+  /** Its actors, as the debug routes name them: `presence/lobby`. */
+  readonly actors: readonly string[];
   /** What does not hold now; it has 10 s to. Empty: all is well. */
   check(): Promise<string[]>;
   /** What can never be mended, such as a second delivery. */

@@ -173,7 +173,8 @@ class Daemon {
     const lostMs = this.#crashedAtMs >= latest.sentAtMs ? FLUSH_MS : 0;
     const offlineAtMs =
       Math.max(heardMs + latest.beat.ttl_ms + lostMs, this.#backAtMs) + 1_000 + SLACK_MS;
-    if (!this.beating && told.status === "online" && now > offlineAtMs) {
+    const isSilent = !this.beating || this.held;
+    if (isSilent && told.status === "online" && now > offlineAtMs) {
       wrong.push(`${who} is stuck online, ${now - offlineAtMs} ms after its time`);
     }
     return wrong;
@@ -223,6 +224,7 @@ class Phone {
 /** Daemons that beat for some users, and phones that watch. */
 export class DeviceCast implements Cast {
   readonly name = "devices";
+  actors: string[] = [];
   readonly faults: string[] = [];
   readonly #stage: Stage;
   readonly #daemons: Daemon[] = [];
@@ -238,6 +240,7 @@ export class DeviceCast implements Cast {
       const userId = randomUUID();
       const token = await this.#stage.watchToken(userId);
       this.#tokens.set(userId, token);
+      this.actors.push(`devices/${userId}`);
       // The last user has no phone: its alarms ring with nobody there.
       if (user < USERS - 1) {
         const query = new URLSearchParams({ user_id: userId, token });
@@ -277,7 +280,11 @@ export class DeviceCast implements Cast {
     for (const daemon of this.#daemons) daemon.crashed();
   }
 
-  /** Every heartbeat that was answered, but for keep-alives within the flush time. */
+  rest(): void {
+    for (const daemon of this.#daemons) daemon.held = true;
+  }
+
+  /** Every heartbeat that was answered, but after a crash for keep-alives within the flush time. */
   recall(): Promise<string[]> {
     return looked(async () => {
       const wrong: string[] = [];

@@ -47,6 +47,7 @@ class Reader {
 /** Subscribers of some users, and a backend that publishes with idempotency keys. */
 export class FanoutCast implements Cast {
   readonly name = "fan-out";
+  readonly actors = USERS.map((user) => `fanout/${user}`);
   readonly faults: string[] = [];
   readonly #stage: Stage;
   readonly #readers: Reader[] = [];
@@ -153,6 +154,10 @@ export class FanoutCast implements Cast {
     this.#held = true;
     this.#untoldAtMs = [];
     for (const reader of this.#readers) reader.lostAtMs.push(Date.now());
+  }
+
+  rest(): void {
+    this.#held = true;
   }
 
   /** The last answers, under their keys. Whoever got such a letter must not get it again. */

@@ -200,6 +200,8 @@ class SocketVisitor extends Visitor {
 /** Anonymous visitors, half by polling and half by socket. */
 export class MoodCast implements Cast {
   readonly name = "moods";
+  // No debug route tells of them.
+  readonly actors = [];
   readonly faults: string[] = [];
   readonly #stage: Stage;
   #visitors: Visitor[] = [];
@@ -241,6 +243,10 @@ export class MoodCast implements Cast {
 
   crashed(): void {
     for (const visitor of this.#visitors) visitor.crashed();
+  }
+
+  rest(): void {
+    for (const visitor of this.#visitors) visitor.held = true;
   }
 
   /** Sessions whose heartbeat was answered less than 30 s ago, though they have said nothing since. */

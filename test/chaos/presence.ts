@@ -9,7 +9,7 @@ const ROOM = "chaos";
 const USERS = ["ada", "bob", "cyn", "dan", "eve", "fay"];
 const DEVICES = 3;
 const STATUSES: readonly Status[] = ["online", "away", "busy"];
-/** A peer that went without a word is dropped within a minute of its last sign; machines stall. */
+/** A peer in a black hole is dropped within a minute of its last sign; machines stall. */
 const GHOST_MS = 65_000;
 
 interface Device {
@@ -21,6 +21,7 @@ interface Device {
 /** Users with several devices in one presence room. */
 export class PresenceCast implements Cast {
   readonly name = "presence";
+  readonly actors = [`presence/${ROOM}`];
   readonly faults: string[] = [];
   readonly #devices: Device[] = [];
   readonly #stage: Stage;
@@ -71,19 +72,17 @@ export class PresenceCast implements Cast {
     this.#ghostsUntil.length = 0;
   }
 
-  /** Who is here is who has a socket, and nobody has. */
+  rest(): void {}
+
+  /** Who is here is who has a socket: the first look shows it. */
   async recall(): Promise<string[]> {
     return [];
   }
 
   back(): void {}
 
-  /**
-   * A connection went in a way that the room is not told of, into a black hole or in the middle of
-   * its upgrade: for a minute, or until it writes to the socket, the room cannot know.
-   */
-  lostUntold(request: string): void {
-    if (!request.startsWith(PRESENCE_PATH)) return;
+  /** A connection fell into a black hole: for a minute the room cannot know. */
+  holed(): void {
     this.#ghostsUntil.push(Date.now() + GHOST_MS);
   }
 

@@ -11,7 +11,7 @@ import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../src/auth/presence-token.ts";
 import { startServer } from "../e2e/server.ts";
-import type { Cast, Stage } from "./cast.ts";
+import { type Cast, getJson, type Stage } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
 import { MoodCast } from "./moods.ts";
@@ -22,8 +22,8 @@ import { Random, seedOf } from "./random.ts";
 /** Within which all has to hold again. */
 const HEAL_MS = 10_000;
 const LOOK_EVERY_MS = 400;
-/** An actor of `wrangler dev` falls asleep after 10 s. */
-const SLEEP_MS = 12_000;
+/** An actor of `wrangler dev` falls asleep after 10 s, 7 s after the last join at the earliest. */
+const SLEEP_MS = 19_000;
 const SLEEP_EVERY = 8;
 
 const { values } = parseArgs({
@@ -49,9 +49,12 @@ const server = await startServer({
     MOOD_SHARDS: String(shards),
   },
 });
+/** When a socket or stream last went before anything of an answer came: such a fault may come late. */
+let lastLossAtMs = 0;
 const proxy = new FaultProxy(
   () => server.port,
   (request) => {
+    if (request.startsWith("GET")) lastLossAtMs = Date.now();
     for (const cast of casts) cast.lostUntold?.(request);
   },
 );
@@ -85,7 +88,7 @@ function report(what: string, { name }: Cast, wrong: readonly string[]): void {
   }
 }
 
-/** Looks until all holds, at most {@link HEAL_MS}. */
+/** Looks until all holds, at most {@link HEAL_MS} after the last fault. */
 async function settle(what: string): Promise<string> {
   const fromMs = Date.now();
   const times = await Promise.all(
@@ -97,7 +100,7 @@ async function settle(what: string): Promise<string> {
           healed.get(cast.name)?.push(tookMs);
           return `${cast.name} ${(tookMs / 1000).toFixed(1)} s`;
         }
-        if (tookMs > HEAL_MS) {
+        if (Date.now() - Math.max(fromMs, lastLossAtMs) > HEAL_MS) {
           report(what, cast, wrong);
           return `${cast.name} not at all`;
         }
@@ -109,9 +112,29 @@ async function settle(what: string): Promise<string> {
   return times.join(", ");
 }
 
-async function startsOfPresence(): Promise<number> {
-  const answer = await fetch(`${server.url}/debug/actors/presence/chaos`);
-  return ((await answer.json()) as { starts: number | null }).starts ?? 0;
+/** How often each actor that tells has started; asking wakes it. */
+function starts(): Promise<number[]> {
+  const actors = casts.flatMap(({ actors }) => actors);
+  return Promise.all(
+    actors.map(async (actor) => {
+      const { starts } = await getJson<{ starts: number }>(`${server.url}/debug/actors/${actor}`);
+      return starts;
+    }),
+  );
+}
+
+/** Everybody is silent for so long that actors fall asleep; then nothing may be gone. */
+async function rest(what: string): Promise<void> {
+  for (const cast of casts) cast.rest();
+  const before = await starts();
+  await sleep(SLEEP_MS);
+  const after = await starts();
+  const slept = after.filter((times, i) => times > (before[i] ?? 0)).length;
+  evictions += slept;
+  for (const cast of casts) report(what, cast, await cast.recall());
+  const healing = await settle(what);
+  for (const cast of casts) cast.back();
+  say(`${" ".repeat(18)}${slept} of ${after.length} actors were evicted; ${healing}`);
 }
 
 /** What happens in a round besides the kill, and when. */
@@ -131,7 +154,7 @@ async function trouble(random: Random, forMs: number, canHole: boolean): Promise
       const ms = random.int(500, 4_000);
       done.push(`${proxy.stall(random, 0.3, ms)} readers stall for ${ms} ms`);
     } else if (kind < 0.35 && canHole) {
-      if (proxy.hole(random, PRESENCE_PATH) > 0) presence.lostUntold(PRESENCE_PATH);
+      if (proxy.hole(random, PRESENCE_PATH) > 0) presence.holed();
       done.push("a connection falls into a hole");
     } else done.push(random.pick(casts).stir(random));
   }
@@ -159,15 +182,7 @@ for (let round = 1; round <= rounds; round++) {
   const done = await happening;
   say(`${what.padEnd(18)}${done.join("; ")}; SIGKILL after ${killAfterMs} ms`);
   say(`${" ".repeat(18)}back in ${(backMs / 1000).toFixed(1)} s; ${await settle(what)}`);
-  if (round % SLEEP_EVERY === 0) {
-    const before = await startsOfPresence();
-    await sleep(SLEEP_MS);
-    const slept = (await startsOfPresence()) - before;
-    evictions += slept;
-    say(
-      `${" ".repeat(18)}${slept > 0 ? "the room slept" : "the room was kept awake"}; ${await settle(`${what}, sleep`)}`,
-    );
-  }
+  if (round % SLEEP_EVERY === 0) await rest(`${what}, asleep`);
 }
 const ghostMs = presence.ghostsUntilMs - Date.now();
 if (ghostMs > 0) {
