@@ -21,7 +21,7 @@ const TTL_MS = 25_000;
 /** How late an expiry may be told: the contract's second, and a stall of the machine. */
 const EXPIRY_LATE_MS = 1_000 + 4_000;
 /** Daemons that share a gateway, which posts for all of them at once. */
-const FLEET = 50;
+const FLEET = 25;
 const STAY_MS = 8 * 60_000;
 const AWAY_MS = 8_000;
 const DAEMON_STAY_MS = 5 * 60_000;
@@ -59,6 +59,8 @@ interface Daemon {
   sentAtMs: number;
   onAtMs: number;
   isPosting: boolean;
+  /** It has a gateway that posts for it. */
+  isBatched: boolean;
   beats: Map<number, Delivery<Watcher>>;
   /** It fell silent: since when, and who has to hear that it is offline. */
   silence?: { fromMs: number; delivery: Delivery<Watcher> };
@@ -75,7 +77,11 @@ interface User {
 export class DeviceCast implements Cast {
   readonly name = "devices";
   readonly faults = new Faults();
-  readonly latencies = { device: new Latencies(), expiry: new Latencies() };
+  readonly latencies = {
+    heartbeat: new Latencies(),
+    batched: new Latencies(),
+    expiry: new Latencies(),
+  };
   readonly #stage: Stage;
   readonly #life: Life;
   readonly #users: User[] = [];
@@ -100,6 +106,7 @@ export class DeviceCast implements Cast {
         sentAtMs: 0,
         onAtMs: 0,
         isPosting: false,
+        isBatched: false,
         beats: new Map(),
       }));
       this.#users.push(user);
@@ -118,7 +125,8 @@ export class DeviceCast implements Cast {
     const lone: Daemon[] = [];
     const fleet: Daemon[] = [];
     for (const [i, daemon] of this.#daemons.entries()) {
-      (i % 2 === 0 ? lone : fleet).push(daemon);
+      daemon.isBatched = i % 2 === 1;
+      (daemon.isBatched ? fleet : lone).push(daemon);
       const turnOn = async () => {
         daemon.isOn = true;
         daemon.onAtMs = performance.now();
@@ -286,7 +294,9 @@ export class DeviceCast implements Cast {
       this.faults.add(`heartbeat ${told.seq} came after ${before.seq}`);
     }
     const beat = beats.get(told.seq);
-    if (beat?.reached(watcher)) this.latencies.device.add(performance.now() - beat.sentAtMs);
+    if (!beat?.reached(watcher)) return;
+    const { heartbeat, batched } = this.latencies;
+    (daemon.isBatched ? batched : heartbeat).add(performance.now() - beat.sentAtMs);
   }
 
   sweep(): void {

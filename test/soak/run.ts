@@ -36,7 +36,7 @@ const SHARES: Record<System, number> = { presence: 0.7, fanout: 0.15, devices: 0
 /** What runs together in one process: rooms hear most. */
 const CROWDS: readonly (readonly System[])[] = [["presence"], ["fanout", "devices", "moods"]];
 /** Kinds of delivery that are to stay below {@link P99_MS}. */
-const JUDGED = ["publish", "status", "device"];
+const JUDGED = ["publish", "status", "heartbeat", "batched"];
 const P99_MS = 100;
 /** A minute is stalled when the bare echo, or a process of clients, waited longer than this, in ms. */
 const STALL_MS = 200;
@@ -216,7 +216,7 @@ function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): strin
   ];
   return cells.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join("");
 }
-const WIDTHS = [5, 8, 19, 19, 19, 15, 17, 20, 6];
+const WIDTHS = [5, 7, ...JUDGED.map(() => 20), 15, 16, 18, 6];
 const HEAD = [
   "min",
   "conns",
@@ -396,8 +396,7 @@ function plot(): string {
         bound: { y: P99_MS, name: `${P99_MS} ms` },
         ceiling: 1.6 * P99_MS,
         series: JUDGED.map((kind) => ({
-          name:
-            { publish: "publish", status: "presence status", device: "heartbeat" }[kind] ?? kind,
+          name: { status: "presence status", batched: "heartbeat of a batch" }[kind] ?? kind,
           points: history.map(({ minute, latencies }) => [
             middle(minute),
             latencies[kind]?.p99Ms ?? 0,
