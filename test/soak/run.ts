@@ -216,7 +216,7 @@ function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): strin
   ];
   return cells.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join("");
 }
-const WIDTHS = [5, 7, ...JUDGED.map(() => 20), 15, 16, 18, 6];
+const WIDTHS = [5, 7, ...JUDGED.map(() => 22), 15, 16, 18, 6];
 const HEAD = [
   "min",
   "conns",
