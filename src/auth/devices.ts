@@ -54,13 +54,10 @@ export async function admitWatcher(
  *
  * @throws RollcallError `unavailable` when none is configured, `unauthorized` without the right one
  */
-export async function requireIngestBearer(
-  request: Request,
-  env: { ENVIRONMENT?: string },
-): Promise<void> {
+export function requireIngestBearer(request: Request, env: { ENVIRONMENT?: string }): void {
   const expected = requireSecret(env, "PRESENCE_DO_INGEST_TOKEN");
   const given = bearerToken(request);
-  if (given === null || !(await equalSecrets(given, expected))) {
+  if (given === null || !equalSecrets(given, expected)) {
     throw new RollcallError("unauthorized", "The ingest token is missing or wrong");
   }
 }

@@ -142,7 +142,7 @@ function jwtSecret(env: MembershipEnv): string {
   }
 }
 
-async function isServer(given: unknown, env: MembershipEnv): Promise<boolean> {
+function isServer(given: unknown, env: MembershipEnv): boolean {
   if (!isText(given)) return false;
   let expected: string;
   try {
@@ -191,7 +191,7 @@ export async function admitMember(url: URL, env: MembershipEnv): Promise<Member>
   }
 
   if (isText(serverBypass) || (serverBypass !== undefined && !isText(authToken))) {
-    if (!(await isServer(serverBypass, env))) {
+    if (!isServer(serverBypass, env)) {
       throw new SyncRefusal("TOKEN_INVALID", "serverBypass is not valid");
     }
     requireInstance(instanceId, storeId);

@@ -1,0 +1,23 @@
+import { describe, expect, it } from "vitest";
+import { equalSecrets } from "../../src/auth/bearer.ts";
+
+describe("a secret", () => {
+  it.each([
+    ["", "secret"],
+    ["secre", "secret"],
+    ["secret\0", "secret"],
+    ["secret ", "secret"],
+    ["Secret", "secret"],
+    ["sécret", "secret"],
+    ["x".repeat(2_000), "x".repeat(1_999)],
+    // Beyond what is compared nobody is let in, not even by the right one.
+    ["x".repeat(2_000), "x".repeat(2_000)],
+    [`${"é".repeat(512)}a`, `${"é".repeat(512)}b`],
+  ])("is not taken for another: %j", (given, expected) => {
+    expect(equalSecrets(given, expected)).toBe(false);
+  });
+
+  it.each(["secret", "é".repeat(512), "x".repeat(1_024)])("equals itself: %j", (secret) => {
+    expect(equalSecrets(secret, secret)).toBe(true);
+  });
+});
