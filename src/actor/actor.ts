@@ -379,7 +379,7 @@ export function createActorHandler<
         await this.#failed(error, ctx);
         session.tell(toErrorPayload(error), frame.id);
       }
-      this.#writeBack(session);
+      if (session.isStale) this.#writeBack(session);
     }
 
     override async webSocketClose(ws: WebSocket, code: number, reason: string): Promise<void> {

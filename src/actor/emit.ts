@@ -173,6 +173,8 @@ class Pace {
  */
 export class Outbox {
   #due: Session[] = [];
+  /** Those of protocol 1 that wait for the end of this turn. */
+  #plain: Session[] = [];
   readonly #builds = new Map<string, () => void>();
   readonly #frames: Pace;
   readonly #diffs: Pace;
@@ -193,11 +195,10 @@ export class Outbox {
       if (!session.waits) this.#due.push(session);
       this.#frames.ask();
     } else if (!session.waits) {
-      // A client of protocol 1 takes no lists: waiting would gain nothing.
-      queueMicrotask(() => {
-        session.waits = false;
-        session.flush();
-      });
+      // A client of protocol 1 takes no lists: to wait for more than the turn's end would gain nothing.
+      if (this.#plain.push(session) === 1) {
+        outsideTransaction(() => queueMicrotask(() => this.#flushPlain()));
+      }
     }
     session.waits = true;
   }
@@ -212,6 +213,15 @@ export class Outbox {
     for (const [key, build] of [...this.#builds]) {
       this.#builds.delete(key);
       build();
+    }
+  }
+
+  #flushPlain(): void {
+    const due = this.#plain;
+    this.#plain = [];
+    for (const session of due) {
+      session.waits = false;
+      session.flush();
     }
   }
 

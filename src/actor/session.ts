@@ -9,6 +9,8 @@ const ATTACHMENT_BYTES = 16_384;
 const REASON_BYTES = 123;
 /** Storage key of a meta that outgrew the attachment. */
 const SPILL_PREFIX = "rollcall:session:";
+/** How far what is stored of when a client was last heard of may lag behind, in ms. */
+const SEEN_LAG_MS = 1_000;
 /** Characters of a user's or a client's id. */
 const ID_LENGTH = 256;
 const CHANNELS = 1_000;
@@ -104,6 +106,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   readonly #host: SessionHost;
   #seenAtMs: number;
   #unheard: boolean;
+  /** `seenAtMs` as the next instance would find it, if it would find this one heard of. */
+  #storedSeenAtMs = Number.NEGATIVE_INFINITY;
   #departed = false;
   #spilled = false;
   #queue: string[] | null = null;
@@ -159,6 +163,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     try {
       const session = new Session(host, ws, kept, checkMeta(keptMeta<M>(host, kept)), true);
       session.#spilled = !("meta" in kept);
+      // Nobody dies of a sleep of ours.
+      if (!session.#unheard) session.#seenAtMs += SEEN_LAG_MS;
       return session;
     } catch {
       return null;
@@ -170,6 +176,15 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     for (const [key] of state.storage.kv.list({ prefix: SPILL_PREFIX })) {
       if (!isLive(key.slice(SPILL_PREFIX.length))) state.storage.kv.delete(key);
     }
+  }
+
+  /**
+   * Whether {@link store} is due after a frame. To write down each frame's time would cost as much as
+   * handling a short one.
+   */
+  get isStale(): boolean {
+    const lagMs = Math.abs(this.#seenAtMs - this.#storedSeenAtMs);
+    return this.metaAsked || lagMs >= SEEN_LAG_MS;
   }
 
   /**
@@ -195,6 +210,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       seenAtMs: this.#seenAtMs,
       ...(this.#unheard && { unheard: true }),
     };
+    if (!this.#unheard) this.#storedSeenAtMs = this.#seenAtMs;
     const asked = this.metaAsked;
     this.metaAsked = false;
     if (this.#spilled && !asked) {

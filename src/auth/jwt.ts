@@ -2,6 +2,18 @@ import { errors, type JWTPayload, jwtVerify } from "jose";
 import { RollcallError } from "../errors.ts";
 
 const encoder = new TextEncoder();
+/** By secret, of which a server has one: making a key costs as much as checking a signature. */
+const keys = new Map<string, CryptoKey>();
+
+async function keyOf(secret: string): Promise<CryptoKey> {
+  const known = keys.get(secret);
+  if (known) return known;
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const bytes = encoder.encode(secret);
+  const key = await crypto.subtle.importKey("raw", bytes, algorithm, false, ["verify"]);
+  keys.set(secret, key);
+  return key;
+}
 
 /**
  * The claims of a token signed with HS256 by `secret`, whose `nbf` holds now and whose `exp` is not
@@ -16,7 +28,7 @@ export async function verifyJwt(
   graceSeconds = 0,
 ): Promise<JWTPayload> {
   try {
-    const { payload } = await jwtVerify(token, encoder.encode(secret), { algorithms: ["HS256"] });
+    const { payload } = await jwtVerify(token, await keyOf(secret), { algorithms: ["HS256"] });
     return payload;
   } catch (thrown) {
     if (thrown instanceof errors.JWTExpired) {

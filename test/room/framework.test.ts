@@ -357,6 +357,24 @@ describe("a silent peer", () => {
     expect(await stub.getSessionCount()).toBe(1);
   });
 
+  it("has its full time from its last frame, also over a sleep right after it", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2");
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ["Date"], now: start });
+    await socket.ask("note", { text: "first" });
+    vi.setSystemTime(start + 900);
+    await socket.ask("note", { text: "last" });
+    await evictDurableObject(stub);
+
+    vi.setSystemTime(start + 900 + 14_900);
+    await runDurableObjectAlarm(stub);
+    expect(await stub.getSessionCount()).toBe(1);
+    vi.setSystemTime(start + 900 + 16_000);
+    await runDurableObjectAlarm(stub);
+    expect((await socket.ended()).code).toBe(4408);
+  });
+
   it("of protocol 1 gets three quarters of a minute", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?client=c1");
