@@ -1,40 +1,47 @@
 /** Puts what was measured into docs/: bench.json and plots, and the tables of benchmarks.md. */
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, platform, release, totalmem } from "node:os";
 import { missedOf, type Result, toJson, toMarkdown, toPlot } from "./report.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
 const PLOTS = new URL("plots/", DOCS);
+const FIGURES = new URL("bench.json", PLOTS);
 const PAGE = new URL("benchmarks.md", DOCS);
 
 /**
- * @param results by the benchmark's name; the page's sections of others stay as they are
+ * @param results by the benchmark's name; what an earlier run measured of others stays as it is
  * @throws Error when the page has no place for one
  */
 export function publish(results: ReadonlyMap<string, Result>, rounds: number): void {
   mkdirSync(PLOTS, { recursive: true });
   const run = { measuredAt: new Date().toISOString(), rounds, machine: machine() };
-  const { measuredAt, machine: on } = run;
-  let page = readFileSync(PAGE, "utf8");
-  page = filled(
-    page,
+  const { cores, cpu, memoryGb, kernel, node, workerd } = run.machine;
+  let page = filled(
+    readFileSync(PAGE, "utf8"),
     "run",
-    `Measured on ${measuredAt.slice(0, 10)}, ${rounds} rounds: ${on.cores} cores of ${on.cpu}, ${on.memoryGb} GB, ${on.kernel}, Node ${on.node}, ${on.workerd}.`,
+    `The machine: ${cores} cores of ${cpu}, ${memoryGb} GB, ${kernel}, Node ${node}, ${workerd}.`,
   );
+  const kept = existsSync(FIGURES) ? JSON.parse(readFileSync(FIGURES, "utf8")) : {};
   for (const [name, result] of results) {
     const plot = `bench-${name}.svg`;
     writeFileSync(new URL(plot, PLOTS), toPlot(result));
-    const missed = missedOf(result).map((bound) => `\n\nMissed: ${bound}.`);
-    const picture = `![${result.title}: medians](plots/${plot})`;
-    page = filled(page, name, `${toMarkdown(result)}${missed.join("")}\n\n${picture}`);
+    const parts = [
+      toMarkdown(result),
+      ...missedOf(result).map((bound) => `Missed: ${bound}.`),
+      `![${result.title}: medians](plots/${plot})`,
+      `Measured on ${run.measuredAt.slice(0, 10)}, ${rounds} rounds.`,
+    ];
+    page = filled(page, name, parts.join("\n\n"));
+    kept[name] = { ...run, ...toJson(result) };
   }
   writeFileSync(PAGE, page);
-  const benchmarks = Object.fromEntries([...results].map(([name, one]) => [name, toJson(one)]));
-  writeFileSync(
-    new URL("bench.json", PLOTS),
-    `${JSON.stringify({ ...run, benchmarks }, null, 1)}\n`,
-  );
+  writeFileSync(FIGURES, `${JSON.stringify(kept, brief, 1)}\n`);
+}
+
+/** Numbers to five digits: more is noise. */
+function brief(_: string, value: unknown): unknown {
+  return typeof value === "number" ? Number(value.toPrecision(5)) : value;
 }
 
 /** `page` with `text` between the comments `<!-- bench:name -->` and `<!-- /bench:name -->`. */
@@ -51,7 +58,7 @@ function machine() {
     cores: cpus().length,
     cpu: first?.model ?? "an unknown CPU",
     memoryGb: Math.round(totalmem() / 2 ** 30),
-    kernel: `${platform()} ${release()}`,
+    kernel: `${platform()} ${release().split("-")[0]}`,
     node: process.version,
     workerd: execFileSync("workerd", ["--version"], { encoding: "utf8" }).trim(),
   };

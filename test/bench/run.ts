@@ -38,13 +38,20 @@ for (const name of asked.length > 0 ? asked : known) {
   console.log(`\n── ${name} ──`);
   const startedAtMs = performance.now();
   const { default: bench } = (await import(`./${name}${SUFFIX}`)) as { default: Bench };
-  const given = await bench(rounds);
-  if (!Array.isArray(given)) {
-    results.set(name, given);
-    console.log(toMarkdown(given));
-  }
-  for (const bound of Array.isArray(given) ? given : missedOf(given)) {
-    console.log(`MISSED: ${bound}`);
+  try {
+    const given = await bench(rounds);
+    if (!Array.isArray(given)) {
+      results.set(name, given);
+      console.log(toMarkdown(given));
+    }
+    for (const bound of Array.isArray(given) ? given : missedOf(given)) {
+      console.log(`MISSED: ${bound}`);
+      missed += 1;
+    }
+  } catch (error) {
+    // The others have their turn all the same.
+    console.error(error);
+    console.log(`MISSED: ${name} failed`);
     missed += 1;
   }
   console.log(`(${((performance.now() - startedAtMs) / 1000).toFixed(0)} s)`);
