@@ -4,8 +4,10 @@ import { Headcount } from "../../rooms/headcount.ts";
 import { MOODS, SESSION_TTL_MS } from "../../src/moods.ts";
 
 type Step =
-  | { do: "beat" | "attach"; id: string; mood: number }
-  | { do: "detach" | "leave"; id: string }
+  | { do: "beat"; id: string; mood: number }
+  | { do: "attach"; id: string; mood: number }
+  | { do: "detach"; id: string }
+  | { do: "leave"; id: string }
   | { do: "pass"; ms: number };
 
 const id = fc.constantFrom("a", "b", "c", "d", "__proto__", "constructor");
