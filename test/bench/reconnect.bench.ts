@@ -119,8 +119,8 @@ export default async function reconnect(rounds: number): Promise<Result> {
   try {
     for (const library of libraries) started[library] = await startLibrary(library);
     const figures = await takeTurns(libraries, rounds, async (library, round) => {
-      // What comes back for the others meanwhile is long over.
-      await sleep(round === 0 ? STABLE_MS : STABLE_MS / libraries.length);
+      // Between two cuts of the same there is at least one other: half each.
+      await sleep(round === 0 ? STABLE_MS : STABLE_MS / 2);
       return (started[library] as (typeof started)[string]).cut();
     });
     const less = { better: "less" as const };

@@ -1,6 +1,5 @@
 /** What a benchmark gives, and how it is told: on the terminal, in Markdown, as JSON and as a plot. */
 import { bars } from "./plot.ts";
-import { median } from "./server.ts";
 
 /** Whose figures all others are held against. */
 export const OURS = "Rollcall";
@@ -43,6 +42,11 @@ export interface Ratio {
   peer: string;
   times: number;
   atLeast?: number;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }
 
 export function ratiosOf({ quantities }: Result): Ratio[] {

@@ -6,6 +6,8 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 
+export { median } from "./report.ts";
+
 /** As in wrangler.toml. */
 const COMPATIBILITY_DATE = "2026-10-15";
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
@@ -149,9 +151,4 @@ function childrenOf(parent: number): number[] {
         return false; // Ended while we looked.
       }
     });
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }
