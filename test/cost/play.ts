@@ -1,0 +1,78 @@
+/** Plays simulated days, each in a runtime of its own. */
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import type { Counters } from "./bill.ts";
+
+const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
+const BY_HAND = { PINGED: "PingedRoom", WOKEN: "WokenRoom" };
+
+/** What each Worker of a day needs. */
+const WORKERS = {
+  "days.worker.ts": {
+    flags: ["nodejs_als"],
+    actors: {
+      ...{ PRESENCE: "PresenceRoom", FANOUT: "FanoutRoom", DEVICES: "DeviceRoom" },
+      ...{ MOODS: "MoodRoom", SSE: "SseDevices", ...BY_HAND },
+    },
+    storage: {},
+  },
+  "workspace-days.worker.ts": {
+    flags: ["nodejs_compat"],
+    actors: { WORKSPACES: "WorkspaceRoom", ...BY_HAND },
+    storage: { kvNamespaces: ["WORKSPACE_CLAIMS_VERSION"], d1Databases: ["DB"] },
+  },
+} as const;
+export type Entry = keyof typeof WORKERS;
+
+/** As deployed: what a server for development does on top, such as counting its starts, costs rows. */
+const BINDINGS = {
+  ENVIRONMENT: "production",
+  REQUIRE_AUTH: "true",
+  JWT_SECRET: "cost-jwt-secret-0123456789-0123456789",
+  PRESENCE_DO_INGEST_TOKEN: "cost-ingest-token-0123456789-0123456789",
+  PRESENCE_DO_TOKEN_SIGNING_KEY: "cost-signing-key-0123456789-0123456789",
+  PRESENCE_DO_KEEPALIVE_FLUSH_MS: "30000",
+  PUBLISH_REQUIRES_SCOPE: "false",
+  MOOD_SHARDS: "1",
+  CONSOLE: "off",
+};
+
+export async function bundle(entry: Entry): Promise<string> {
+  const bundled = await build({
+    entryPoints: [`test/cost/${entry}`],
+    absWorkingDir: PROJECT,
+    bundle: true,
+    write: false,
+    format: "esm",
+    target: "es2024",
+    conditions: ["workerd", "worker", "browser"],
+    external: ["cloudflare:*", "node:*", "workerd:*"],
+  });
+  return bundled.outputFiles[0]?.text ?? "";
+}
+
+/** The counters of `day`, such as `presence/rollcall`, for one user. */
+export async function play(entry: Entry, script: string, day: string): Promise<Counters> {
+  const { flags, actors, storage } = WORKERS[entry];
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script,
+      compatibilityDate: "2026-10-15",
+      compatibilityFlags: [...flags, "enable_request_signal", "unsafe_module", "experimental"],
+      bindings: BINDINGS,
+      ...(structuredClone(storage) as { kvNamespaces?: string[]; d1Databases?: string[] }),
+      durableObjects: Object.fromEntries(
+        Object.entries(actors).map(([name, className]) => [name, { className, useSQLite: true }]),
+      ),
+    }),
+  );
+  try {
+    const answer = await miniflare.dispatchFetch(`http://cost.test/${day}`);
+    if (!answer.ok) throw new Error(`${day}: ${answer.status} ${await answer.text()}`);
+    return (await answer.json()) as Counters;
+  } finally {
+    await miniflare.dispose();
+  }
+}
