@@ -377,6 +377,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   }
 
   #abandonAcks(): void {
+    // An error takes note of the stack, which costs as much as all else in a departure.
+    if (this.#acks.size === 0) return;
     const error = new RollcallError("disconnected", "The client left before it answered");
     for (const settle of [...this.#acks.values()]) settle({ error });
   }
