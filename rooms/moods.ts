@@ -302,11 +302,14 @@ class Total implements Totals {
       const upgrade = new Request(WITNESS_URL, { headers: { Upgrade: "websocket" } });
       const { webSocket } = await within(SHARD_ANSWER_MS, this.#stub(shard).fetch(upgrade));
       if (!webSocket) throw new RollcallError("unavailable", "The shard takes no sockets");
-      webSocket.addEventListener("close", () => {
-        known.isWitnessed = false;
-        this.#actor.keep(this.#ask(shard));
+      const ended = new Promise((resolve) => {
+        webSocket.addEventListener("close", resolve);
+        webSocket.addEventListener("error", resolve);
       });
       webSocket.accept();
+      await ended;
+      known.isWitnessed = false;
+      await this.#ask(shard);
     } catch (error) {
       log("moods_unwitnessed", { shard, error });
       known.isWitnessed = false;
