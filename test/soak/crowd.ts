@@ -86,9 +86,19 @@ function report(): Report {
 
 async function census(): Promise<Censuses> {
   const counted: [string, Census][] = [];
-  for (const cast of casts) counted.push([cast.name, await cast.census()]);
+  for (const cast of casts) {
+    try {
+      counted.push([cast.name, await cast.census()]);
+    } catch (error) {
+      cast.faults.add(`could not count: ${error}`);
+      counted.push([cast.name, { live: cast.figures().live ?? 0, told: -1 }]);
+    }
+  }
   return Object.fromEntries(counted);
 }
+
+// Whoever started us is gone: killed, maybe.
+process.once("disconnect", () => process.exit());
 
 process.on("message", async (task: Task) => {
   switch (task.do) {

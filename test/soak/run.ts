@@ -55,7 +55,11 @@ const secrets = {
   PRESENCE_DO_INGEST_TOKEN: `ingest-${randomBytes(24).toString("hex")}`,
   PRESENCE_DO_TOKEN_SIGNING_KEY: `key-${randomBytes(24).toString("hex")}`,
 };
-const server = await startServer({ vars: secrets });
+const server = await startServer({
+  vars: secrets,
+  // Wrangler's own record of every request and socket message, kept by a Worker in the same thread.
+  env: { X_LOCAL_OBSERVABILITY: "false" },
+});
 
 /** The runtimes are told apart by who listens on the port. */
 function findProcesses(): Record<string, number> {
