@@ -40,9 +40,15 @@ export interface Cast {
 
 /** Time for an answer, in ms: a lost one shall not hold a client up. */
 export const ANSWER_MS = 2_500;
+/** The same where there is one look only, on machines that stall. */
+export const RECALL_MS = 15_000;
 
-export async function getJson<T>(url: string, headers: Record<string, string> = {}): Promise<T> {
-  const response = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
+export async function getJson<T>(
+  url: string,
+  headers: Record<string, string> = {},
+  answerMs = ANSWER_MS,
+): Promise<T> {
+  const response = await fetch(url, { headers, signal: AbortSignal.timeout(answerMs) });
   if (!response.ok) throw new Error(`${new URL(url).pathname} answered ${response.status}`);
   return (await response.json()) as T;
 }

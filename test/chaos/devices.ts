@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventSource } from "eventsource";
 import type { Heartbeat } from "../../src/devices.ts";
-import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
+import { ANSWER_MS, type Cast, getJson, looked, RECALL_MS, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 
 const USERS = 3;
@@ -21,6 +21,12 @@ interface Sent {
   endedAtMs: number;
   /** Undefined while, and where, there is no answer. */
   status?: number;
+}
+
+/** A heartbeat by its place in `sent`, and when it was known to be the newest that was accepted. */
+interface Promised {
+  place: number;
+  atMs: number;
 }
 
 /** One daemon: beats, stops, restarts, and has its clock set. */
@@ -142,19 +148,24 @@ class Daemon {
     return `device ${this.deviceId.slice(0, 4)}`;
   }
 
-  /** What does not fit what was accepted. */
-  judgeKnown(told: Heartbeat | undefined): string[] {
-    if (!told) return this.#known >= 0 ? [`${this.#name} is not known at all`] : [];
+  /** What the server has to know if it is asked from now on. */
+  get promised(): Promised {
+    return { place: this.#known, atMs: Date.now() };
+  }
+
+  /** What does not fit what was accepted before the server was asked. */
+  judgeKnown(told: Heartbeat | undefined, { place: known }: Promised): string[] {
+    if (!told) return known >= 0 ? [`${this.#name} is not known at all`] : [];
     const place = this.sent.findIndex(
       ({ beat }) => beat.seq === told.seq && beat.source === told.source,
     );
     if (place === -1) return [`${this.#name} shows a heartbeat that nobody sent`];
-    if (place >= this.#known) return [];
-    return [`${this.#name} shows heartbeat ${place}, though ${this.#known} was accepted`];
+    if (place >= known) return [];
+    return [`${this.#name} shows heartbeat ${place}, though ${known} was accepted`];
   }
 
-  judge(told: Heartbeat | undefined): string[] {
-    const wrong = this.judgeKnown(told);
+  judge(told: Heartbeat | undefined, promised: Promised): string[] {
+    const wrong = this.judgeKnown(told, promised);
     if (!told) return wrong;
     const now = Date.now();
     const who = this.#name;
@@ -164,6 +175,7 @@ class Daemon {
     const isSureOnline =
       this.beating &&
       accepted === latest &&
+      accepted.endedAtMs <= promised.atMs &&
       accepted.sentAtMs > this.#crashedAtMs &&
       now < accepted.sentAtMs + accepted.beat.ttl_ms;
     if (isSureOnline && told.status === "offline") wrong.push(`${who} beats but is offline`);
@@ -289,9 +301,8 @@ export class DeviceCast implements Cast {
     return looked(async () => {
       const wrong: string[] = [];
       for (const [userId, token] of this.#tokens) {
-        const told = await this.#ask(userId, token);
-        for (const daemon of this.#daemons.filter((daemon) => daemon.userId === userId)) {
-          wrong.push(...daemon.judgeKnown(told.get(daemon.deviceId)));
+        for (const { daemon, told, promised } of await this.#ask(userId, token, RECALL_MS)) {
+          wrong.push(...daemon.judgeKnown(told, promised));
         }
       }
       return wrong;
@@ -302,25 +313,34 @@ export class DeviceCast implements Cast {
     for (const daemon of this.#daemons) daemon.back();
   }
 
-  async #ask(userId: string, token: string): Promise<Map<string, Heartbeat>> {
+  /** What the server tells of a user's daemons, and what it had promised before it was asked. */
+  async #ask(
+    userId: string,
+    token: string,
+    answerMs: number,
+  ): Promise<{ daemon: Daemon; told: Heartbeat | undefined; promised: Promised }[]> {
+    const own = this.#daemons
+      .filter((daemon) => daemon.userId === userId)
+      .map((daemon) => ({ daemon, promised: daemon.promised }));
     const url = `${this.#stage.direct}/api/v1/mobile/presence?user_id=${userId}`;
     const bearer = { Authorization: `Bearer ${token}` };
-    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer);
-    return new Map(devices.map((device) => [device.device_id, device]));
+    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer, answerMs);
+    return own.map(({ daemon, promised }) => {
+      const told = devices.find(({ device_id }) => device_id === daemon.deviceId);
+      return { daemon, told, promised };
+    });
   }
 
   check(): Promise<string[]> {
     return looked(async () => {
       const wrong: string[] = [];
       for (const [userId, token] of this.#tokens) {
-        const told = await this.#ask(userId, token);
         const phone = this.#phones.get(userId);
-        for (const daemon of this.#daemons.filter((daemon) => daemon.userId === userId)) {
-          const device = told.get(daemon.deviceId);
-          wrong.push(...daemon.judge(device));
+        for (const { daemon, told, promised } of await this.#ask(userId, token, ANSWER_MS)) {
+          wrong.push(...daemon.judge(told, promised));
           const shown = phone?.shown.get(daemon.deviceId);
-          if (phone && device && shown?.status !== device.status) {
-            wrong.push(`a phone shows ${shown?.status}, the server says ${device.status}`);
+          if (phone && told && shown?.status !== told.status) {
+            wrong.push(`a phone shows ${shown?.status}, the server says ${told.status}`);
           }
         }
       }

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReconnectingSocket } from "../../client/socket.ts";
 import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../src/moods.ts";
-import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
+import { ANSWER_MS, type Cast, getJson, looked, RECALL_MS, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 
 const POLLERS = 6;
@@ -252,7 +252,8 @@ export class MoodCast implements Cast {
   /** Sessions whose heartbeat was answered less than 30 s ago, though they have said nothing since. */
   recall(): Promise<string[]> {
     return looked(async () => {
-      const { count } = await getJson<MoodState>(`${this.#stage.direct}/api/presence`);
+      const url = `${this.#stage.direct}/api/presence`;
+      const { count } = await getJson<MoodState>(url, {}, RECALL_MS);
       const now = Date.now();
       const least = this.#visitors.filter(({ countsUntilMs }) => now < countsUntilMs).length;
       return count < least

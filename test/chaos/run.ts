@@ -11,7 +11,7 @@ import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../src/auth/presence-token.ts";
 import { startServer } from "../e2e/server.ts";
-import { type Cast, getJson, type Stage } from "./cast.ts";
+import { type Cast, getJson, RECALL_MS, type Stage } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
 import { MoodCast } from "./moods.ts";
@@ -117,7 +117,8 @@ function starts(): Promise<number[]> {
   const actors = casts.flatMap(({ actors }) => actors);
   return Promise.all(
     actors.map(async (actor) => {
-      const { starts } = await getJson<{ starts: number }>(`${server.url}/debug/actors/${actor}`);
+      const url = `${server.url}/debug/actors/${actor}`;
+      const { starts } = await getJson<{ starts: number }>(url, {}, RECALL_MS);
       return starts;
     }),
   );
