@@ -22,6 +22,8 @@ import { Random, seedOf } from "./random.ts";
 /** Within which all has to hold again. */
 const HEAL_MS = 10_000;
 const LOOK_EVERY_MS = 400;
+/** For a start, 26 of them, on a machine that may be busy with other things. */
+const START_MS = 180_000;
 /** An actor of `wrangler dev` falls asleep after 10 s, 7 s after the last join at the earliest. */
 const SLEEP_MS = 19_000;
 const SLEEP_EVERY = 8;
@@ -43,6 +45,7 @@ const shards = seed % 2 === 0 ? 1 : 4;
 say(`chaos: seed ${seed}, ${rounds} rounds, ${shards} mood shards`);
 say(`repeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}\n`);
 const server = await startServer({
+  startDeadlineMs: START_MS,
   vars: {
     ...secrets,
     PRESENCE_DO_KEEPALIVE_FLUSH_MS: String(FLUSH_MS),
