@@ -10,8 +10,6 @@ const CHANNEL = "default";
 const RECORD_PREFIX = "device:";
 /** Stored while keep-alives of this actor may be in memory only. */
 const HELD_KEY = "held";
-/** The one deadline: the earliest that a device may turn offline. */
-const EXPIRE = "expire";
 /** An actor sleeps after 10 s of silence: what follows within this time was heard by the same one. */
 const AWAKE_MS = 9_000;
 const FLUSH_MS = 30_000;
@@ -48,6 +46,9 @@ class Devices {
   readonly #devices = new Map<string, Device>();
   /** This actor's part of {@link heldByActor}. */
   #held: Map<string, DeviceRecord> | undefined;
+  /** The last heartbeat of any device, and the first since which the actor cannot have slept. */
+  #heardMs: number;
+  #awakeSinceMs: number;
   #puts = 0;
   #lists = 0;
 
@@ -55,6 +56,8 @@ class Devices {
     this.#actor = actor;
     const configured = Number(actor.env.PRESENCE_DO_KEEPALIVE_FLUSH_MS || Number.NaN);
     this.#flushMs = configured >= 0 ? configured : FLUSH_MS;
+    this.#heardMs = Date.now();
+    this.#awakeSinceMs = this.#heardMs;
     this.#load();
   }
 
@@ -92,6 +95,8 @@ class Devices {
     if (known && beat.seq <= known.record.seq && beat.sent_at_ms <= known.record.sent_at_ms) {
       return false;
     }
+    if (now - this.#heardMs >= AWAKE_MS) this.#awakeSinceMs = now;
+    this.#heardMs = now;
     const isOnline = beat.status === "online";
     const record: DeviceRecord = {
       ...beat,
@@ -105,20 +110,23 @@ class Devices {
       this.#hold().set(record.device_id, record);
     } else this.#store(record);
     this.#flush(now);
-    if (isOnline) this.#actor.timers.soonest(EXPIRE, now + record.ttl_ms);
+    if (isOnline) this.#actor.timers.wakeAt(now + record.ttl_ms);
     else this.#settle();
     this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(record));
     return true;
   }
 
-  /** Whether `record` is a mere keep-alive that this very instance may keep to itself for now. */
+  /**
+   * Whether `record` is a mere keep-alive that this very instance may keep to itself for now: between
+   * it and the device's last one there was always another in time to keep the actor awake.
+   */
   #mayWait({ record: known, storedMs }: Device, record: DeviceRecord): boolean {
     return (
       known.status === "online" &&
       record.status === "online" &&
       record.ttl_ms === known.ttl_ms &&
       record.source === known.source &&
-      record.updated_at_ms - known.updated_at_ms < AWAKE_MS &&
+      known.updated_at_ms >= this.#awakeSinceMs &&
       record.updated_at_ms - storedMs < this.#flushMs
     );
   }
@@ -179,21 +187,22 @@ class Devices {
     }
   }
 
-  /** The deadline stands at the earliest expiry, or nowhere when all are offline. */
+  /** The alarm stands no later than the earliest expiry, or nowhere when all are offline. */
   #settle(): void {
-    const next = this.#nextExpiryMs();
+    const next = this.nextExpiryMs();
     if (next !== null) {
-      this.#actor.timers.soonest(EXPIRE, next);
+      this.#actor.timers.wakeAt(next);
       return;
     }
-    this.#actor.timers.clear(EXPIRE);
+    this.#actor.timers.release();
     if (!this.#held) return;
     this.#held = undefined;
     heldByActor.delete(this.#actor.name);
     this.#actor.getStorage().kv.delete(HELD_KEY);
   }
 
-  #nextExpiryMs(): number | null {
+  /** The earliest that a device may turn offline, in ms; it follows from the records, and is stored nowhere. */
+  nextExpiryMs(): number | null {
     let next = Number.POSITIVE_INFINITY;
     for (const { record, aliveMs } of this.#devices.values()) {
       if (record.status === "online") next = Math.min(next, aliveMs + record.ttl_ms);
@@ -219,7 +228,7 @@ class Devices {
       records,
       dirty_devices: flushes.length,
       next_flush_ms: flushes.length === 0 ? null : Math.min(...flushes),
-      next_expiry_ms: this.#nextExpiryMs(),
+      next_expiry_ms: this.nextExpiryMs(),
       next_alarm_ms: timers.alarmAt,
       stats: {
         storage_puts_total: this.#puts,
@@ -251,9 +260,15 @@ export const devices = defineRoom<ConnectionMeta, Env, DeviceEvents>({
   onHibernationRestore(actor) {
     devicesOf(actor);
   },
-});
 
-devices.timer(EXPIRE, (actor) => devicesOf(actor).expire());
+  dueAt(actor) {
+    return devicesOf(actor).nextExpiryMs() ?? undefined;
+  },
+
+  onDue(actor) {
+    devicesOf(actor).expire();
+  },
+});
 
 /** Heartbeats in order, judged by the route; tells of each whether it was news. */
 devices.ingest("beat", z.custom<Heartbeat[]>(), (actor, beats) => {

@@ -70,13 +70,18 @@ export class Timers {
     afterCommit(() => {
       if (!this.#deadlines.delete(name)) return;
       this.#store();
-      if (this.#alarmAt !== null && this.#next() === undefined) this.#disarm();
+      this.release();
     });
   }
 
   /** A deadline known without storage, a socket's or the room's `dueAt`, has come nearer. */
   wakeAt(atMs: number): void {
     this.#arm(atMs);
+  }
+
+  /** Deadlines known without storage are over: the alarm goes if nothing else is due. */
+  release(): void {
+    if (this.#alarmAt !== null && this.#next() === undefined) this.#disarm();
   }
 
   /** @internal The alarm rang: takes the names that are due at `now` off the list. */

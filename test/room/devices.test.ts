@@ -1,6 +1,6 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { DeviceRecord } from "../../src/devices.ts";
 import { beat, beatAll, beatOf, inspect, list, Stream, tokenFor } from "./device-fixture.ts";
 import { connect } from "./socket.ts";
@@ -153,6 +153,49 @@ describe("keep-alives", () => {
     expect(next_flush_ms).toBe(record.updated_at_ms + 30_000);
     expect(next_alarm_ms).toBe(Date.parse(alarm ?? ""));
     expect(await list(sent.user_id)).toMatchObject([{ seq: 1_001 }]);
+  });
+
+  it("of two devices that take turns are stored once in 30 s each, though each beats every 10 s", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    const one = beatOf();
+    const other = { ...beatOf(), user_id: one.user_id };
+    const startMs = Date.now();
+    for (let i = 0; i < 12; i++) {
+      vi.setSystemTime(startMs + i * 10_000);
+      await beat({ ...one, sent_at_ms: Date.now(), seq: i + 1 });
+      vi.setSystemTime(startMs + i * 10_000 + 4_000);
+      await beat({ ...other, sent_at_ms: Date.now(), seq: i + 1 });
+    }
+    const { stats } = await inspect(one.user_id);
+    expect(stats.storage_puts_total).toBe(2 * 4);
+    const alone = beatOf();
+    for (let i = 0; i < 12; i++) {
+      vi.setSystemTime(startMs + i * 10_000);
+      await beat({ ...alone, sent_at_ms: Date.now(), seq: i + 1 });
+    }
+    // Its actor may have slept before each.
+    expect((await inspect(alone.user_id)).stats.storage_puts_total).toBe(12);
+  });
+
+  it("take no row for the deadline: it follows from the records, also after a sleep", async () => {
+    const sent = beatOf({ ttl_ms: 900 });
+    await beat(sent);
+    await evict(sent.user_id);
+    const rows = await runInDurableObject(stubOf(sent.user_id), (_, { storage }) =>
+      [...storage.kv.list()].map(([key]) => key).filter((key) => key !== "rollcall:starts"),
+    );
+    expect(rows).toEqual([`device:${sent.device_id}`]);
+    await vi.waitFor(
+      async () => {
+        const { status } = (await stored(sent.user_id))[`device:${sent.device_id}`] as DeviceRecord;
+        expect(status).toBe("offline");
+      },
+      { timeout: 4_000 },
+    );
+    expect((await inspect(sent.user_id)).alarm).toBeNull();
   });
 
   it("that a sleeping actor had not stored still count for the device", async () => {
