@@ -2,8 +2,8 @@
  * The Worker that `npm run cost` runs, one instance for each day: `GET /<day>` plays it and answers
  * with its counters.
  */
-// First: it takes the clock into its hands.
-
+// First: what is imported after it finds the clock replaced.
+import "./clock.worker.ts";
 import { SignJWT } from "jose";
 import { mintPresenceToken } from "../../src/auth/presence-token.ts";
 import { MOODS } from "../../src/moods.ts";

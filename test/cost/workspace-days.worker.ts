@@ -1,6 +1,6 @@
 /** As days.worker.ts, for the second Worker: LiveStore's relay, with its events in D1 or in the actor. */
-// First: it takes the clock into its hands.
-
+// First: what is imported after it finds the clock replaced.
+import "./clock.worker.ts";
 import { SignJWT } from "jose";
 import type { WorkspaceRoomEnv } from "../../rooms/workspace.ts";
 import type { WorkspaceEnv } from "../../src/http/workspace/app.ts";
