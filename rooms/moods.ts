@@ -77,6 +77,10 @@ const sum = (tallies: Iterable<Tally>): Tally => {
   return total;
 };
 
+/** What is left of a pause of `everyMs` that began at `sinceMs`, by a clock that may be set back. */
+const restOf = (everyMs: number, sinceMs: number) =>
+  Math.min(Math.max(sinceMs + everyMs - Date.now(), 0), everyMs);
+
 const nobodyIn = (shard: number): Report => ({ shard, tally: sum([]), watched: false, atMs: 0 });
 
 /** The host is nobody's: a shard is called through its stub. */
@@ -161,13 +165,12 @@ class Shard implements Totals {
     this.#unreported = true;
     if (this.#scheduled || this.#reporting) return;
     this.#scheduled = true;
-    const waitMs = this.#reportedAtMs + REPORT_EVERY_MS - Date.now();
     setTimeout(
       () => {
         this.#scheduled = false;
         if (this.#unreported) this.#actor.keep(this.report());
       },
-      Math.min(Math.max(waitMs, 0), REPORT_EVERY_MS),
+      restOf(REPORT_EVERY_MS, this.#reportedAtMs),
     );
   }
 
@@ -332,14 +335,13 @@ class Total implements Totals {
     this.#onNews();
     if (this.#spreading) return;
     this.#spreading = true;
-    const waitMs = this.#spreadAtMs + REPORT_EVERY_MS - Date.now();
     setTimeout(
       () => {
         this.#spreading = false;
         this.#spreadAtMs = Date.now();
         this.#actor.keep(this.#spread());
       },
-      Math.min(Math.max(waitMs, 0), REPORT_EVERY_MS),
+      restOf(REPORT_EVERY_MS, this.#spreadAtMs),
     );
   }
 
@@ -529,11 +531,7 @@ class Moods {
   #tellSoon(): void {
     if (this.#telling || listenersOf(this.#actor).next().done) return;
     this.#telling = true;
-    const waitMs = this.#toldAtMs + TELL_EVERY_MS - Date.now();
-    setTimeout(
-      () => this.#actor.keep(this.#tellAll()),
-      Math.min(Math.max(waitMs, 0), TELL_EVERY_MS),
-    );
+    setTimeout(() => this.#actor.keep(this.#tellAll()), restOf(TELL_EVERY_MS, this.#toldAtMs));
   }
 
   async #tellAll(): Promise<void> {

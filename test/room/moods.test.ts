@@ -245,8 +245,15 @@ describe("a crash that takes a shard's sockets", () => {
     const { wakeUps } = await house.stub(away).inspect();
     await house.pass(20_000);
     expect((await house.stub(away).inspect()).wakeUps).toEqual(wakeUps);
+
+    // The witness does not ping: after 30 s the shard closes it, with the first socket, and has another.
+    await house.connect("away");
+    await house.pass(15_000);
+    expect(await socket.ended()).toMatchObject({ code: 4408 });
+    await untilWitnessed(house);
+    await house.evict([away], "close");
+    await house.lookUntil(({ count }) => count === 0);
     watcher.leave();
-    await socket.close();
   });
 });
 
