@@ -79,7 +79,8 @@ class Devices {
     }
     if (mayHaveLost) this.#hold();
     this.#forget(now);
-    this.#settle();
+    // The alarm is seen to by whoever starts the actor: it asks for the next expiry.
+    if (this.nextExpiryMs() === null) this.#letGo();
   }
 
   #stored(): DeviceRecord[] {
@@ -195,6 +196,11 @@ class Devices {
       return;
     }
     this.#actor.timers.release();
+    this.#letGo();
+  }
+
+  /** No keep-alive is held any more: all devices are offline. */
+  #letGo(): void {
     if (!this.#held) return;
     this.#held = undefined;
     heldByActor.delete(this.#actor.name);

@@ -90,6 +90,18 @@ describe("a device that falls silent", () => {
     );
   });
 
+  it("stays offline when its actor starts again under a phone that still watches", async () => {
+    const sent = beatOf({ ttl_ms: 300 });
+    await beat(sent);
+    const stream = await Stream.open(sent.user_id);
+    await offline(stream, sent.device_id);
+    // The alarm stands for the phone's socket only.
+    expect((await inspect(sent.user_id)).alarm).not.toBeNull();
+    await evict(sent.user_id);
+    expect(await list(sent.user_id)).toMatchObject([{ status: "offline" }]);
+    await stream.cancel();
+  });
+
   it("turns offline each in its own time, a hundred of one user in one actor", async () => {
     const { user_id } = beatOf();
     const heartbeats = Array.from({ length: 100 }, (_, i) =>
