@@ -11,7 +11,7 @@ import { identify } from "../src/auth/fanout.ts";
 import { RollcallError } from "../src/errors.ts";
 import type { Envelope } from "../src/events/fanout.ts";
 import { FilterIndex, type FilterKey, parseFilter } from "../src/filters.ts";
-import { exceedsBytes, type MessageFrame } from "../src/protocol.ts";
+import { CLOSE, exceedsBytes, type MessageFrame } from "../src/protocol.ts";
 
 /** Filters of one message that are looked at. */
 const FILTERS_PER_FRAME = 50;
@@ -20,8 +20,10 @@ const FILTERS_PER_SOCKET = 500;
 const FILTER_UNITS = 900_000;
 /** How long a key answers with the first result, in ms. */
 const IDEMPOTENCY_MS = 600_000;
-/** Least time between two clean-ups of old keys, each a wake-up, in ms. */
+/** Least time between two clean-ups of old keys by those who publish, in ms. */
 const CLEAN_UP_MS = 60_000;
+/** Old keys stay this long where nobody publishes any more, in ms: an alarm is a row and a wake-up. */
+const LEFT_BEHIND_MS = 24 * 3_600_000;
 /** Storage key of what was answered under an idempotency key. */
 const ANSWER_PREFIX = "answer:";
 /** UTF-16 units of an answer that fit into one row; a longer one takes several. */
@@ -88,6 +90,7 @@ class Fanout {
   readonly #awaited = new Map<string, Awaited>();
   /** Keyed publishes that have not been answered yet. */
   readonly #running = new Map<string, { digest: string; answer: Promise<string> }>();
+  #cleanedUpMs = 0;
 
   constructor(actor: FanoutActor) {
     this.#actor = actor;
@@ -136,12 +139,14 @@ class Fanout {
       return { status: 200, answer: await earlier.answer };
     }
 
-    const expiresAtMs = Date.now() + IDEMPOTENCY_MS;
+    const now = Date.now();
+    const expiresAtMs = now + IDEMPOTENCY_MS;
+    if (now - this.#cleanedUpMs >= CLEAN_UP_MS) this.#forgetOld(now);
     const { answer, soFar } = this.#deliver(message);
     // Leaves together with the envelopes: should this instance end while it waits, the key answers
     // with what there is, and delivers no second time.
     this.#keep(key, digest, soFar, expiresAtMs);
-    this.#actor.timers.soonest("answers", expiresAtMs);
+    this.#actor.timers.soonest("answers", now + LEFT_BEHIND_MS);
     this.#running.set(key, { digest, answer });
     try {
       const final = await answer;
@@ -183,7 +188,13 @@ class Fanout {
     const envelope: Envelope = { envelopeId, type, userId: this.#actor.name, timestamp };
     const head = JSON.stringify(envelope);
     const text = payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
-    const reached = [...this.#index.match(type, fields)].filter((session) => session.enqueue(text));
+    const now = Date.now();
+    const reached: FanoutSession[] = [];
+    for (const session of [...this.#index.match(type, fields)]) {
+      // A sweep is rare here: nobody is to wait for the ack of a socket that has fallen silent.
+      if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
+      else if (session.enqueue(text)) reached.push(session);
+    }
 
     const answerOf = (results: readonly string[]) =>
       `{"clientCount":${reached.length},"results":[${results.join(",")}]}`;
@@ -211,20 +222,24 @@ class Fanout {
     return results;
   }
 
-  /** Deletes answers that are too old to be given again. */
-  cleanUp(): void {
-    const now = Date.now();
+  /** Deletes answers that are too old to be given again; says whether any is left. */
+  #forgetOld(now: number): boolean {
+    this.#cleanedUpMs = now;
     const storage = this.#actor.getStorage();
-    let next = Number.POSITIVE_INFINITY;
-    storage.transactionSync(() => {
+    return storage.transactionSync(() => {
+      let isAnyLeft = false;
       for (const [row, { expiresAtMs }] of storage.kv.list<KeptAnswer>({ prefix: ANSWER_PREFIX })) {
         if (expiresAtMs <= now) storage.kv.delete(row);
-        else next = Math.min(next, expiresAtMs);
+        else isAnyLeft = true;
       }
+      return isAnyLeft;
     });
-    if (next < Number.POSITIVE_INFINITY) {
-      this.#actor.timers.set("answers", Math.max(next, now + CLEAN_UP_MS));
-    }
+  }
+
+  /** What nobody's publish has deleted. */
+  cleanUp(): void {
+    const now = Date.now();
+    if (this.#forgetOld(now)) this.#actor.timers.set("answers", now + LEFT_BEHIND_MS);
   }
 }
 
@@ -281,8 +296,9 @@ export const fanout = defineRoom<FanoutMeta, Env, FanoutEvents>({
   // Each envelope brings an ack, so that publishers, not clients, set the pace. A flood hurts no
   // user but the one who sends it.
   limits: { framesBurst: 4_000, framesPerSecond: 2_000 },
-  // Clients of this contract were told of no interval: one that pings every half minute lives.
-  liveness: { legacyDeadAfterMs: 100_000, sweepMs: 100_000 },
+  // Clients of this contract were told of no interval: one that pings every half minute lives. Whoever
+  // publishes finds the dead; each look at those to whom nobody writes is a row and a wake-up.
+  liveness: { legacyDeadAfterMs: 100_000, sweepMs: 10 * 60_000 },
 
   /**
    * `?filter=` is the stream's, made by the route that checked it. Whoever reaches the actor with it

@@ -496,12 +496,35 @@ describe("idempotency", () => {
     await publish(user, message, headers);
     await alice.settle();
     expect(alice.received).toHaveLength(2);
+    const held = expect.stringContaining(headers["Idempotency-Key"]);
     vi.setSystemTime(Date.now() + 11 * 60_000);
+    const later = key();
+    await publish(user, message, later);
+    expect(await stored(user)).not.toContainEqual(held);
+    // Nobody publishes any more: what is left goes on the next day.
+    vi.setSystemTime(Date.now() + 24 * 3_600_000);
     await runDurableObjectAlarm(stubOf(user));
     expect(await stored(user)).not.toContainEqual(
-      expect.stringContaining(headers["Idempotency-Key"]),
+      expect.stringContaining(later["Idempotency-Key"]),
     );
   });
+});
+
+it("does not wait for the ack of a socket that pinged and has fallen silent, and closes it", async () => {
+  const user = freshName();
+  const [dead, quiet] = [await Subscriber.connect(user), await Subscriber.connect(user)];
+  await dead.subscribe({ type: "a" });
+  await quiet.subscribe({ type: "a" });
+  dead.send("ping");
+  const pongs = () => dead.socket.messages.filter((message) => message === "pong").length;
+  await dead.socket.until(() => pongs() === 2, "the runtime's pong");
+  await evict(user);
+  vi.useFakeTimers({ now: Date.now() + 101_000, toFake: ["Date"] });
+  const answer = publish(user, { type: "a" });
+  // It never pinged, which is allowed.
+  quiet.ack(await quiet.next(), "here");
+  expect((await answer).body).toEqual({ clientCount: 1, results: ["here"] });
+  expect((await dead.socket.ended()).code).toBe(4408);
 });
 
 it("frees what a publisher waited for once it has hung up", async () => {
