@@ -43,6 +43,8 @@ export interface BarChart {
   label: string;
   /** Series have a colour each; a group has one bar of each that has a value there. */
   groups: readonly BarGroup[];
+  /** Where bars begin on a logarithmic scale; below it nothing is seen. Default: a linear one, from 0. */
+  logFrom?: number;
 }
 
 export interface BarGroup {
@@ -226,7 +228,7 @@ function drawPanel(
 }
 
 /** Bars that lie, one below another, in groups; each is labelled with its value. */
-export function bars({ title, subtitle, label, groups }: BarChart): string {
+export function bars({ title, subtitle, label, groups, logFrom }: BarChart): string {
   const names = [...new Set(groups.flatMap(({ bars }) => bars.map(({ series }) => series)))];
   const longestOf = (some: readonly BarGroup[]) =>
     Math.max(...some.flatMap(({ bars }) => bars.map(({ value }) => value)), Number.MIN_VALUE);
@@ -244,7 +246,11 @@ export function bars({ title, subtitle, label, groups }: BarChart): string {
     const middle = y + (bars.length * (BAR_HEIGHT + 3)) / 2;
     parts.push(text(left - 10, middle + 3, name, { anchor: "end" }));
     for (const { series, value } of bars) {
-      const width = Math.max((value / longest) * (full - 8), 1);
+      const share =
+        logFrom === undefined
+          ? value / longest
+          : Math.log(value / logFrom) / Math.log(longest / logFrom);
+      const width = Math.max(share * (full - 8), 1);
       parts.push(
         `<rect x="${at(left)}" y="${at(y)}" width="${at(width)}" height="${BAR_HEIGHT}" rx="2" fill="${colour(names.indexOf(series))}"/>`,
         text(left + width + 6, y + 12, format(value), { size: 11 }),

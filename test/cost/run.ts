@@ -10,7 +10,7 @@ import { type BarChart, bars } from "../bench/plot.ts";
 import { type Bill, type Counters, monthOf, scaled } from "./bill.ts";
 import { MODEL, type System, USERS } from "./model.ts";
 import { bundle, type Entry, play } from "./play.ts";
-import { ACTOR_GB, MESSAGES_PER_REQUEST, PRICES_DATE, SOURCES } from "./prices.ts";
+import { ACTOR_GB, BASE, MESSAGES_PER_REQUEST, PRICES_DATE, SOURCES } from "./prices.ts";
 
 type Users = (typeof USERS)[number];
 interface Design {
@@ -174,22 +174,28 @@ const [BEGIN, END] = [
   "<!-- npm run cost: to here -->",
 ];
 
+/** A group for each of our designs; the first of a system has those that are replaced beside it. */
 function chart(all: ReadonlyMap<System, readonly Result[]>): BarChart {
-  const million = (result: Result): number => result.months.at(-1)?.bill.total ?? 0;
+  const bar = (series: string, { months }: Result) => ({
+    series,
+    value: months.at(-1)?.bill.total ?? BASE,
+  });
+  const groups = [...all].flatMap(([system, results]) => {
+    const replaced = results.filter(({ isOurs }) => !isOurs).map((one) => bar(one.name, one));
+    const ours = results.filter(({ isOurs }) => isOurs);
+    return ours.map((one, i) => ({
+      name: one.name.replace("Rollcall", system),
+      bars: [bar("Rollcall", one), ...(i === 0 ? replaced : [])],
+      format: dollars,
+    }));
+  });
   return {
     title: "A month for a million users, in US dollars",
-    subtitle: `Counted on a simulated day; Cloudflare's prices of ${PRICES_DATE}`,
-    label: "US dollars a month; the scale is logarithmic and begins at $5, the plan",
-    scale: "log",
-    groups: [...all].map(([system, results]) => ({
-      name: system,
-      bars: results.map((result) => ({
-        series: result.name.replace("Rollcall, ", "Rollcall: "),
-        value: million(result),
-      })),
-    })),
-    format: dollars,
-  } as BarChart;
+    subtitle: `Counted on a simulated day, at Cloudflare's prices of ${PRICES_DATE}`,
+    label: "US dollars a month, on a logarithmic scale from $5, the plan itself",
+    groups,
+    logFrom: BASE,
+  };
 }
 
 function publish(all: ReadonlyMap<System, readonly Result[]>, text: string): void {
