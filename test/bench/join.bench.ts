@@ -53,7 +53,7 @@ async function storm(name: string): Promise<Figures> {
   const clients = new Clients(new URL("join.clients.ts", import.meta.url));
   const { url, pid } = server;
   const run = (room: string, users: number) =>
-    clients.ask<Storm>({ url, query: query(room), users } satisfies Task);
+    clients.ask<Storm>({ url, query: query(room), users, pings: name === OURS } satisfies Task);
   try {
     await run("warm-up", WARM_UP_USERS);
     const before = cpuMs(pid);

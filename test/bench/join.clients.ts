@@ -3,7 +3,7 @@
  * client uses, until each of them knows everyone.
  */
 import WebSocket from "ws";
-import { parseFrames, unwrapEvent } from "../../src/protocol.ts";
+import { PING, PONG, parseFrames, unwrapEvent } from "../../src/protocol.ts";
 import {
   applyDiff,
   applyEvent,
@@ -17,6 +17,8 @@ export interface Task {
   url: string;
   query: string;
   users: number;
+  /** Whether the server closes who does not ping, as ours does. Pongs are not counted. */
+  pings: boolean;
 }
 
 export interface Storm {
@@ -30,13 +32,22 @@ export interface Storm {
 /** Upgrades on their way at once; a storm, but the kernel's backlog holds it. */
 const CONCURRENCY = 100;
 
-function storm(url: string, query: string, users: number): Promise<Storm> {
+/** As often as our client pings. */
+const PING_MS = 5_000;
+/** A storm that takes longer never ends. */
+const GIVE_UP_MS = 300_000;
+
+function storm({ url, query, users, pings }: Task): Promise<Storm> {
   const startedAtMs = performance.now();
   let messages = 0;
   let bytes = 0;
   let knowing = 0;
   let started = 0;
   let last: { data: Buffer; apply: (roster: Roster) => Roster } | undefined;
+
+  const watchdog = setTimeout(() => {
+    throw new Error(`only ${knowing} of ${users} know all after ${GIVE_UP_MS} ms`);
+  }, GIVE_UP_MS);
 
   return new Promise((resolve) => {
     const connect = () => {
@@ -45,8 +56,14 @@ function storm(url: string, query: string, users: number): Promise<Storm> {
       let roster: Roster = new Map();
       let knows = false;
       const ws = new WebSocket(`${url}${query}${userId}`, { perMessageDeflate: false });
-      ws.once("open", connect);
+      ws.once("open", () => {
+        connect();
+        if (!pings) return;
+        ws.send(PING);
+        setInterval(() => ws.send(PING), PING_MS);
+      });
       ws.on("message", (data: Buffer) => {
+        if (pings && data.equals(pong)) return;
         if (data[0] !== BRACE && data[0] !== BRACKET && !isSocketIoEvent(ws, data)) return;
         messages += 1;
         bytes += data.length;
@@ -58,6 +75,7 @@ function storm(url: string, query: string, users: number): Promise<Storm> {
         knows = isComplete;
         knowing += knows ? 1 : -1;
         if (knowing < users) return;
+        clearTimeout(watchdog);
         resolve({ elapsedMs: performance.now() - startedAtMs, messages, bytes });
       });
     };
@@ -65,6 +83,7 @@ function storm(url: string, query: string, users: number): Promise<Storm> {
   });
 }
 
+const pong = Buffer.from(PONG);
 const [BRACE, BRACKET] = [0x7b, 0x5b];
 
 /** Whether engine.io carries an event here; what it asks by itself is answered. */
@@ -92,6 +111,6 @@ function reducerOf(message: Buffer): (roster: Roster) => Roster {
   };
 }
 
-process.on("message", async ({ url, query, users }: Task) => {
-  process.send?.(await storm(url, query, users));
+process.on("message", async (task: Task) => {
+  process.send?.(await storm(task));
 });

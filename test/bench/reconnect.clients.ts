@@ -113,11 +113,19 @@ const LIBRARIES: Record<
   },
 };
 
+/** Whoever is not back by then does not come. */
+const GIVE_UP_MS = 300_000;
+
 process.on("message", async (task: Task) => {
+  const watchdog = setTimeout(() => {
+    const { length } = clients;
+    throw new Error(`${back} of ${length} back, ${synced} in sync after ${GIVE_UP_MS} ms`);
+  }, GIVE_UP_MS);
   const { promise, resolve } = Promise.withResolvers<Back>();
   if (task.do === "watch") {
     watching = { cut: new Set(), resolve };
     process.send?.(await promise);
+    clearTimeout(watchdog);
     return;
   }
   const { library, url, rooms } = task;
@@ -130,4 +138,5 @@ process.on("message", async (task: Task) => {
     if (i % 20 === 19) await new Promise((done) => setTimeout(done, 20));
   }
   process.send?.(await promise);
+  clearTimeout(watchdog);
 });
