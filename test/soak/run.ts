@@ -194,7 +194,9 @@ async function closeMinute(minute: number): Promise<void> {
 
 function take(reports: readonly Report[]): void {
   figures = Object.assign({}, ...reports.map((report) => report.figures));
-  firstFaults = reports.flatMap(({ faults }) => faults.first);
+  const first = reports.flatMap(({ faults }) => faults.first);
+  for (const fault of first) if (!firstFaults.includes(fault)) say(`     ${fault}`);
+  firstFaults = first;
   faultCount = reports.reduce((sum, { faults }) => sum + faults.count, 0);
 }
 
