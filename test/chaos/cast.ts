@@ -40,15 +40,11 @@ export interface Cast {
 
 /** Time for an answer, in ms: a lost one shall not hold a client up. */
 export const ANSWER_MS = 2_500;
-/** The same where there is one look only, on machines that stall. */
-export const RECALL_MS = 15_000;
+/** The same for a look at the truth, on machines that stall. */
+const LOOK_MS = 15_000;
 
-export async function getJson<T>(
-  url: string,
-  headers: Record<string, string> = {},
-  answerMs = ANSWER_MS,
-): Promise<T> {
-  const response = await fetch(url, { headers, signal: AbortSignal.timeout(answerMs) });
+export async function getJson<T>(url: string, headers: Record<string, string> = {}): Promise<T> {
+  const response = await fetch(url, { headers, signal: AbortSignal.timeout(LOOK_MS) });
   if (!response.ok) throw new Error(`${new URL(url).pathname} answered ${response.status}`);
   return (await response.json()) as T;
 }

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventSource } from "eventsource";
 import type { Heartbeat } from "../../src/devices.ts";
-import { ANSWER_MS, type Cast, getJson, looked, RECALL_MS, type Stage } from "./cast.ts";
+import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 
 const USERS = 3;
@@ -301,7 +301,7 @@ export class DeviceCast implements Cast {
     return looked(async () => {
       const wrong: string[] = [];
       for (const [userId, token] of this.#tokens) {
-        for (const { daemon, told, promised } of await this.#ask(userId, token, RECALL_MS)) {
+        for (const { daemon, told, promised } of await this.#ask(userId, token)) {
           wrong.push(...daemon.judgeKnown(told, promised));
         }
       }
@@ -317,14 +317,13 @@ export class DeviceCast implements Cast {
   async #ask(
     userId: string,
     token: string,
-    answerMs: number,
   ): Promise<{ daemon: Daemon; told: Heartbeat | undefined; promised: Promised }[]> {
     const own = this.#daemons
       .filter((daemon) => daemon.userId === userId)
       .map((daemon) => ({ daemon, promised: daemon.promised }));
     const url = `${this.#stage.direct}/api/v1/mobile/presence?user_id=${userId}`;
     const bearer = { Authorization: `Bearer ${token}` };
-    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer, answerMs);
+    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer);
     return own.map(({ daemon, promised }) => {
       const told = devices.find(({ device_id }) => device_id === daemon.deviceId);
       return { daemon, told, promised };
@@ -336,7 +335,7 @@ export class DeviceCast implements Cast {
       const wrong: string[] = [];
       for (const [userId, token] of this.#tokens) {
         const phone = this.#phones.get(userId);
-        for (const { daemon, told, promised } of await this.#ask(userId, token, ANSWER_MS)) {
+        for (const { daemon, told, promised } of await this.#ask(userId, token)) {
           wrong.push(...daemon.judge(told, promised));
           const shown = phone?.shown.get(daemon.deviceId);
           if (phone && told && shown?.status !== told.status) {

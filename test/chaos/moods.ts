@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReconnectingSocket } from "../../client/socket.ts";
 import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../src/moods.ts";
-import { ANSWER_MS, type Cast, getJson, looked, RECALL_MS, type Stage } from "./cast.ts";
+import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 
 const POLLERS = 6;
@@ -253,7 +253,7 @@ export class MoodCast implements Cast {
   recall(): Promise<string[]> {
     return looked(async () => {
       const url = `${this.#stage.direct}/api/presence`;
-      const { count } = await getJson<MoodState>(url, {}, RECALL_MS);
+      const { count } = await getJson<MoodState>(url);
       const now = Date.now();
       const least = this.#visitors.filter(({ countsUntilMs }) => now < countsUntilMs).length;
       return count < least
