@@ -195,8 +195,10 @@ export function metered(binding: string, actorClass: unknown) {
       meter.isRunning = true;
       const release = meter.hold(EVENT_MS);
       Object.defineProperty(state, "storage", { value: meteredStorage(state.storage, meter) });
-      // All clients ping in time; the runtime's own stamp is of another clock.
-      state.getWebSocketAutoResponseTimestamp = () => new Date(clock.now - (clock.now % 5_000));
+      const stampOf = state.getWebSocketAutoResponseTimestamp.bind(state);
+      // The runtime's stamp is of another clock; who pings at all does so in time.
+      state.getWebSocketAutoResponseTimestamp = (ws) =>
+        stampOf(ws) && new Date(clock.now - (clock.now % 5_000));
       this.#meter = meter;
       const Actor = actorClass as ActorClass;
       this.#actor = runAs(meter, () => new Actor(state, meteredEnv(env) as never));

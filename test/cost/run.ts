@@ -134,6 +134,7 @@ function countersTable(results: readonly Result[]): string {
     ["wake-ups", (day) => day.wakeUps],
     ["s awake", (day) => day.awakeSeconds],
     ["GB-s", (day) => day.awakeSeconds * ACTOR_GB],
+    ["s in memory", (day) => day.residentSeconds],
     ["rows read", (day) => day.rowsRead + day.d1RowsRead],
     ["rows written", (day) => day.rowsWritten + day.d1RowsWritten],
     ["KV reads", (day) => day.kvReads],
