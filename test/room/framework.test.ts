@@ -341,6 +341,8 @@ describe("a silent peer", () => {
     const joinedAt = Date.now();
     const firstLookAt = await alarmOf(stub);
     expect(firstLookAt - joinedAt).toBeLessThan(8_000);
+    // However many come at once: one look, one row.
+    expect(await runInDurableObject(stub, (lab: Lab) => lab.timers.stats.alarmsSet)).toBe(1);
     await evictDurableObject(stub);
     vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
     await runDurableObjectAlarm(stub);
