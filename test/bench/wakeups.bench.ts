@@ -12,6 +12,8 @@ import type { Count, Counts } from "./wakeups.ts";
 const CLIENTS = 20;
 /** Our rooms look every 45 s whether all have pinged: two such looks. */
 const OBSERVED_MS = 90_000;
+/** Our rooms look at newcomers after 7 s: that is not how it goes on. */
+const SETTLE_MS = 10_000;
 const HOUR_MS = 3_600_000;
 
 /** @param rounds as many rooms of each kind, watched at the same time */
@@ -26,6 +28,7 @@ export default async function wakeUps(rounds: number): Promise<Result> {
     (await fetch(`${server.url.replace("ws:", "http:")}/counts`)).json() as Promise<Counts>;
   try {
     await clients.ask({ url: server.url, clients: CLIENTS, rooms: rounds } satisfies Task);
+    await sleep(SETTLE_MS);
     const before = await read();
     const startedAtMs = performance.now();
     await sleep(OBSERVED_MS);
