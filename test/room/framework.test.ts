@@ -3,7 +3,7 @@ import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import type { ActorStub } from "../../src/actor/actor.ts";
 import { createActorHandler, restoreSessions } from "../../src/actor/actor.ts";
-import { type ConnectionMeta, defineRoom } from "../../src/actor/room.ts";
+import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
 import { storeAttachment } from "../../src/actor/session.ts";
 import { PresenceRoom } from "../../src/worker.ts";
 import { FallbackRoom, gates, Lab } from "./rooms.ts";
@@ -342,7 +342,11 @@ describe("a silent peer", () => {
     const firstLookAt = await alarmOf(stub);
     expect(firstLookAt - joinedAt).toBeLessThan(8_000);
     // However many come at once: one look, one row.
-    expect(await runInDurableObject(stub, (lab: Lab) => lab.timers.stats.alarmsSet)).toBe(1);
+    const alarmsSet = await runInDurableObject(
+      stub,
+      (actor: Lab) => (actor as unknown as Pick<VeraniActor, "timers">).timers.stats.alarmsSet,
+    );
+    expect(alarmsSet).toBe(1);
     await evictDurableObject(stub);
     vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
     await runDurableObjectAlarm(stub);
