@@ -332,8 +332,8 @@ export class DeviceCast implements Cast {
       if ((told?.seq ?? -1) < acceptedSeq) {
         this.faults.add(`the server knows heartbeat ${told?.seq}, ${acceptedSeq} was accepted`);
       }
-      // Of the rest only who sent nothing between question and answer.
-      if (daemon.seq !== seq || daemon.acceptedSeq !== seq) continue;
+      // Of the rest only those of whom nothing was under way from the question to the answer.
+      if (daemon.seq !== seq || acceptedSeq !== seq) continue;
       const silentMs = askedAtMs - daemon.sentAtMs;
       const isOver = silentMs > TTL_MS + EXPIRY_LATE_MS;
       const isOnline = daemon.acceptedStatus === "online" && silentMs < TTL_MS - EXPIRY_LATE_MS;
