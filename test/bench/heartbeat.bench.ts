@@ -7,15 +7,16 @@
  * "scattered" is the worst case, a batch in which all 200 users are met.
  */
 import autocannon from "autocannon";
-import { type BenchServer, cpuMs, median, startWorker } from "./server.ts";
+import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { type BenchServer, cpuMs, startWorker } from "./server.ts";
 
 const USERS = 200;
 const CONNECTIONS = 32;
 const BATCH = 500;
-const ROUNDS = 3;
 const ROUND_SECONDS = 3;
-const BOUNDS = { single: 0.8, batch: 8 };
 const TOKEN = "bench-ingest-token";
+/** The peer: a Worker that has an actor called, and no more. */
+const BARE = "bare Worker";
 
 const DEVICES_PER_USER = 10;
 const users = Array.from({ length: USERS }, () => crypto.randomUUID());
@@ -78,7 +79,7 @@ async function load(
   return { rate: done / result.duration, cpuUs: (used * 1000) / done };
 }
 
-export default async function heartbeat(): Promise<string[]> {
+export default async function heartbeat(rounds: number): Promise<Result> {
   const ours = await startWorker(
     "src/worker.ts",
     {
@@ -92,38 +93,51 @@ export default async function heartbeat(): Promise<string[]> {
   const peer = await startWorker("test/bench/heartbeat.worker.ts", { PEER: "Peer" });
   const one = "/api/v1/daemon/presence/heartbeat";
   const many = "/api/v1/daemon/presence/heartbeats";
+  const loads = {
+    [BARE]: () => load(peer, "/", scattered),
+    [OURS]: () => load(ours, one, scattered),
+    batch: () => load(ours, many, fleet, BATCH),
+    scattered: () => load(ours, many, scattered, BATCH),
+  };
+  type Name = keyof typeof loads;
+  const names = Object.keys(loads) as Name[];
   try {
-    const rounds: Record<"peer" | "single" | "batch" | "scattered", Figures>[] = [];
-    for (let i = 0; i <= ROUNDS; i++) {
-      // In turns, so that a stall of the machine hits all alike.
-      const round = {
-        peer: await load(peer, "/", scattered),
-        single: await load(ours, one, scattered),
-        batch: await load(ours, many, fleet, BATCH),
-        scattered: await load(ours, many, scattered, BATCH),
-      };
-      if (i > 0) rounds.push(round);
-    }
-    const single = median(rounds.map((round) => round.single.rate / round.peer.rate));
-    const batch = median(rounds.map((round) => round.batch.rate / round.single.rate));
-    console.log(
-      `single, of a bare Worker's rate   ${single.toFixed(2)} (at least ${BOUNDS.single})`,
-    );
-    console.log(`batch, of single's rate           ${batch.toFixed(1)} (at least ${BOUNDS.batch})`);
-    const row = (pick: (round: (typeof rounds)[number]) => Figures) => ({
-      "heartbeats/s": Math.round(median(rounds.map((round) => pick(round).rate))),
-      "server CPU µs each": Math.round(median(rounds.map((round) => pick(round).cpuUs))),
-    });
-    console.table({
-      "bare Worker": row((round) => round.peer),
-      single: row((round) => round.single),
-      [`batch of ${BATCH}`]: row((round) => round.batch),
-      [`batch of ${BATCH}, scattered`]: row((round) => round.scattered),
-    });
-    return [
-      ...(single >= BOUNDS.single ? [] : [`single: ${single.toFixed(2)} of ${BOUNDS.single}`]),
-      ...(batch >= BOUNDS.batch ? [] : [`batch: ${batch.toFixed(1)} of ${BOUNDS.batch}`]),
-    ];
+    // The first of each warms up.
+    for (const name of names) await loads[name]();
+    const figures = await takeTurns(names, rounds, (name) => loads[name as Name]());
+    const quantities = (
+      what: string,
+      mine: Name,
+      [peerName, theirs]: [string, Name],
+      least?: number,
+    ): Quantity[] => {
+      const both = { [OURS]: figures[mine] ?? [], [peerName]: figures[theirs] ?? [] };
+      return [
+        {
+          name: `${what}: heartbeats`,
+          unit: "a second",
+          better: "more",
+          rounds: pick(both, ({ rate }) => rate),
+          ...(least !== undefined && { atLeast: { [peerName]: least } }),
+        },
+        {
+          name: `${what}: server CPU each`,
+          unit: "µs",
+          better: "less",
+          rounds: pick(both, ({ cpuUs }) => cpuUs),
+        },
+      ];
+    };
+    const inBatch = `batch of ${BATCH}`;
+    return {
+      title: "Heartbeat ingest",
+      setup: `Heartbeats of ${USERS} users with ${DEVICES_PER_USER} devices each, over ${CONNECTIONS} connections, ${ROUND_SECONDS} s a round, through the whole Worker. The ${BARE} parses the JSON and calls an empty method of an actor. A batch is in the fleet's order, a user's devices together; scattered, it meets all users.`,
+      quantities: [
+        ...quantities("single", OURS, [BARE, BARE], 0.8),
+        ...quantities(inBatch, "batch", ["single heartbeats", OURS], 8),
+        ...quantities(`${inBatch}, scattered`, "scattered", ["single heartbeats", OURS]),
+      ],
+    };
   } finally {
     await peer.stop();
     await ours.stop();
