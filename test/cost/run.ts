@@ -199,6 +199,11 @@ function chart(all: ReadonlyMap<System, readonly Result[]>): BarChart {
   };
 }
 
+/** Six digits: more is chance. */
+function rounded(_: string, value: unknown): unknown {
+  return typeof value === "number" ? Number(value.toPrecision(6)) : value;
+}
+
 function publish(all: ReadonlyMap<System, readonly Result[]>, text: string): void {
   const page = readFileSync(`${DOCS}cost.md`, "utf8");
   const [from, to] = [page.indexOf(BEGIN), page.indexOf(END)];
@@ -207,7 +212,7 @@ function publish(all: ReadonlyMap<System, readonly Result[]>, text: string): voi
   writeFileSync(`${DOCS}cost.md`, `${page.slice(0, from)}${begin}\n${text}\n\n${page.slice(to)}`);
   mkdirSync(`${DOCS}plots`, { recursive: true });
   const figures = { pricesOf: PRICES_DATE, sources: SOURCES, systems: Object.fromEntries(all) };
-  writeFileSync(`${DOCS}plots/cost.json`, `${JSON.stringify(figures, null, 2)}\n`);
+  writeFileSync(`${DOCS}plots/cost.json`, `${JSON.stringify(figures, rounded, 2)}\n`);
   writeFileSync(`${DOCS}plots/cost.svg`, bars(chart(all)));
 }
 
