@@ -12,8 +12,8 @@ import { publish } from "./publication.ts";
 import { missedOf, type Result, toMarkdown } from "./report.ts";
 
 const SUFFIX = ".bench.ts";
-/** A benchmark measures so many rounds. One may print by itself, and give but the bounds it missed. */
-type Bench = (rounds: number) => Promise<Result | string[]>;
+/** A benchmark measures so many rounds. */
+type Bench = (rounds: number) => Promise<Result>;
 
 const known = readdirSync(import.meta.dirname)
   .filter((file) => file.endsWith(SUFFIX))
@@ -39,12 +39,10 @@ for (const name of asked.length > 0 ? asked : known) {
   const startedAtMs = performance.now();
   const { default: bench } = (await import(`./${name}${SUFFIX}`)) as { default: Bench };
   try {
-    const given = await bench(rounds);
-    if (!Array.isArray(given)) {
-      results.set(name, given);
-      console.log(toMarkdown(given));
-    }
-    for (const bound of Array.isArray(given) ? given : missedOf(given)) {
+    const result = await bench(rounds);
+    results.set(name, result);
+    console.log(toMarkdown(result));
+    for (const bound of missedOf(result)) {
       console.log(`MISSED: ${bound}`);
       missed += 1;
     }
