@@ -55,6 +55,8 @@ class Poller extends Visitor {
   readonly #stage: Stage;
   #beat = { sessionId: "", atMs: 0 };
   #lastTryMs = 0;
+  /** The mood that the server knows, unless a heartbeat is on its way or was lost. */
+  #toldMood: Mood | undefined;
   #turn = 0;
   #beating: Promise<unknown> = Promise.resolve();
   #stopped = false;
@@ -77,12 +79,16 @@ class Poller extends Visitor {
       if (turn !== this.#turn) return;
       const sentAtMs = Date.now();
       const { id: sessionId, mood } = this;
+      this.#toldMood = undefined;
       const beating = post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
       this.#beating = beating;
       const accepted = await beating;
       if (turn === this.#turn) {
         this.#lastTryMs = Date.now();
-        if (accepted) this.#beat = { sessionId, atMs: sentAtMs };
+        if (accepted) {
+          this.#beat = { sessionId, atMs: sentAtMs };
+          this.#toldMood = mood;
+        }
       }
       await sleep(POLL_MS);
     }
@@ -117,6 +123,8 @@ class Poller extends Visitor {
   }
 
   vanish(): void {
+    // In which mood it would go on to count, nobody could say.
+    if (this.#toldMood !== this.mood) return this.leave();
     this.#turn += 1;
     this.state = "silent";
     this.fadesFromMs = this.#beatsUntilMs;
