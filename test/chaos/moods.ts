@@ -124,7 +124,10 @@ class Poller extends Visitor {
 
   vanish(): void {
     // In which mood it would go on to count, nobody could say.
-    if (this.#toldMood !== this.mood) return this.leave();
+    if (this.#toldMood !== this.mood) {
+      this.leave();
+      return;
+    }
     this.#turn += 1;
     this.state = "silent";
     this.fadesFromMs = this.#beatsUntilMs;
