@@ -13,6 +13,8 @@ const HELD_KEY = "held";
 /** An actor sleeps after 10 s of silence: what follows within this time was heard by the same one. */
 const AWAKE_MS = 9_000;
 const FLUSH_MS = 30_000;
+/** Heartbeats look this often, in ms, whether others' keep-alives are to be stored. */
+const FLUSH_LOOK_MS = 1_000;
 const FORGET_MS = 30 * 24 * 3_600_000;
 /** The Worker holds the streams' sockets, and the runtime tells when one goes: no need to look often. */
 const SWEEP_MS = 10 * 60_000;
@@ -49,6 +51,7 @@ class Devices {
   /** The last heartbeat of any device, and the first since which the actor cannot have slept. */
   #heardMs: number;
   #awakeSinceMs: number;
+  #flushedMs = 0;
   #puts = 0;
   #lists = 0;
 
@@ -110,7 +113,7 @@ class Devices {
       known.aliveMs = now;
       this.#hold().set(record.device_id, record);
     } else this.#store(record);
-    this.#flush(now);
+    if (now - this.#flushedMs >= FLUSH_LOOK_MS) this.#flush(now);
     if (isOnline) this.#actor.timers.wakeAt(now + record.ttl_ms);
     else this.#settle();
     this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(record));
@@ -153,6 +156,7 @@ class Devices {
 
   /** Stores what has waited long enough, of devices that will hardly do it with their own next beat. */
   #flush(now: number): void {
+    this.#flushedMs = now;
     for (const record of [...(this.#held?.values() ?? [])]) {
       const storedMs = this.#devices.get(record.device_id)?.storedMs ?? 0;
       if (now - record.updated_at_ms >= AWAKE_MS && now - storedMs >= this.#flushMs) {
