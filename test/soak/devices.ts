@@ -142,12 +142,12 @@ export class DeviceCast implements Cast {
     }
   }
 
+  /** Each by its own clock: a stall that holds many up together leaves none of them in step. */
   async #beatOn(beat: () => Promise<void>): Promise<void> {
-    let goesOn = await this.#life.wait(this.#life.random.unit() * BEAT_MS);
-    while (goesOn) {
-      const atMs = performance.now() + BEAT_MS;
+    let dueAtMs = performance.now() + this.#life.random.unit() * BEAT_MS;
+    while (await this.#life.wait(Math.max(0, dueAtMs - performance.now()))) {
+      dueAtMs += BEAT_MS;
       await beat();
-      goesOn = await this.#life.wait(atMs - performance.now());
     }
   }
 
