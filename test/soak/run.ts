@@ -38,8 +38,10 @@ const CROWDS: readonly (readonly System[])[] = [["presence"], ["fanout", "device
 /** Kinds of delivery that are to stay below {@link P99_MS}. */
 const JUDGED = ["publish", "status", "heartbeat", "batched"];
 const P99_MS = 100;
-/** A minute is stalled when the bare echo, or a process of clients, waited longer than this, in ms. */
+/** A minute is stalled when the bare echo, or a process of clients, waited longer than this, in ms … */
 const STALL_MS = 200;
+/** … or the hypervisor kept back more than this of the processors' time. */
+const STOLEN_PERCENT = 1;
 const SAMPLE_MS = 10_000;
 const MINUTE_MS = 60_000;
 const RAMP_MS = 60_000;
@@ -149,7 +151,7 @@ function cpuSince(): Minute["cpu"] {
   };
   const wholeMs = (now.atMs - used.atMs) * cpus().length;
   const percent = (key: "server" | "clients" | "busy" | "steal") =>
-    Math.round(((now[key] - used[key]) / wholeMs) * 100);
+    ((now[key] - used[key]) / wholeMs) * 100;
   const since = {
     server: percent("server"),
     clients: percent("clients"),
@@ -167,7 +169,7 @@ async function closeMinute(minute: number): Promise<void> {
   const counted = await askAll<Censuses>({ do: "census" });
   const echoMaxMs = summarize(counts).maxMs;
   const lagMaxMs = Math.max(...reports.map((report) => report.lagMaxMs));
-  const stalled = echoMaxMs > STALL_MS || lagMaxMs > STALL_MS;
+  const stalled = Math.max(echoMaxMs, lagMaxMs) > STALL_MS || cpu.steal > STOLEN_PERCENT;
   const latencies = Object.assign({}, ...reports.map((report) => report.latencies)) as Record<
     string,
     Counts
@@ -216,19 +218,19 @@ function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): strin
     Object.keys(pids)
       .map((name) => (held[name]?.rss ?? 0).toFixed(0))
       .join("/"),
-    `${cpu.server}+${cpu.clients} of ${cpu.machine}`,
+    [cpu.server, cpu.clients, cpu.machine, cpu.steal].map((share) => share.toFixed(0)).join("/"),
     `${ms(rest.echoMaxMs)}/${ms(rest.lagMaxMs)}${rest.stalled ? " stall" : ""}`,
     String(rest.faults),
   ];
   return cells.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join("");
 }
-const WIDTHS = [5, 7, ...JUDGED.map(() => 22), 15, 16, 18, 6];
+const WIDTHS = [5, 7, ...JUDGED.map(() => 22), 15, 19, 18, 6];
 const HEAD = [
   "min",
   "conns",
   ...JUDGED.map((kind) => `${kind} p50/99/max`),
   "RSS w/p/n MiB",
-  "CPU % srv+cli",
+  "CPU % s/c/all/stl",
   "echo/lag max ms",
   "faults",
 ];
@@ -386,7 +388,7 @@ function plot(): string {
     subtitle: `${startedAt.toISOString().slice(0, 10)}, wrangler dev and all clients on ${cpus().length} cores; seed ${seed}`,
     label: "minutes",
     shades: {
-      name: `the machine stalled: a bare echo or a process of clients waited for more than ${STALL_MS} ms`,
+      name: `the machine stalled: an echo or a client waited over ${STALL_MS} ms, or over ${STOLEN_PERCENT} % of CPU was stolen`,
       spans: history.filter(({ stalled }) => stalled).map(({ minute }) => [minute - 1, minute]),
     },
     panels: [
