@@ -210,6 +210,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     const target = new URL(url, (globalThis as { location?: { href: string } }).location?.href);
     target.protocol = target.protocol.replace("http", "ws");
     target.searchParams.set("v", "2");
+    target.searchParams.set("look", "1");
 
     this.#socket = new ReconnectingSocket(
       async () => {
@@ -457,10 +458,12 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   #receive(frame: MessageFrame): void {
     const { type, id } = frame;
     if (type === "pong") return;
-    if (type === "hello" && frame.data?.protocol === 2) {
+    if (type === "looked") this.#socket.looked();
+    else if (type === "hello" && frame.data?.protocol === 2) {
       const hello: Hello = frame.data;
       this.#tell("log", "hello", { pingMs: hello.pingMs });
       this.#socket.pingWithin(hello.pingMs);
+      if (hello.lookMs !== undefined) this.#socket.lookWithin(hello.lookMs);
     } else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
     } else if (id !== undefined && type === "nack") {

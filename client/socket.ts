@@ -1,5 +1,5 @@
 import { RollcallError } from "../src/errors.ts";
-import { CLOSE, PING, type Untyped } from "../src/protocol.ts";
+import { CLOSE, LOOK, PING, type Untyped } from "../src/protocol.ts";
 
 /**
  * A WebSocket that comes back. It knows connections, not events: what it carries is text.
@@ -166,6 +166,9 @@ export class ReconnectingSocket {
   #openedAt = 0;
   #pingMs = 0;
   #pingedAt = 0;
+  /** How long nobody may have had the server look at its sockets before we do. */
+  #lookMs = Infinity;
+  #lookedAt = 0;
   /** When the oldest unanswered ping left. */
   #askedAt: number | undefined;
   /** That ping followed a sleep: little time to answer, and no second chance. */
@@ -218,6 +221,16 @@ export class ReconnectingSocket {
     this.#alarm.set(this.#dueMs());
   }
 
+  /** This connection's server wants a look each `ms`, from whoever of its clients is first. */
+  lookWithin(ms: number): void {
+    if (ms > 0) this.#lookMs = ms;
+    this.looked();
+  }
+
+  looked(): void {
+    this.#lookedAt = Date.now();
+  }
+
   async #connect(): Promise<void> {
     const turn = ++this.#turn;
     this.connections++;
@@ -255,6 +268,7 @@ export class ReconnectingSocket {
   #opened(): void {
     this.#openedAt = this.#pingedAt = Date.now();
     this.#pingMs = this.#options.pingInterval;
+    this.#lookMs = Infinity;
     this.#askedAt = undefined;
     this.#probing = false;
     const turn = this.#turn;
@@ -365,7 +379,9 @@ export class ReconnectingSocket {
     this.#pingedAt = now;
     this.#askedAt = probing ? now : (this.#askedAt ?? now);
     this.#probing = probing || this.#probing;
-    this.send(this.#options.ping ?? PING);
+    const looks = since(this.#lookedAt) >= this.#lookMs;
+    if (looks) this.#lookedAt = now;
+    this.send(looks ? LOOK : (this.#options.ping ?? PING));
   }
 
   #watchPage(): void {

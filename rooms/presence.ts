@@ -15,6 +15,8 @@ type PresenceActor = VeraniActor<PresenceMeta, Env, PresenceEvents>;
 type PresenceSession = Session<PresenceMeta>;
 
 const CHANNEL = "default";
+/** With a ping interval on top, a dead peer's 15 s of silence and this are a minute. */
+const LOOK_MS = 40_000;
 /** Storage key of a user's status, kept while it is not `online`. */
 const STATUS_PREFIX = "status:";
 
@@ -192,6 +194,7 @@ const presenceOf = perActor((actor: PresenceActor) => new Presence(actor));
 export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
   name: "presence-room",
   websocketPath: "/ws/presence",
+  liveness: { lookMs: LOOK_MS },
 
   async extractMeta(request, env) {
     const { room: _, ...visitor } = await admitVisitor(request, env);
@@ -226,4 +229,7 @@ presence.on("presence.list", ({ actor, session }) => {
 });
 
 /** The same for those who only need a look. */
-presence.ingest("list", z.undefined(), (actor) => snapshot(presenceOf(actor).roster.values()));
+presence.ingest("list", z.undefined(), (actor) => {
+  actor.cleanupStaleSessions();
+  return snapshot(presenceOf(actor).roster.values());
+});

@@ -18,6 +18,10 @@ export const MISSED_PINGS = 3;
 /** The exact bytes that the runtime answers by itself, without waking the actor. */
 export const PING = '{"type":"ping"}';
 export const PONG = '{"type":"pong"}';
+/** In place of a ping now and then: the actor is to look which of its sockets are dead. */
+export const LOOK = '{"type":"look"}';
+/** It has looked: nobody else needs to ask for a while. */
+export const LOOKED = '{"type":"looked"}';
 
 /**
  * Close codes. 1000–1015 are RFC 6455's; 44xx are ours, close to the HTTP status they stand for.
@@ -61,6 +65,11 @@ export interface Hello {
   seq: number;
   /** The longest ping interval this room takes, in ms. 0: it does not look at pings. */
   pingMs: number;
+  /**
+   * To who connected with `look=1`: where no `looked` has come for so many ms, its next ping is to be
+   * a `look`. Absent where the room sees to that by itself.
+   */
+  lookMs?: number;
 }
 
 /** Characters that an event's name or a channel's may have. */
@@ -69,7 +78,7 @@ export const NAME_LENGTH = 256;
 export const ID_LENGTH = 128;
 
 /** Frame types that belong to the protocol; no event may bear them outside an `event` frame. */
-const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "hello", "ack", "nack"]);
+const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "looked", "hello", "ack", "nack"]);
 
 const encoder = new TextEncoder();
 

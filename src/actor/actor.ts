@@ -9,6 +9,7 @@ import {
   encodeEvent,
   encodeFrame,
   type Hello,
+  LOOKED,
   type MessageFrame,
   PING,
   PONG,
@@ -161,6 +162,8 @@ export function createActorHandler<
     #awake = false;
     /** A room's deadline whose handler failed waits until then, in ms. */
     #dueNotBefore = 0;
+    /** When this instance last looked which sockets are dead, in ms. */
+    #sweptAtMs = 0;
 
     static get(id: string): ActorStub {
       const bindings = { ...workerExports, ...(workerEnv as object) } as Record<string, unknown>;
@@ -256,6 +259,8 @@ export function createActorHandler<
         throw new RollcallError("upgrade_required", `${websocketPath} takes WebSockets only`);
       }
       const meta = await this.#extractMeta(request);
+      // Who comes in is not to meet those who died where nobody was left to have them missed.
+      if (liveness.lookMs > 0) this.#sweepUnlessJustDone();
       if (this.sessions.size >= limits.sockets) {
         throw new RollcallError("too_many_sockets", "The room is full");
       }
@@ -266,9 +271,10 @@ export function createActorHandler<
       const { 0: client, 1: server } = new WebSocketPair();
       this.state.acceptWebSocket(server);
       const protocol = codec.protocol2 && url.searchParams.get("v") === "2" ? 2 : 1;
+      const looks = liveness.lookMs > 0 && protocol === 2 && url.searchParams.get("look") === "1";
       let session: Session<M>;
       try {
-        session = Session.accept(this, server, meta, protocol);
+        session = Session.accept(this, server, meta, protocol, looks);
       } catch (thrown) {
         server.close(CLOSE.internal, "Internal error");
         throw thrown;
@@ -276,13 +282,14 @@ export function createActorHandler<
       this.#admit(session);
       this.#watchOver(session);
       if (protocol === 2) {
-        const { pingMs } = liveness;
+        const { pingMs, lookMs } = liveness;
         const hello: Hello = {
           protocol,
           session: session.id,
           epoch: this.#instance,
           seq: 0,
           pingMs,
+          ...(looks && { lookMs }),
         };
         session.enqueue(encodeFrame({ type: "hello", data: hello }));
       }
@@ -351,6 +358,7 @@ export function createActorHandler<
       }
       if (frame === null) return;
       if (frame.type === "ping") session.enqueue(codec.pong);
+      else if (frame.type === "look" && session.looks) this.#look(session);
       else if (session.protocol === 2 && frame.type === "ack") {
         session.settleAck(frame.id ?? "", { data: frame.data });
       } else if (session.protocol === 2 && frame.type === "nack") {
@@ -424,10 +432,7 @@ export function createActorHandler<
         }
         this.timers.done(name);
       }
-      for (const session of [...this.sessions.values()]) {
-        if (now >= expiry(session)) this.#expire(session);
-        else if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
-      }
+      this.#sweep(now);
       if (room.onDue && this.#dueAt() <= now) {
         try {
           await room.onDue(this);
@@ -477,9 +482,35 @@ export function createActorHandler<
       }
     }
 
+    /** Closes whose token or silence has lasted too long. */
+    #sweep(now: number): void {
+      this.#sweptAtMs = now;
+      for (const session of [...this.sessions.values()]) {
+        if (now >= expiry(session)) this.#expire(session);
+        else if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
+      }
+    }
+
+    /** One look per ping interval does, however many ask. @returns whether it was time */
+    #sweepUnlessJustDone(): boolean {
+      const now = Date.now();
+      if (Math.abs(now - this.#sweptAtMs) < liveness.pingMs) return false;
+      this.#sweep(now);
+      return true;
+    }
+
+    /** `asker` wants us to look; the others need not ask then. */
+    #look(asker: Session<M>): void {
+      const looked = this.#sweepUnlessJustDone();
+      for (const session of looked ? this.sessions.values() : [asker]) {
+        if (session.looks) session.enqueue(LOOKED);
+      }
+    }
+
     /** Sees to it that the alarm comes when `session` may have died or expired. */
     #watchOver(session: Session<M>): void {
-      const { sweepMs, deadAfterMs } = liveness;
+      const { deadAfterMs } = liveness;
+      const sweepMs = session.looks ? LOOKED_SWEEP_MS : liveness.sweepMs;
       const swept = Date.now() + Math.max(sweepMs, deadAfterMs);
       this.timers.wakeAt(Math.min(session.deadAt().ms, swept, expiry(session)));
     }
@@ -487,13 +518,16 @@ export function createActorHandler<
     #nextDeadline(): number | undefined {
       let dead = Number.POSITIVE_INFINITY;
       let next = Math.max(this.#dueAt(), this.#dueNotBefore);
+      let allLook = true;
       for (const session of this.sessions.values()) {
+        allLook &&= session.looks;
         const { ms, first } = session.deadAt();
         if (first) next = Math.min(next, ms);
         else dead = Math.min(dead, ms);
         next = Math.min(next, expiry(session));
       }
-      next = Math.min(next, Math.max(dead, Date.now() + liveness.sweepMs));
+      const sweepMs = allLook ? LOOKED_SWEEP_MS : liveness.sweepMs;
+      next = Math.min(next, Math.max(dead, Date.now() + sweepMs));
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }
 
@@ -667,8 +701,10 @@ export function createActorHandler<
       const stale = [...this.sessions.values()].filter(
         ({ ws }) => ws.readyState !== WebSocket.OPEN,
       );
+      const before = this.sessions.size;
       for (const session of stale) session.depart("stale");
-      return stale.length;
+      this.#sweep(Date.now());
+      return before - this.sessions.size;
     }
 
     getStorage(): DurableObjectStorage {
@@ -754,6 +790,8 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
   }
 }
 
+/** Time between two looks at sockets whose clients see to it that we look, in ms. */
+const LOOKED_SWEEP_MS = 10 * 60_000;
 /** Time after which a timer whose handler threw is tried again, in ms. */
 const RETRY_MS = 5_000;
 

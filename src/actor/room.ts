@@ -161,8 +161,15 @@ export interface Liveness {
   deadAfterMs: number;
   /** The same for a client of protocol 1, which was not told `pingMs`. */
   legacyDeadAfterMs: number;
-  /** Least time between two looks at the sockets, each a wake-up, in ms. */
+  /** Least time between two looks at the sockets, each a wake-up and a row, in ms. */
   sweepMs: number;
+  /**
+   * Above 0: clients that can (those of protocol 2 with `look=1`, as `VeraniClient`) have the actor
+   * look, one for all, where nobody has for so long, in ms, and a ping interval more. While all can,
+   * looks cost no row, and only a room in which all died at once keeps them for up to 10 minutes: none
+   * of its members is left to see it. For rooms whose `onDisconnect` nobody else waits for.
+   */
+  lookMs: number;
   /**
    * Whether a socket of protocol 1 that never pinged can be dead: false spares clients that never
    * ping. Those of protocol 2 have to, unless `pingMs` is 0.
@@ -171,7 +178,7 @@ export interface Liveness {
 }
 
 /**
- * A dead peer is gone within a minute, at one wake-up per 45 s while anyone is connected; one that
+ * A dead peer is gone within a minute, at one alarm per 45 s while anyone is connected; one that
  * never came about within 7 s, at one more after a join.
  */
 export const LIVENESS: Liveness = {
@@ -180,6 +187,7 @@ export const LIVENESS: Liveness = {
   deadAfterMs: 15_000,
   legacyDeadAfterMs: 45_000,
   sweepMs: 45_000,
+  lookMs: 0,
   requirePing: false,
 };
 

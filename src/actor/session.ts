@@ -34,6 +34,8 @@ interface Attachment {
   seenAtMs: number;
   /** Nothing has come from the client yet. */
   unheard?: true;
+  /** It has us look at the sockets (`Liveness.lookMs`). */
+  looks?: true;
   /** Absent when it lies in storage under the session's id. */
   meta?: unknown;
 }
@@ -91,6 +93,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   readonly ws: WebSocket;
   readonly id: string;
   readonly protocol: 1 | 2;
+  /** Whether it has the actor look at its sockets where nobody else has. */
+  readonly looks: boolean;
   /** To look at. Who means to change it asks for `ctx.meta`, which has it written back. */
   meta: M;
   /** Whether a handler asked for the meta, and may have changed it, since it was last stored. */
@@ -125,6 +129,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     this.ws = ws;
     this.id = kept.id;
     this.protocol = kept.protocol;
+    this.looks = kept.looks === true;
     this.meta = meta;
     this.open = open;
     this.#seenAtMs = kept.seenAtMs;
@@ -147,10 +152,18 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     ws: WebSocket,
     meta: M,
     protocol: 1 | 2,
+    looks: boolean,
   ): Session<M> {
     const id = crypto.randomUUID();
     const seenAtMs = Date.now();
-    const kept: Attachment = { rollcall: 1, id, protocol, seenAtMs, unheard: true };
+    const kept: Attachment = {
+      rollcall: 1,
+      id,
+      protocol,
+      seenAtMs,
+      unheard: true,
+      ...(looks && { looks }),
+    };
     const session = new Session(host, ws, kept, meta, false);
     session.store();
     return session;
@@ -209,6 +222,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       protocol: this.protocol,
       seenAtMs: this.#seenAtMs,
       ...(this.#unheard && { unheard: true }),
+      ...(this.looks && { looks: true }),
     };
     if (!this.#unheard) this.#storedSeenAtMs = this.#seenAtMs;
     const asked = this.metaAsked;

@@ -18,13 +18,18 @@ const hello = z.object({
   epoch: z.string(),
   seq: z.int(),
   pingMs: z.number().check(z.nonnegative()),
+  lookMs: z.exactOptional(z.number().check(z.positive())),
 }) satisfies z.ZodMiniType<Hello>;
 
 /** Frames of the protocol itself, whole. All but `ping` and `pong` are protocol 2's. */
 export const protocolFrames = {
-  in: { ping: z.object({ type: z.literal("ping") }) },
+  in: {
+    ping: z.object({ type: z.literal("ping") }),
+    look: z.object({ type: z.literal("look") }),
+  },
   out: {
     pong: z.object({ type: z.literal("pong") }),
+    looked: z.object({ type: z.literal("looked") }),
     hello: z.object({ type: z.literal("hello"), data: hello }),
     ack: z.object({ type: z.literal("ack"), id, data: z.unknown() }),
     nack: z.object({ type: z.literal("nack"), id, error: errorPayload }),

@@ -1,4 +1,5 @@
 /** A day that is played event by event, as fast as the machine can. */
+import { LOOK, parseFrames } from "../../src/protocol.ts";
 import { Random } from "../chaos/random.ts";
 import { type Counters, scaled } from "./bill.ts";
 import { clock, MIDNIGHT_MS } from "./clock.worker.ts";
@@ -176,6 +177,9 @@ export class Client {
   onMessage: (text: string) => void = () => {};
   readonly #ws: WebSocket;
   readonly #meter: Meter;
+  /** How long nobody may have had the actor look at its sockets before this one does, as `hello` has it. */
+  #lookMs = Number.POSITIVE_INFINITY;
+  #lookedAtMs = clock.now;
   #onNext: () => void = () => {};
 
   constructor(ws: WebSocket, meter: Meter) {
@@ -183,6 +187,10 @@ export class Client {
     this.#meter = meter;
     ws.addEventListener("message", ({ data }) => {
       this.#onNext();
+      for (const { type, data: hello } of parseFrames(data)) {
+        if (type === "hello") this.#lookMs = hello.lookMs ?? this.#lookMs;
+        if (type === "looked") this.#lookedAtMs = clock.now;
+      }
       this.onMessage(String(data));
     });
     ws.addEventListener("close", () => {
@@ -195,6 +203,11 @@ export class Client {
   async ping({ text, wakes }: Ping): Promise<void> {
     await evictIdle(this.#meter);
     if (this.isClosed) return;
+    if (clock.now - this.#lookedAtMs >= this.#lookMs) {
+      this.#lookedAtMs = clock.now;
+      await this.tell(LOOK);
+      return;
+    }
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#onNext = resolve;
     this.#ws.send(text);

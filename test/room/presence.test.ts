@@ -1,13 +1,18 @@
-import { evictDurableObject, runInDurableObject } from "cloudflare:test";
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
-import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { IngestResult } from "../../src/ingest.ts";
+import { LOOK, PING } from "../../src/protocol.ts";
 import type { RosterEntry, RosterSync, Status } from "../../src/roster.ts";
 import { STATUSES } from "../../src/roster.ts";
 import type { PresenceRoom } from "../../src/worker.ts";
 import { connect, freshName, type TestSocket } from "./socket.ts";
 import { signedToken } from "./tokens.ts";
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 type Stub = DurableObjectStub<PresenceRoom>;
 
@@ -423,5 +428,75 @@ describe("ghosts", () => {
       }),
       { numRuns: 500, endOnFailure: true },
     );
+  });
+});
+
+describe("a dead peer", () => {
+  /** One that pings, and can have the actor look. */
+  async function enterAlive(room: string, user: string): Promise<TestSocket> {
+    const socket = await connect(null, `/ws/presence?token=user:${user}&room=${room}&v=2&look=1`);
+    socket.send(PING);
+    await socket.next(({ frame }) => frame.type === "pong");
+    return socket;
+  }
+  const alarmIn = async (stub: Stub): Promise<number> =>
+    Date.parse((await stub.inspect()).alarm ?? "") - Date.now();
+  const looked = ({ received }: TestSocket): number =>
+    received.filter(({ frame }) => frame.type === "looked").length;
+
+  it("is gone within a minute, by a look that one of the others asks for, and by no alarm", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const [dead, anna, berta] = await Promise.all(
+      ["dead", "anna", "berta"].map((user) => enterAlive(room, user)),
+    );
+    if (!dead || !anna || !berta) throw new Error("nobody came");
+    const hello = await anna.next(({ frame }) => frame.type === "hello");
+    expect(hello.data).toMatchObject({ pingMs: 5_000, lookMs: 40_000 });
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ["Date"], now: start + 8_000 });
+    await runDurableObjectAlarm(stub);
+    expect(await alarmIn(stub)).toBeGreaterThan(5 * 60_000);
+    await evictDurableObject(stub);
+
+    vi.setSystemTime(start + 45_000);
+    await berta.caughtUp();
+    anna.send(LOOK);
+    expect((await dead.ended()).code).toBe(4408);
+    const { leaves } = await berta.event("presence.diff", (diff) => diff.leaves.length > 0);
+    expect(leaves).toEqual([{ userId: "dead", username: "dead" }]);
+    await Promise.all([anna.caughtUp(), berta.caughtUp()]);
+    expect([looked(anna), looked(berta)]).toEqual([1, 1]);
+    // Who asks at the same time is answered; the others are not told again.
+    berta.send(LOOK);
+    await Promise.all([anna.caughtUp(), berta.caughtUp()]);
+    expect([looked(anna), looked(berta)]).toEqual([1, 2]);
+    expect(await alarmIn(stub)).toBeGreaterThan(5 * 60_000);
+  });
+
+  it("is looked for by an alarm while somebody is here who cannot ask", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const [dead, other] = [await enterAlive(room, "dead"), await enter(room, "other", 1)];
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ["Date"], now: start + 8_000 });
+    await runDurableObjectAlarm(stub);
+    expect(await alarmIn(stub)).toBeLessThanOrEqual(45_000);
+    vi.setSystemTime(start + 53_000);
+    await runDurableObjectAlarm(stub);
+    expect((await dead.ended()).code).toBe(4408);
+    await other.event("presence.offline");
+  });
+
+  it("is met by nobody who comes, or asks, after all had died at once", async () => {
+    const room = freshName();
+    const other = freshName();
+    await Promise.all([enterAlive(room, "dead"), enterAlive(other, "dead")]);
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 120_000 });
+    const newcomer = await enter(room, "newcomer");
+    const { users } = await newcomer.event("presence.sync");
+    expect(sorted(users).map(({ userId }) => userId)).toEqual(["newcomer"]);
+    await evictDurableObject(env.PRESENCE.getByName(other));
+    expect((await overRpc(env.PRESENCE.getByName(other))).users).toEqual([]);
   });
 });

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
+import { LOOK } from "../../src/protocol.ts";
 import {
   attempts,
   connected,
@@ -14,9 +15,9 @@ import {
 installFakes();
 
 const HOUR_MS = 3_600_000;
-const hello = (pingMs: number) => ({
+const hello = (pingMs: number, lookMs?: number) => ({
   type: "hello",
-  data: { protocol: 2, session: "s", epoch: "e", seq: 0, pingMs },
+  data: { protocol: 2, session: "s", epoch: "e", seq: 0, pingMs, ...(lookMs && { lookMs }) },
 });
 
 /** A browser page around the client. */
@@ -104,6 +105,45 @@ describe("pings", () => {
     page.dispatchEvent(new Event("focus"));
     await pass(HOUR_MS);
     expect([socket.pings, client.isConnected()]).toEqual([0, true]);
+  });
+});
+
+describe("looks", () => {
+  /** Lets `ms` pass with a server that answers each ping. */
+  async function live(socket: FakeWebSocket, ms: number): Promise<void> {
+    for (let passed = 0; passed < ms; passed += 2_500) {
+      await pass(2_500);
+      socket.say({ type: "pong" });
+    }
+  }
+  const looks = ({ sent }: FakeWebSocket) => sent.filter((text) => text === LOOK).length;
+
+  it("are asked for in place of a ping where nobody has for the room's time", async () => {
+    const { socket } = await connected();
+    socket.say(hello(5_000, 40_000));
+    await live(socket, 37_500);
+    expect([socket.pings, looks(socket)]).toEqual([7, 0]);
+    await live(socket, 5_000);
+    expect([socket.pings, looks(socket)]).toEqual([7, 1]);
+    // One that was lost is asked for again after as long.
+    await live(socket, 40_000);
+    expect([socket.pings, looks(socket)]).toEqual([14, 2]);
+  });
+
+  it("are left to others who were first, and to rooms that look by themselves", async () => {
+    const { socket } = await connected();
+    socket.say(hello(5_000, 40_000));
+    for (let n = 0; n < 10; n++) {
+      await live(socket, 30_000);
+      socket.say([{ type: "looked" }]);
+    }
+    expect(looks(socket)).toBe(0);
+    socket.end(1006);
+    await pass(1_000);
+    latest().accept();
+    latest().say(hello(5_000));
+    await live(latest(), 300_000);
+    expect([latest().pings, looks(latest())]).toEqual([60, 0]);
   });
 });
 
