@@ -205,15 +205,24 @@ function drawPanel(
       last = x;
     }
     const beyond = points.filter(([, y]) => y > highest);
+    // Each is marked; the number of the worst one does.
+    const [x = 0, y = 0] = beyond.reduce(
+      (worst, point) => (point[1] > worst[1] ? point : worst),
+      beyond[0] ?? [0, 0],
+    );
+    const isRight = xOf(x) > WIDTH / 2;
     return [
       `<path d="${path.replace(/^L/, "M")}" fill="none" stroke="${colour(i)}" stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>`,
-      ...beyond.flatMap(([x, y]) => [
-        `<path d="M${at(xOf(x) - 5)} ${at(top + 8)}h10l-5 -9z" fill="${colour(i)}"/>`,
-        text(xOf(x) + 7, top + 8 + 12 * i, Math.round(y).toLocaleString("en"), {
-          size: 10,
-          colour: colour(i),
-        }),
-      ]),
+      ...beyond.map(
+        ([x]) => `<path d="M${at(xOf(x) - 5)} ${at(top + 8)}h10l-5 -9z" fill="${colour(i)}"/>`,
+      ),
+      beyond.length === 0
+        ? ""
+        : text(xOf(x) + (isRight ? -8 : 8), top + 8 + 12 * i, Math.round(y).toLocaleString("en"), {
+            size: 10,
+            colour: colour(i),
+            anchor: isRight ? "end" : "start",
+          }),
     ];
   });
   if (!bound) return [...grid, ...curves.flat()];
