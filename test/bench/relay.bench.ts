@@ -84,8 +84,8 @@ export default async function relay(rounds: number): Promise<Result> {
           atLeast: { "sync-cf": RATIO },
         },
         {
-          name: `conflicts in a row that both came out of, of ${CONFLICTS}`,
-          unit: "",
+          name: "conflicts in a row that both came out of",
+          unit: `of ${CONFLICTS}`,
           better: "more",
           rounds: survived,
         },
