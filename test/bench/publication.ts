@@ -30,7 +30,7 @@ export function publish(results: ReadonlyMap<string, Result>, rounds: number): v
       toMarkdown(result),
       ...missedOf(result).map((bound) => `Missed: ${bound}.`),
       `![${result.title}: medians](plots/${plot})`,
-      `Measured on ${run.measuredAt.slice(0, 10)}, ${rounds} rounds.`,
+      `Measured on ${run.measuredAt.slice(0, 10)}, ${rounds} rounds; the hypervisor took ${result.stolenPercent?.toFixed(0)} % of the processors' time meanwhile.`,
     ];
     page = filled(page, name, parts.join("\n\n"));
     kept[name] = { ...run, ...toJson(result) };

@@ -34,6 +34,8 @@ export interface Result {
   setup: string;
   quantities: readonly Quantity[];
   bounds?: readonly Bound[];
+  /** Of the processors' time, what the hypervisor took meanwhile, in %. */
+  stolenPercent?: number;
 }
 
 /** How many times as good as a peer's ours is: median of the ratios within a round. */

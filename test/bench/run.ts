@@ -7,9 +7,11 @@
  * docs/plots and into docs/benchmarks.md.
  */
 import { readdirSync } from "node:fs";
+import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { publish } from "./publication.ts";
 import { missedOf, type Result, toMarkdown } from "./report.ts";
+import { machineMs } from "./server.ts";
 
 const SUFFIX = ".bench.ts";
 /** A benchmark measures so many rounds. */
@@ -37,10 +39,14 @@ const results = new Map<string, Result>();
 for (const name of asked.length > 0 ? asked : known) {
   console.log(`\n── ${name} ──`);
   const startedAtMs = performance.now();
+  const stolenBeforeMs = machineMs().steal;
+  const stolenPercent = () =>
+    ((machineMs().steal - stolenBeforeMs) / (performance.now() - startedAtMs) / cpus().length) *
+    100;
   const { default: bench } = (await import(`./${name}${SUFFIX}`)) as { default: Bench };
   try {
     const result = await bench(rounds);
-    results.set(name, result);
+    results.set(name, { ...result, stolenPercent: stolenPercent() });
     console.log(toMarkdown(result));
     for (const bound of missedOf(result)) {
       console.log(`MISSED: ${bound}`);
@@ -52,7 +58,8 @@ for (const name of asked.length > 0 ? asked : known) {
     console.log(`MISSED: ${name} failed`);
     missed += 1;
   }
-  console.log(`(${((performance.now() - startedAtMs) / 1000).toFixed(0)} s)`);
+  const seconds = ((performance.now() - startedAtMs) / 1000).toFixed(0);
+  console.log(`(${seconds} s; ${stolenPercent().toFixed(0)} % of the processors' time was stolen)`);
 }
 if (options.publish) publish(results, rounds);
 console.log(missed === 0 ? "\nAll bounds hold." : `\n${missed} bounds missed.`);

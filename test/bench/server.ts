@@ -152,3 +152,13 @@ function childrenOf(parent: number): number[] {
       }
     });
 }
+
+/** Busy time of all cores, in ms, and how much of all time the hypervisor took. */
+export function machineMs(): { busy: number; steal: number } {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, soft = 0, steal = 0] = (
+    /^cpu +(.*)$/m.exec(readFileSync("/proc/stat", "utf8"))?.[1] ?? ""
+  )
+    .split(" ")
+    .map((ticks) => Number(ticks) * 10);
+  return { busy: user + nice + system + irq + soft + steal, steal };
+}

@@ -3,13 +3,13 @@
  * an hour, and looks whether anything is lost, late or left behind. See README.md.
  */
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { lines } from "../bench/plot.ts";
-import { Clients, cpuMs } from "../bench/server.ts";
+import { Clients, cpuMs, machineMs } from "../bench/server.ts";
 import { seedOf } from "../chaos/random.ts";
 import { startServer } from "../e2e/server.ts";
 import { LOST_MS, SETTLE_MS, type Stage } from "./cast.ts";
@@ -94,16 +94,6 @@ const witness = new Clients(new URL("./witness.ts", import.meta.url));
 const crowds = CROWDS.map(() => new Clients(new URL("./crowd.ts", import.meta.url)));
 const askAll = <T>(task: Task): Promise<T[]> =>
   Promise.all(crowds.map((crowd) => crowd.ask<T>(task)));
-
-/** Busy time of all cores, in ms, and how much of all time the hypervisor took. */
-function machineMs(): { busy: number; steal: number } {
-  const [user = 0, nice = 0, system = 0, , , irq = 0, soft = 0, steal = 0] = (
-    /^cpu +(.*)$/m.exec(readFileSync("/proc/stat", "utf8"))?.[1] ?? ""
-  )
-    .split(" ")
-    .map((ticks) => Number(ticks) * 10);
-  return { busy: user + nice + system + irq + soft + steal, steal };
-}
 
 interface Sample {
   minute: number;
