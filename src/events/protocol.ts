@@ -23,15 +23,17 @@ const hello = z.object({
 
 /** Frames of the protocol itself, whole. All but `ping` and `pong` are protocol 2's. */
 export const protocolFrames = {
-  in: {
-    ping: z.object({ type: z.literal("ping") }),
-    look: z.object({ type: z.literal("look") }),
-  },
+  in: { ping: z.object({ type: z.literal("ping") }) },
   out: {
     pong: z.object({ type: z.literal("pong") }),
-    looked: z.object({ type: z.literal("looked") }),
     hello: z.object({ type: z.literal("hello"), data: hello }),
     ack: z.object({ type: z.literal("ack"), id, data: z.unknown() }),
     nack: z.object({ type: z.literal("nack"), id, error: errorPayload }),
   },
+};
+
+/** Besides, in rooms whose clients have the actor look at its sockets (`Liveness.lookMs`). */
+export const lookFrames = {
+  in: { look: z.object({ type: z.literal("look") }) },
+  out: { looked: z.object({ type: z.literal("looked") }) },
 };

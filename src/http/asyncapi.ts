@@ -4,7 +4,7 @@ import { deviceEvents } from "../events/devices.ts";
 import { envelope, fanoutMessages } from "../events/fanout.ts";
 import { moodEvents } from "../events/moods.ts";
 import { presenceEvents } from "../events/presence.ts";
-import { errorPayload, protocolFrames } from "../events/protocol.ts";
+import { errorPayload, lookFrames, protocolFrames } from "../events/protocol.ts";
 import { MOODS, SESSION_ID_LENGTH } from "../moods.ts";
 import { ID_LENGTH, NAME_LENGTH } from "../protocol.ts";
 
@@ -96,16 +96,25 @@ function clientFrame(event: string, schema: Schema): JsonSchema {
   return object({ type: { const: event }, channel: channelName, id, data }, required);
 }
 
+interface Sides {
+  in: Record<string, Schema>;
+  out: Record<string, Schema>;
+}
+
 /** The messages of a room that speaks the framework's own wire. */
-function roomMessages(events: { in: Record<string, Schema>; out: Record<string, Schema> }) {
+function roomMessages(events: Sides, more: Sides = { in: {}, out: {} }) {
   return {
     in: {
       ...mapMessages(events.in, clientFrame),
-      ...mapMessages(protocolFrames.in, (_, schema) => toSchema(schema, "input")),
+      ...mapMessages({ ...protocolFrames.in, ...more.in }, (_, schema) =>
+        toSchema(schema, "input"),
+      ),
     },
     out: {
       ...mapMessages({ ...events.out, error: errorPayload }, eventFrame),
-      ...mapMessages(protocolFrames.out, (_, schema) => toSchema(schema, "output")),
+      ...mapMessages({ ...protocolFrames.out, ...more.out }, (_, schema) =>
+        toSchema(schema, "output"),
+      ),
     },
   };
 }
@@ -122,6 +131,11 @@ const v: JsonSchema = {
   description:
     "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
 };
+const look: JsonSchema = {
+  const: "1",
+  description:
+    "With `v=2`: this client sends a `look` in place of its next ping where no `looked` has come for `lookMs` of `hello`, and so has dead sockets found",
+};
 const userId = text("A UUID in lower case");
 const JWT = ["bearer", "bearerQuery"];
 const PRESENCE_TOKEN = ["presenceToken", "presenceTokenQuery"];
@@ -132,9 +146,9 @@ const CHANNELS: Record<string, Channel> = {
     title: "A presence room",
     description:
       "Who is in a room, with how many devices and which status. Clients of protocol 2 hear a `presence.diff` per flush, others the single events.",
-    query: object({ room: text("Default `lobby`"), token, v }, []),
+    query: object({ room: text("Default `lobby`"), token, v, look }, []),
     security: JWT,
-    ...roomMessages(presenceEvents),
+    ...roomMessages(presenceEvents, lookFrames),
   },
   devices: {
     address: "/ws/devices",

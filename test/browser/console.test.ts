@@ -38,6 +38,11 @@ async function join(name: string, page?: Page): Promise<Page> {
   if (!page) watchFaults(tab, faults);
   await tab.goto(`${server.url}/?${new URLSearchParams({ name: ownName(name), room })}`);
   await person(tab, name).waitFor();
+  // All lines are up: what is published next has somebody to reach.
+  await tab
+    .locator(".rail .lamp:not([data-state=connected])")
+    .first()
+    .waitFor({ state: "detached" });
   return tab;
 }
 
