@@ -15,8 +15,8 @@ type PresenceActor = VeraniActor<PresenceMeta, Env, PresenceEvents>;
 type PresenceSession = Session<PresenceMeta>;
 
 const CHANNEL = "default";
-/** With a ping interval on top, a dead peer's 15 s of silence and this are a minute. */
-const LOOK_MS = 40_000;
+/** A dead peer's 15 s of silence, this, and a ping interval before and after it are a minute. */
+const LOOK_MS = 35_000;
 /** Storage key of a user's status, kept while it is not `online`. */
 const STATUS_PREFIX = "status:";
 

@@ -452,7 +452,7 @@ describe("a dead peer", () => {
     );
     if (!dead || !anna || !berta) throw new Error("nobody came");
     const hello = await anna.next(({ frame }) => frame.type === "hello");
-    expect(hello.data).toMatchObject({ pingMs: 5_000, lookMs: 40_000 });
+    expect(hello.data).toMatchObject({ pingMs: 5_000, lookMs: 35_000 });
     const start = Date.now();
     vi.useFakeTimers({ toFake: ["Date"], now: start + 8_000 });
     await runDurableObjectAlarm(stub);
