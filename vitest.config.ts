@@ -6,7 +6,7 @@ import { buildConsole } from "./scripts/console.ts";
 
 /**
  * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
- * which also re-exports src/worker.ts. The types of the bindings stand in test/room/env.d.ts.
+ * which also re-exports src/server/worker.ts. The types of the bindings stand in test/room/env.d.ts.
  */
 const TEST_OBJECTS: Record<string, string> = {
   LAB: "Lab",
@@ -63,7 +63,7 @@ export default defineConfig({
       {
         plugins: [
           cloudflareTest({
-            main: "./src/workspace.ts",
+            main: "./src/server/workspace.ts",
             wrangler: { configPath: "./wrangler.workspace.toml" },
             miniflare: {
               bindings: { ...exampleSecrets, ENVIRONMENT: "development", REQUIRE_AUTH: "true" },

@@ -1,6 +1,6 @@
-import { RollcallError } from "../src/errors.ts";
-import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../src/filters.ts";
-import type { Untyped } from "../src/protocol.ts";
+import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/fanout/filters.ts";
+import { RollcallError } from "../src/wire/errors.ts";
+import type { Untyped } from "../src/wire/frames.ts";
 import {
   type CloseInfo,
   type ConnectionState,
@@ -8,8 +8,8 @@ import {
   type SocketOptions,
 } from "./socket.ts";
 
-export { RollcallError } from "../src/errors.ts";
-export type { Filter } from "../src/filters.ts";
+export type { Filter } from "../rooms/fanout/filters.ts";
+export { RollcallError } from "../src/wire/errors.ts";
 export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
 
 /**

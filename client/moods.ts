@@ -1,8 +1,8 @@
-import type { Mood, MoodState } from "../src/moods.ts";
-import { parseFrames, unwrapEvent } from "../src/protocol.ts";
+import type { Mood, MoodState } from "../rooms/moods/tally.ts";
+import { parseFrames, unwrapEvent } from "../src/wire/frames.ts";
 import { ReconnectingSocket, type WebSocketLike } from "./socket.ts";
 
-export type { Mood, MoodState } from "../src/moods.ts";
+export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 
 export interface MoodOptions {
   /** Where the server is: `https://example.com`, or a path prefix below it. */

@@ -9,8 +9,8 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
-import type { Mood, MoodState } from "../src/moods.ts";
-import { type RosterSync, type Status, snapshot } from "../src/roster.ts";
+import type { Mood, MoodState } from "../rooms/moods/tally.ts";
+import { type RosterSync, type Status, snapshot } from "../rooms/presence/roster.ts";
 import {
   type AnyEvents,
   type ConnectionState,
@@ -19,11 +19,11 @@ import {
   type Untyped,
   VeraniClient,
   type VeraniClientOptions,
-} from "./index.ts";
+} from "./client.ts";
 import { joinMoods, type MoodOptions, type MoodSession } from "./moods.ts";
 
-export type { Mood, MoodState } from "../src/moods.ts";
-export type { RosterEntry, RosterSync, Status } from "../src/roster.ts";
+export type { Mood, MoodState } from "../rooms/moods/tally.ts";
+export type { RosterEntry, RosterSync, Status } from "../rooms/presence/roster.ts";
 
 /**
  * Hooks over {@link VeraniClient}. They connect in effects only, so that a server renders them as

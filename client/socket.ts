@@ -1,5 +1,5 @@
-import { RollcallError } from "../src/errors.ts";
-import { CLOSE, LOOK, PING, type Untyped } from "../src/protocol.ts";
+import { RollcallError } from "../src/wire/errors.ts";
+import { CLOSE, LOOK, PING, type Untyped } from "../src/wire/frames.ts";
 
 /**
  * A WebSocket that comes back. It knows connections, not events: what it carries is text.

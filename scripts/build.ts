@@ -12,7 +12,7 @@ const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 /** Entry points by their place in dist; package.json's `exports` names the same ones. */
 const ENTRIES = [
   "src/index.ts",
-  "client/index.ts",
+  "client/client.ts",
   "client/fanout.ts",
   "client/moods.ts",
   "client/react.ts",

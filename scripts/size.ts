@@ -15,13 +15,13 @@ interface Bundle {
 const BUNDLES: Bundle[] = [
   {
     name: "client",
-    modules: ["./client/index.ts"],
+    modules: ["./client/client.ts"],
     limitBytes: 5 * KIB,
     options: { platform: "browser" },
   },
   {
     name: "framework and presence room",
-    modules: ["./src/index.ts", "./rooms/presence.ts"],
+    modules: ["./src/index.ts", "./rooms/presence/room.ts"],
     limitBytes: 60 * KIB,
     options: {
       platform: "neutral",

@@ -6,8 +6,8 @@
 import { randomUUID } from "node:crypto";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../src/auth/presence-token.ts";
-import { UUID } from "../src/devices.ts";
+import { UUID } from "../rooms/devices/contract.ts";
+import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../rooms/devices/token.ts";
 import { readDevVars } from "./dev-vars.ts";
 
 const USAGE = `usage: npm run -s token -- --user ID [options]

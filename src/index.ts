@@ -9,6 +9,7 @@ export {
   restoreSessions,
   veraniCodec,
 } from "./actor/actor.ts";
+export { callIngest, type IngestResult, type Inspection } from "./actor/call.ts";
 export type { ActorEmit, EmitBuilder, SocketEmit } from "./actor/emit.ts";
 export {
   type BroadcastOptions,
@@ -33,8 +34,7 @@ export {
 } from "./actor/room.ts";
 export { type Session, storeAttachment } from "./actor/session.ts";
 export type { Timers } from "./actor/timers.ts";
-export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./errors.ts";
-export { callIngest, type IngestResult, type Inspection } from "./ingest.ts";
+export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./wire/errors.ts";
 export {
   type ClientMessage,
   decodeClientMessage,
@@ -47,4 +47,4 @@ export {
   PROTOCOL_VERSION,
   type ServerMessage,
   type VeraniMessage,
-} from "./protocol.ts";
+} from "./wire/frames.ts";

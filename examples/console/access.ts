@@ -1,4 +1,4 @@
-import type { Heartbeat } from "../../src/devices.ts";
+import type { Heartbeat } from "../../rooms/devices/contract.ts";
 
 /** A heartbeat as a daemon posts it. */
 export type { Heartbeat };

@@ -1,5 +1,5 @@
-import type { ConnectionState, WebSocketLike } from "../../client/index.ts";
-import { PING, PONG } from "../../src/protocol.ts";
+import type { ConnectionState, WebSocketLike } from "../../client/client.ts";
+import { PING, PONG } from "../../src/wire/frames.ts";
 import { Store } from "./store.ts";
 
 /** What runs over the line: three sockets and a stream. */

@@ -1,5 +1,5 @@
-import { VeraniClient } from "../../client/index.ts";
-import { MOODS, type Mood, type MoodState } from "../../src/moods.ts";
+import { VeraniClient } from "../../client/client.ts";
+import { MOODS, type Mood, type MoodState } from "../../rooms/moods/tally.ts";
 import { type Line, PING_INTERVAL_MS, RECONNECTION } from "./line.ts";
 import { randomUuid, Store } from "./store.ts";
 

@@ -1,4 +1,4 @@
-import { type RosterEntry, STATUSES, type Status } from "../../src/roster.ts";
+import { type RosterEntry, STATUSES, type Status } from "../../rooms/presence/roster.ts";
 import { clock, hueOf, initials, Panel, plural, Switch } from "./parts.tsx";
 import type { Room } from "./room.ts";
 import { useStore } from "./store.ts";

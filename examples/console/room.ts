@@ -1,4 +1,4 @@
-import { type RosterEntry, type Status, VeraniClient } from "../../client/index.ts";
+import { type RosterEntry, type Status, VeraniClient } from "../../client/client.ts";
 import { type Access, accessOfDevelopment } from "./access.ts";
 import { type Line, PING_INTERVAL_MS, RECONNECTION } from "./line.ts";
 import { Store } from "./store.ts";

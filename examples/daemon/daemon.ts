@@ -5,8 +5,8 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import type { Heartbeat } from "../../rooms/devices/contract.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
-import type { Heartbeat } from "../../src/devices.ts";
 
 const USAGE = `usage: npm run daemon -- --user UUID [--device UUID] [--url URL] [--ttl MS]
 

@@ -5,9 +5,9 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { type Heartbeat, UUID } from "../../rooms/devices/contract.ts";
+import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
-import { mintPresenceToken } from "../../src/auth/presence-token.ts";
-import { type Heartbeat, UUID } from "../../src/devices.ts";
 
 const USAGE = "usage: npm run watch -- --user UUID [--url URL]\n";
 const RETRY_MS = 1_000;

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from "node:timers/promises";
-import type { PresenceEvents, VeraniClient } from "../../client/index.ts";
-import { STATUSES } from "../../src/roster.ts";
+import type { PresenceEvents, VeraniClient } from "../../client/client.ts";
+import { STATUSES } from "../../rooms/presence/roster.ts";
 
 const NAMES = (
   "Ada Aiko Amir Anouk Aron Bea Boris Carla Chidi Clara Dagny Dario Dev Edda Elias Emre Esra " +

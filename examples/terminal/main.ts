@@ -10,8 +10,8 @@ import {
   type RosterEntry,
   type Status,
   VeraniClient,
-} from "../../client/index.ts";
-import { STATUSES } from "../../src/roster.ts";
+} from "../../client/client.ts";
+import { STATUSES } from "../../rooms/presence/roster.ts";
 import { startCrowd } from "./crowd.ts";
 
 const USAGE =

@@ -1,8 +1,7 @@
 import { DurableObject, env as workerEnv, exports as workerExports } from "cloudflare:workers";
 import type { StandardSchemaV1 } from "@standard-schema/spec";
-import { RollcallError, toErrorPayload } from "../errors.ts";
-import type { IngestResult, Inspection } from "../ingest.ts";
 import { log } from "../log.ts";
+import { RollcallError, toErrorPayload } from "../wire/errors.ts";
 import {
   CLOSE,
   encodeAck,
@@ -14,7 +13,8 @@ import {
   PING,
   PONG,
   parseFrame,
-} from "../protocol.ts";
+} from "../wire/frames.ts";
+import type { IngestResult, Inspection } from "./call.ts";
 import {
   type ActorEmit,
   afterCommit,

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
-import type { ErrorPayload } from "../errors.ts";
-import type { MessageFrame, Untyped } from "../protocol.ts";
+import type { ErrorPayload } from "../wire/errors.ts";
+import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { ActorEmit, SocketEmit } from "./emit.ts";
 import type { Session } from "./session.ts";
 import type { Timers } from "./timers.ts";

@@ -1,5 +1,5 @@
-import { type ErrorPayload, RollcallError } from "../errors.ts";
-import { CLOSE, encodeNack } from "../protocol.ts";
+import { type ErrorPayload, RollcallError } from "../wire/errors.ts";
+import { CLOSE, encodeNack } from "../wire/frames.ts";
 import type { SocketEmit } from "./emit.ts";
 import type { Codec, ConnectionMeta, Limits, Liveness } from "./room.ts";
 

@@ -1,4 +1,4 @@
-import { RollcallError } from "../errors.ts";
+import { RollcallError } from "../wire/errors.ts";
 
 /**
  * What is still read of a body that is over its limit, in bytes: an answer in the middle of an

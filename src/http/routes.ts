@@ -1,6 +1,6 @@
 import { OpenAPIHono, z } from "@hono/zod-openapi";
-import { ERRORS, type ErrorCode, RollcallError } from "../errors.ts";
-import type { AppEnv } from "./app.ts";
+import type { AppEnv } from "../server/app.ts";
+import { ERRORS, type ErrorCode, RollcallError } from "../wire/errors.ts";
 
 const codes = Object.keys(ERRORS) as [ErrorCode, ...ErrorCode[]];
 const refusal = z

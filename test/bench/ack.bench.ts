@@ -32,7 +32,7 @@ export default async function ack(rounds: number): Promise<Result> {
   const peers = {
     [OURS]: {
       server: await startWorker(
-        "src/worker.ts",
+        "src/server/worker.ts",
         { FANOUT: "FanoutRoom" },
         { ENVIRONMENT: "production", JWT_SECRET: SECRET },
       ),

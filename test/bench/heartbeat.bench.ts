@@ -81,7 +81,7 @@ async function load(
 
 export default async function heartbeat(rounds: number): Promise<Result> {
   const ours = await startWorker(
-    "src/worker.ts",
+    "src/server/worker.ts",
     {
       DEVICES: "DeviceRoom",
       FANOUT: "FanoutRoom",

@@ -3,14 +3,14 @@
  * client uses, until each of them knows everyone.
  */
 import WebSocket from "ws";
-import { PING, PONG, parseFrames, unwrapEvent } from "../../src/protocol.ts";
 import {
   applyDiff,
   applyEvent,
   type PresenceEvent,
   type Roster,
   rosterOf,
-} from "../../src/roster.ts";
+} from "../../rooms/presence/roster.ts";
+import { PING, PONG, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
 
 /** `query` ends before the user's name. */
 export interface Task {

@@ -2,7 +2,7 @@
  * What a head-count costs that is large, in a real actor: memory of 50 000 sessions in one shard, and
  * a heartbeat's CPU among them against one among 1 000, with the call to the actor and the storing.
  */
-import type { MoodState } from "../../src/moods.ts";
+import type { MoodState } from "../../rooms/moods/tally.ts";
 import { OURS, type Result } from "./report.ts";
 import { cpuMs, median, memoryMb, startWorker } from "./server.ts";
 

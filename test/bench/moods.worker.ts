@@ -1,8 +1,8 @@
-/** The mood room as src/worker.ts has it; a request has heartbeats sent to its one shard. */
-import { moods } from "../../rooms/moods.ts";
+/** The mood room as src/server/worker.ts has it; a request has heartbeats sent to its one shard. */
+import { moods } from "../../rooms/moods/room.ts";
+import { type MoodState, shardName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { callIngest } from "../../src/ingest.ts";
-import { type MoodState, shardName } from "../../src/moods.ts";
+import { callIngest } from "../../src/actor/call.ts";
 
 export class MoodRoom extends createActorHandler(moods) {}
 

@@ -5,7 +5,7 @@
  */
 import { SignJWT } from "jose";
 import { WebSocket } from "ws";
-import { FilterIndex, type FilterKey, parseFilter } from "../../src/filters.ts";
+import { FilterIndex, type FilterKey, parseFilter } from "../../rooms/fanout/filters.ts";
 import { OURS, type Result } from "./report.ts";
 import { cpuMs, median, startWorker } from "./server.ts";
 
@@ -108,7 +108,7 @@ export default async function publish(rounds: number): Promise<Result> {
     rounds: Array.from({ length: rounds }, () => matchAlone(name)),
   }));
   const bindings = { ENVIRONMENT: "production", JWT_SECRET: SECRET };
-  const server = await startWorker("src/worker.ts", { FANOUT: "FanoutRoom" }, bindings);
+  const server = await startWorker("src/server/worker.ts", { FANOUT: "FanoutRoom" }, bindings);
   const sockets: WebSocket[] = [];
   try {
     const token = await new SignJWT({ userId: USER })

@@ -6,7 +6,7 @@
 import { PartySocket } from "partysocket";
 import { io } from "socket.io-client";
 import WebSocket from "ws";
-import { type PresenceEvents, VeraniClient, type WebSocketLike } from "../../client/index.ts";
+import { type PresenceEvents, VeraniClient, type WebSocketLike } from "../../client/client.ts";
 
 export type Library = "Rollcall" | "partysocket" | "socket.io-client";
 

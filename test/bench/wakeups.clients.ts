@@ -2,7 +2,7 @@
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import WebSocket from "ws";
-import { VeraniClient, type WebSocketLike } from "../../client/index.ts";
+import { VeraniClient, type WebSocketLike } from "../../client/client.ts";
 
 export interface Task {
   url: string;

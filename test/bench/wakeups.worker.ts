@@ -1,7 +1,7 @@
 /** Presence rooms whose every event is counted: ours, the bare one, PartyServer's. */
-import { presence } from "../../rooms/presence.ts";
+import { presence } from "../../rooms/presence/room.ts";
+import { presenceRoutes } from "../../rooms/presence/routes.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { presenceRoutes } from "../../src/http/presence.ts";
 import partyRoute, { Presence } from "./peers/partyserver.worker.ts";
 import bareRoute, { Room } from "./peers/presence.worker.ts";
 import type { Count, Counts } from "./wakeups.ts";

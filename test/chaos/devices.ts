@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EventSource } from "eventsource";
-import type { Heartbeat } from "../../src/devices.ts";
+import type { Heartbeat } from "../../rooms/devices/contract.ts";
 import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReconnectingSocket } from "../../client/socket.ts";
-import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../src/moods.ts";
+import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
 import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 

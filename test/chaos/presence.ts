@@ -1,5 +1,5 @@
-import { VeraniClient } from "../../client/index.ts";
-import type { RosterSync, Status } from "../../src/roster.ts";
+import { VeraniClient } from "../../client/client.ts";
+import type { RosterSync, Status } from "../../rooms/presence/roster.ts";
 import { type Cast, getJson, looked, type Stage } from "./cast.ts";
 import type { Random } from "./random.ts";
 

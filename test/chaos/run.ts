@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../src/auth/presence-token.ts";
+import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../rooms/devices/token.ts";
 import { startServer } from "../e2e/server.ts";
 import { type Cast, getJson, type Stage } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";

@@ -1,5 +1,5 @@
 /** A day that is played event by event, as fast as the machine can. */
-import { LOOK, parseFrames } from "../../src/protocol.ts";
+import { LOOK, parseFrames } from "../../src/wire/frames.ts";
 import { Random } from "../chaos/random.ts";
 import { type Counters, scaled } from "./bill.ts";
 import { clock, MIDNIGHT_MS } from "./clock.worker.ts";

@@ -5,9 +5,9 @@
 // First: what is imported after it finds the clock replaced.
 import "./clock.worker.ts";
 import { SignJWT } from "jose";
-import { mintPresenceToken } from "../../src/auth/presence-token.ts";
-import { MOODS } from "../../src/moods.ts";
-import * as rollcall from "../../src/worker.ts";
+import { mintPresenceToken } from "../../rooms/devices/token.ts";
+import { MOODS } from "../../rooms/moods/tally.ts";
+import * as rollcall from "../../src/server/worker.ts";
 import { added, type Counters, scaled } from "./bill.ts";
 import { type Client, Day, type Fetch, type Ping, perUser, serveDays } from "./day.worker.ts";
 import { metered, override } from "./meter.worker.ts";

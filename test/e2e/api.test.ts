@@ -10,8 +10,8 @@ import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import { SignJWT } from "jose";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
-import { signPresenceToken } from "../../src/auth/presence-token.ts";
-import { encodeAck } from "../../src/protocol.ts";
+import { signPresenceToken } from "../../rooms/devices/token.ts";
+import { encodeAck } from "../../src/wire/frames.ts";
 import { type Server, startServer } from "./server.ts";
 
 const JWT_SECRET = "api-jwt-secret-0123456789-0123456789";

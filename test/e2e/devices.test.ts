@@ -6,10 +6,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { EventSource } from "eventsource";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { VeraniClient } from "../../client/index.ts";
+import { VeraniClient } from "../../client/client.ts";
+import type { DeviceInspection, Heartbeat } from "../../rooms/devices/contract.ts";
+import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
-import { mintPresenceToken } from "../../src/auth/presence-token.ts";
-import type { DeviceInspection, Heartbeat } from "../../src/devices.ts";
 import { type Server, startServer } from "./server.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));

@@ -4,9 +4,9 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import type { Inspection } from "../../src/ingest.ts";
-import { PING, PONG } from "../../src/protocol.ts";
-import type { RosterSync } from "../../src/roster.ts";
+import type { RosterSync } from "../../rooms/presence/roster.ts";
+import type { Inspection } from "../../src/actor/call.ts";
+import { PING, PONG } from "../../src/wire/frames.ts";
 import { type Server, startServer } from "./server.ts";
 
 const USER = fileURLToPath(new URL("presence.user.ts", import.meta.url));

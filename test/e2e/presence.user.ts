@@ -3,7 +3,7 @@
  * event as a line of JSON; takes `<status>` or `leave` as lines.
  */
 import { createInterface } from "node:readline";
-import { VeraniClient } from "../../client/index.ts";
+import { VeraniClient } from "../../client/client.ts";
 
 const [url = "", room = "", name = ""] = process.argv.slice(2);
 const client = new VeraniClient(`${url}/ws/presence?room=${room}`, {

@@ -12,9 +12,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 import { WebSocket as StockSocket } from "ws";
+import { VeraniClient } from "../../client/client.ts";
 import { FanoutClient, publish } from "../../client/fanout.ts";
-import { VeraniClient } from "../../client/index.ts";
-import { mintPresenceToken } from "../../src/auth/presence-token.ts";
+import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { Random, seedOf } from "../chaos/random.ts";
 import { type Server, startServer } from "../e2e/server.ts";
 import {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { equalSecrets } from "../../src/auth/bearer.ts";
+import { equalSecrets } from "../../src/access/bearer.ts";
 
 describe("a secret", () => {
   it.each([

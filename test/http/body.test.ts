@@ -1,6 +1,6 @@
 import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
-import { createApp } from "../../src/http/app.ts";
+import { createApp } from "../../src/server/app.ts";
 import { SECRET, sign } from "../room/fanout-client.ts";
 
 /** A client whose connection ends in the middle of its upload. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/http/app.ts";
-import { describeEvents } from "../../src/http/asyncapi.ts";
-import { describeRoutes } from "../../src/http/description.ts";
+import { createApp } from "../../src/server/app.ts";
+import { describeEvents } from "../../src/server/asyncapi.ts";
+import { describeRoutes } from "../../src/server/description.ts";
 
 const URL_HERE = new URL("https://example.com/");
 /** What belongs to the console and to the descriptions themselves, and is no API. */

@@ -1,8 +1,8 @@
 import { env, exports } from "cloudflare:workers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { signPresenceToken } from "../../src/auth/presence-token.ts";
-import { createApp } from "../../src/http/app.ts";
+import { signPresenceToken } from "../../rooms/devices/token.ts";
+import { createApp } from "../../src/server/app.ts";
 import {
   BASE,
   BEARER,

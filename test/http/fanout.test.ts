@@ -2,7 +2,7 @@ import { evictDurableObject } from "cloudflare:test";
 import { env, exports } from "cloudflare:workers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/http/app.ts";
+import { createApp } from "../../src/server/app.ts";
 import { post, publish, SECRET, Subscriber, sign } from "../room/fanout-client.ts";
 import { freshName, upgrade } from "../room/socket.ts";
 

@@ -1,6 +1,6 @@
 import { env, exports } from "cloudflare:workers";
-import { mintPresenceToken, type PresenceClaims } from "../../src/auth/presence-token.ts";
-import type { DeviceInspection, Heartbeat } from "../../src/devices.ts";
+import type { DeviceInspection, Heartbeat } from "../../rooms/devices/contract.ts";
+import { mintPresenceToken, type PresenceClaims } from "../../rooms/devices/token.ts";
 
 /** What tests of devices share: heartbeats, tokens, and the routes to send them to. */
 export const BASE = "https://rollcall.test";

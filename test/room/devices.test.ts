@@ -1,7 +1,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import type { DeviceRecord } from "../../src/devices.ts";
+import type { DeviceRecord } from "../../rooms/devices/contract.ts";
 import { beat, beatAll, beatOf, inspect, list, Stream, tokenFor } from "./device-fixture.ts";
 import { connect } from "./socket.ts";
 

@@ -5,7 +5,7 @@ import type { ActorStub } from "../../src/actor/actor.ts";
 import { createActorHandler, restoreSessions } from "../../src/actor/actor.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
 import { storeAttachment } from "../../src/actor/session.ts";
-import { PresenceRoom } from "../../src/worker.ts";
+import { PresenceRoom } from "../../src/server/worker.ts";
 import { FallbackRoom, gates, Lab } from "./rooms.ts";
 import { connect, freshName, upgrade } from "./socket.ts";
 

@@ -1,7 +1,7 @@
 import { abortAllDurableObjects, reset, runInDurableObject } from "cloudflare:test";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../src/moods.ts";
+import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../rooms/moods/tally.ts";
 import { Deployment, FourMoodShards, holdClock } from "./moods.ts";
 import type { TestSocket } from "./socket.ts";
 

@@ -1,10 +1,10 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { vi } from "vitest";
-import { moods } from "../../rooms/moods.ts";
+import { moods } from "../../rooms/moods/room.ts";
+import { type Mood, type MoodState, shardName, totalName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { createApp } from "../../src/http/app.ts";
-import { type Mood, type MoodState, shardName, totalName } from "../../src/moods.ts";
+import { createApp } from "../../src/server/app.ts";
 import { TestSocket } from "./socket.ts";
 
 type Namespace = "MOODS" | "MOODS4" | "MOODS8";

@@ -2,11 +2,11 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { IngestResult } from "../../src/ingest.ts";
-import { LOOK, PING } from "../../src/protocol.ts";
-import type { RosterEntry, RosterSync, Status } from "../../src/roster.ts";
-import { STATUSES } from "../../src/roster.ts";
-import type { PresenceRoom } from "../../src/worker.ts";
+import type { RosterEntry, RosterSync, Status } from "../../rooms/presence/roster.ts";
+import { STATUSES } from "../../rooms/presence/roster.ts";
+import type { IngestResult } from "../../src/actor/call.ts";
+import type { PresenceRoom } from "../../src/server/worker.ts";
+import { LOOK, PING } from "../../src/wire/frames.ts";
 import { connect, freshName, type TestSocket } from "./socket.ts";
 import { signedToken } from "./tokens.ts";
 

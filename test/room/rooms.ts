@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
-import { RollcallError } from "../../src/errors.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 
 /** Rooms that exist for tests only: each event is one thing the framework promises. */
 export interface LabMeta extends ConnectionMeta {

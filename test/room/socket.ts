@@ -1,12 +1,17 @@
 import { exports } from "cloudflare:workers";
-import { type MessageFrame, parseFrames, type Untyped, unwrapEvent } from "../../src/protocol.ts";
 import {
   applyDiff,
   applyEvent,
   type PresenceEvent,
   type Roster,
   rosterOf,
-} from "../../src/roster.ts";
+} from "../../rooms/presence/roster.ts";
+import {
+  type MessageFrame,
+  parseFrames,
+  type Untyped,
+  unwrapEvent,
+} from "../../src/wire/frames.ts";
 
 /** Generous: these machines stall for seconds now and then. */
 const DEADLINE_MS = 8_000;

@@ -2,7 +2,7 @@ import { evictDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { type MessageFrame, PONG } from "../../src/protocol.ts";
+import { type MessageFrame, PONG } from "../../src/wire/frames.ts";
 import { connect, freshName, type TestSocket } from "./socket.ts";
 
 function newLab() {

@@ -1,5 +1,5 @@
 /** What room tests run against: the Worker as it is, and rooms that exist for tests only. */
-export * from "../../src/worker.ts";
-export { default } from "../../src/worker.ts";
+export * from "../../src/server/worker.ts";
+export { default } from "../../src/server/worker.ts";
 export { EightMoodShards, FourMoodShards } from "./moods.ts";
 export { Catching, FallbackRoom, Lab, Tight } from "./rooms.ts";

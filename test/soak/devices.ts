@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { EventSource } from "eventsource";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../src/auth/presence-token.ts";
-import type { DeviceInspection, Heartbeat } from "../../src/devices.ts";
+import type { DeviceInspection, Heartbeat } from "../../rooms/devices/contract.ts";
+import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../rooms/devices/token.ts";
 import {
   type Cast,
   type Census,

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { joinMoods, type MoodSession } from "../../client/moods.ts";
-import { MOODS, type Mood, type MoodState } from "../../src/moods.ts";
+import { MOODS, type Mood, type MoodState } from "../../rooms/moods/tally.ts";
 import {
   type Cast,
   type Census,

@@ -1,6 +1,11 @@
 import { SignJWT } from "jose";
-import { VeraniClient } from "../../client/index.ts";
-import { type RosterEntry, type RosterSync, STATUSES, type Status } from "../../src/roster.ts";
+import { VeraniClient } from "../../client/client.ts";
+import {
+  type RosterEntry,
+  type RosterSync,
+  STATUSES,
+  type Status,
+} from "../../rooms/presence/roster.ts";
 import {
   type Cast,
   type Census,

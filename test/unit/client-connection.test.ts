@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
-import type { CloseInfo, ConnectionState, VeraniClient } from "../../client/index.ts";
-import { RollcallError } from "../../client/index.ts";
+import type { CloseInfo, ConnectionState, VeraniClient } from "../../client/client.ts";
+import { RollcallError } from "../../client/client.ts";
 import {
   attempts,
   connected,

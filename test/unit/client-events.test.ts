@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { DroppedMessage, VeraniClient } from "../../client/index.ts";
-import { RollcallError } from "../../client/index.ts";
+import type { DroppedMessage, VeraniClient } from "../../client/client.ts";
+import { RollcallError } from "../../client/client.ts";
 import { attempts, connected, installFakes, latest, newClient, pass, pick } from "./client-fake.ts";
 
 installFakes();

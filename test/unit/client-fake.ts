@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, vi } from "vitest";
-import { VeraniClient, type VeraniClientOptions } from "../../client/index.ts";
-import { PING } from "../../src/protocol.ts";
+import { VeraniClient, type VeraniClientOptions } from "../../client/client.ts";
+import { PING } from "../../src/wire/frames.ts";
 
 /** A WebSocket whose server is the test. As on a dead network, closing it brings no close event. */
 export class FakeWebSocket extends EventTarget {

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { LOOK } from "../../src/protocol.ts";
+import { LOOK } from "../../src/wire/frames.ts";
 import {
   attempts,
   connected,

@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type WebSocket as Peer, WebSocket, WebSocketServer } from "ws";
-import { VeraniClient, type VeraniClientOptions } from "../../client/index.ts";
+import { VeraniClient, type VeraniClientOptions } from "../../client/client.ts";
 
 // The real thing: Node's own WebSocket and that of `ws` against a server on loopback.
 
@@ -91,7 +91,7 @@ describe.each([
 
 it("a process ends by itself once its client is closed", async () => {
   const script = `
-    import { VeraniClient } from ${JSON.stringify(new URL("../../client/index.ts", import.meta.url))};
+    import { VeraniClient } from ${JSON.stringify(new URL("../../client/client.ts", import.meta.url))};
     const client = new VeraniClient(${JSON.stringify(url)});
     await client.waitForConnection();
     console.log(await client.emitWithAck("echo", "heard"));

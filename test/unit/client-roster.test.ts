@@ -9,7 +9,7 @@ import {
   rosterOf,
   STATUSES,
   snapshot,
-} from "../../src/roster.ts";
+} from "../../rooms/presence/roster.ts";
 
 // Few names, so that two rosters share users; a user's name does not change.
 const entry: fc.Arbitrary<RosterEntry> = fc

@@ -7,12 +7,12 @@ import type {
   Untyped,
   VeraniClient,
   VeraniClientOptions,
-} from "../../client/index.ts";
+} from "../../client/client.ts";
 import type { MoodState } from "../../client/moods.ts";
 import type { Device } from "../../client/react.ts";
-import type { DeviceEvents } from "../../src/events/devices.ts";
-import type { MoodEvents } from "../../src/events/moods.ts";
-import type { PresenceEvents as RoomEvents } from "../../src/events/presence.ts";
+import type { DeviceEvents } from "../../rooms/devices/events.ts";
+import type { MoodEvents } from "../../rooms/moods/contract.ts";
+import type { PresenceEvents as RoomEvents } from "../../rooms/presence/contract.ts";
 
 /** Seen from the server, as `defineRoom<Meta, Env, ChatEvents>` takes it. */
 interface ChatEvents {

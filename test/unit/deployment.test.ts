@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { unstable_readConfig } from "wrangler";
-import { isDevelopment } from "../../src/auth/secrets.ts";
+import { isDevelopment } from "../../src/access/secrets.ts";
 
 describe.each(["wrangler.toml", "wrangler.workspace.toml"])(
   "what is deployed from %s",

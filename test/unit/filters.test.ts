@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { FilterIndex, type FilterKey, parseFilter } from "../../src/filters.ts";
+import { FilterIndex, type FilterKey, parseFilter } from "../../rooms/fanout/filters.ts";
 
 const key = (filter: unknown) => parseFilter(filter) as FilterKey;
 

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { Headcount } from "../../rooms/headcount.ts";
-import { MOODS, SESSION_TTL_MS } from "../../src/moods.ts";
+import { Headcount } from "../../rooms/moods/headcount.ts";
+import { MOODS, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
 
 type Step =
   | { do: "beat"; id: string; mood: number }

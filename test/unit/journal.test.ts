@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { type Entry, GONE, Journal, type Rows } from "../../rooms/journal.ts";
-import { SESSION_TTL_MS } from "../../src/moods.ts";
+import { type Entry, GONE, Journal, type Rows } from "../../rooms/moods/journal.ts";
+import { SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
 
 /** What a row's budget may cost a session in precision after a crash, in ms. */
 const WINDOW_MS = 10_000;

@@ -5,7 +5,7 @@ import {
   type PresenceClaims,
   signPresenceToken,
   verifyPresenceToken,
-} from "../../src/auth/presence-token.ts";
+} from "../../rooms/devices/token.ts";
 
 const SECRET = "a signing key of some length";
 const NOW = 1_739_030_400_000;

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { RollcallError } from "../../src/errors.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 import {
   decodeFrame,
   encodeAck,
@@ -13,7 +13,7 @@ import {
   parseFrames,
   parseJson,
   unwrapEvent,
-} from "../../src/protocol.ts";
+} from "../../src/wire/frames.ts";
 
 const name = fc.string({ minLength: 1, maxLength: 256 });
 const id = fc.string({ minLength: 1, maxLength: 128 });

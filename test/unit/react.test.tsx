@@ -3,7 +3,7 @@ import { act, type ReactNode, StrictMode } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { renderToString } from "react-dom/server";
 import { afterEach, beforeEach, expect, expectTypeOf, test, vi } from "vitest";
-import type { PresenceEvents } from "../../client/index.ts";
+import type { PresenceEvents } from "../../client/client.ts";
 import {
   type Device,
   type Mood,
@@ -16,8 +16,8 @@ import {
   useRoom,
   useStatus,
 } from "../../client/react.ts";
-import type { Heartbeat } from "../../src/devices.ts";
-import type { RosterEntry } from "../../src/roster.ts";
+import type { Heartbeat } from "../../rooms/devices/contract.ts";
+import type { RosterEntry } from "../../rooms/presence/roster.ts";
 import { attempts, FakeWebSocket, installFakes, latest, pass } from "./client-fake.ts";
 
 Object.assign(globalThis, { IS_REACT_ACT_ENVIRONMENT: true });

@@ -2,8 +2,8 @@
 import { SELF } from "cloudflare:test";
 import { env as bindings } from "cloudflare:workers";
 import { SignJWT } from "jose";
-import type { WorkspaceRoomEnv } from "../../rooms/workspace.ts";
-import type { WorkspaceEnv } from "../../src/http/workspace/app.ts";
+import type { WorkspaceRoomEnv } from "../../rooms/workspace/room.ts";
+import type { WorkspaceEnv } from "../../rooms/workspace/routes.ts";
 
 export type TestEnv = WorkspaceEnv & WorkspaceRoomEnv & Record<string, unknown>;
 /** The generated types are the main Worker's. */

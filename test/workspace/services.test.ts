@@ -1,6 +1,6 @@
 import { SELF } from "cloudflare:test";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { createWorkspaceApp } from "../../src/http/workspace/app.ts";
+import { createWorkspaceApp } from "../../rooms/workspace/routes.ts";
 import { env, ORIGIN, sign, type TestEnv } from "./client.ts";
 
 const MIB = 1024 * 1024;

@@ -6,8 +6,8 @@ import {
   waitOnExecutionContext,
 } from "cloudflare:test";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { encodeStoreId } from "../../rooms/workspace.ts";
-import { createWorkspaceApp } from "../../src/http/workspace/app.ts";
+import { encodeStoreId } from "../../rooms/workspace/room.ts";
+import { createWorkspaceApp } from "../../rooms/workspace/routes.ts";
 import {
   env,
   eventsAfter,

@@ -1,0 +1,97 @@
+import { base64url } from "jose";
+import * as z from "zod/mini";
+import { RollcallError } from "../../src/wire/errors.ts";
+
+/** Scope that a token needs to watch its user's devices. */
+export const READ_SCOPE = "presence:read";
+
+/** Lifetime of a token that asks for none, in ms. */
+export const TOKEN_TTL_MS = 15 * 60_000;
+/** Longest lifetime of a token, in ms. */
+export const TOKEN_TTL_MAX_MS = 24 * 3_600_000;
+
+/** A token that is longer is none of ours. */
+const TOKEN_LENGTH = 8_192;
+/** Two parts; a SHA-256 is 43 characters long. */
+const FORM = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$/;
+
+const claims = z.object({
+  token_id: z.string(),
+  user_id: z.string(),
+  device_id: z.string(),
+  scope: z.array(z.string()),
+  issued_at_ms: z.number(),
+  exp_ms: z.number(),
+});
+
+/** What a presence token says. Times are in ms since the epoch. */
+export type PresenceClaims = z.infer<typeof claims>;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function importKey(secret: string): Promise<CryptoKey> {
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  return crypto.subtle.importKey("raw", encoder.encode(secret), algorithm, false, [
+    "sign",
+    "verify",
+  ]);
+}
+
+/** `base64url(JSON) + "." + base64url(HMAC-SHA256(base64url(JSON), secret))`, without padding. */
+export async function signPresenceToken(payload: PresenceClaims, secret: string): Promise<string> {
+  const body = base64url.encode(JSON.stringify(payload));
+  const mac = await crypto.subtle.sign("HMAC", await importKey(secret), encoder.encode(body));
+  return `${body}.${base64url.encode(new Uint8Array(mac))}`;
+}
+
+/**
+ * A fresh token.
+ *
+ * @param ttlMs lifetime in ms, up to {@link TOKEN_TTL_MAX_MS}, which the caller checks
+ */
+export async function mintPresenceToken(
+  grant: { user_id: string; device_id: string; scope?: string[]; ttlMs?: number },
+  secret: string,
+  nowMs: number = Date.now(),
+): Promise<{ token: string; expires_at_ms: number }> {
+  const { user_id, device_id, scope = [READ_SCOPE], ttlMs = TOKEN_TTL_MS } = grant;
+  const exp_ms = nowMs + ttlMs;
+  const payload = { token_id: crypto.randomUUID(), user_id, device_id, scope };
+  const token = await signPresenceToken({ ...payload, issued_at_ms: nowMs, exp_ms }, secret);
+  return { token, expires_at_ms: exp_ms };
+}
+
+/**
+ * What a token says, once its signature and its time hold.
+ *
+ * @throws RollcallError `forbidden`: the form, the signature or the payload is wrong, or it expired
+ */
+export async function verifyPresenceToken(
+  token: string,
+  secret: string,
+  nowMs: number = Date.now(),
+): Promise<PresenceClaims> {
+  const [, body, mac] = (token.length <= TOKEN_LENGTH && FORM.exec(token)) || [];
+  if (body === undefined || mac === undefined) {
+    throw new RollcallError("forbidden", "The token is malformed");
+  }
+  // `verify` compares in constant time.
+  const key = await importKey(secret);
+  const signature = base64url.decode(mac);
+  if (!(await crypto.subtle.verify("HMAC", key, signature as BufferSource, encoder.encode(body)))) {
+    throw new RollcallError("forbidden", "The token's signature is wrong");
+  }
+  const said = parseClaims(body);
+  if (!said) throw new RollcallError("forbidden", "The token's payload is malformed");
+  if (nowMs >= said.exp_ms) throw new RollcallError("forbidden", "The token has expired");
+  return said;
+}
+
+function parseClaims(body: string): PresenceClaims | null {
+  try {
+    return claims.parse(JSON.parse(decoder.decode(base64url.decode(body))));
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,31 @@
+import { RollcallError } from "../wire/errors.ts";
+
+/** How every value in `.dev.vars.example` begins; such a value is public and protects nothing. */
+const EXAMPLE_PREFIX = "development-only-";
+
+/** Names of the secrets a deployment sets. */
+export type SecretName =
+  | "JWT_SECRET"
+  | "PRESENCE_DO_INGEST_TOKEN"
+  | "PRESENCE_DO_TOKEN_SIGNING_KEY"
+  | "SERVER_BYPASS_TOKEN";
+
+/** Development only by this very word: an unset or misspelt ENVIRONMENT counts as production. */
+export function isDevelopment(env: { ENVIRONMENT?: string }): boolean {
+  return env.ENVIRONMENT === "development";
+}
+
+/**
+ * A configured secret.
+ *
+ * @throws RollcallError `unavailable` (503) when it is unset or empty, or an example value outside
+ *   development: a missing secret lets nobody in
+ */
+export function requireSecret(env: { ENVIRONMENT?: string }, name: SecretName): string {
+  const value = (env as Record<string, unknown>)[name];
+  const usable = typeof value === "string" && value !== "";
+  if (!usable || (value.startsWith(EXAMPLE_PREFIX) && !isDevelopment(env))) {
+    throw new RollcallError("unavailable", `${name} is not configured`);
+  }
+  return value;
+}

@@ -1,0 +1,301 @@
+import * as z from "zod/mini";
+import { heartbeat } from "../../rooms/devices/contract.ts";
+import { deviceEvents } from "../../rooms/devices/events.ts";
+import { envelope, fanoutMessages } from "../../rooms/fanout/contract.ts";
+import { moodEvents } from "../../rooms/moods/contract.ts";
+import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
+import { presenceEvents } from "../../rooms/presence/contract.ts";
+import { ID_LENGTH, NAME_LENGTH } from "../wire/frames.ts";
+import { errorPayload, lookFrames, protocolFrames } from "./protocol.ts";
+
+export interface JsonSchema {
+  [keyword: string]: unknown;
+  properties?: Record<string, JsonSchema>;
+  required?: string[];
+}
+type Schema = z.core.$ZodType;
+type Messages = Record<string, JsonSchema>;
+
+/** One address at which events come and go. */
+interface Channel {
+  address: string;
+  title: string;
+  description: string;
+  /** Parameters of a socket's URL; those of a stream stand in `/openapi.json`. */
+  query?: JsonSchema;
+  /** Names of security schemes, any of which will do. */
+  security: string[];
+  /** Messages from clients, and to them, by name. */
+  in: Messages;
+  out: Messages;
+}
+
+interface Reference {
+  $ref: string;
+}
+
+interface AsyncApiChannel {
+  address: string;
+  title: string;
+  description: string;
+  servers: Reference[];
+  messages: Record<string, Reference>;
+  bindings: object;
+}
+
+export interface AsyncApi {
+  asyncapi: "3.1.0";
+  info: { title: string; version: string; description: string };
+  defaultContentType: string;
+  servers: Record<string, object>;
+  channels: Record<string, AsyncApiChannel>;
+  operations: Record<string, object>;
+  components: {
+    messages: Record<string, { name: string; payload: JsonSchema }>;
+    securitySchemes: Record<string, object>;
+  };
+}
+
+function toSchema(schema: Schema, io: "input" | "output"): JsonSchema {
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io, target: "draft-7" });
+  return rest as JsonSchema;
+}
+
+function object(properties: Record<string, JsonSchema>, required: string[]): JsonSchema {
+  return { type: "object", properties, required, additionalProperties: false };
+}
+
+function mapMessages(
+  schemas: Record<string, Schema>,
+  toMessage: (name: string, schema: Schema) => JsonSchema,
+): Messages {
+  return Object.fromEntries(
+    Object.entries(schemas).map(([name, schema]) => [name, toMessage(name, schema)]),
+  );
+}
+
+const id: JsonSchema = { type: "string", minLength: 1, maxLength: ID_LENGTH };
+const channelName: JsonSchema = { type: "string", maxLength: NAME_LENGTH };
+
+/** As `encodeEvent` writes it: the event's name stands in the data. */
+function eventFrame(event: string, schema: Schema): JsonSchema {
+  const data = toSchema(schema, "output");
+  const named: JsonSchema = {
+    ...data,
+    properties: { type: { const: event }, ...data.properties },
+    required: ["type", ...(data.required ?? [])],
+  };
+  const properties = { type: { const: "event" }, channel: channelName, data: named };
+  return object(properties, ["type", "channel", "data"]);
+}
+
+/** As a client writes it: with an `id` it asks for an ack. */
+function clientFrame(event: string, schema: Schema): JsonSchema {
+  const data = toSchema(schema, "input");
+  const required = (data.required ?? []).length > 0 ? ["type", "data"] : ["type"];
+  return object({ type: { const: event }, channel: channelName, id, data }, required);
+}
+
+interface Sides {
+  in: Record<string, Schema>;
+  out: Record<string, Schema>;
+}
+
+/** The messages of a room that speaks the framework's own wire. */
+function roomMessages(events: Sides, more: Sides = { in: {}, out: {} }) {
+  return {
+    in: {
+      ...mapMessages(events.in, clientFrame),
+      ...mapMessages({ ...protocolFrames.in, ...more.in }, (_, schema) =>
+        toSchema(schema, "input"),
+      ),
+    },
+    out: {
+      ...mapMessages({ ...events.out, error: errorPayload }, eventFrame),
+      ...mapMessages({ ...protocolFrames.out, ...more.out }, (_, schema) =>
+        toSchema(schema, "output"),
+      ),
+    },
+  };
+}
+
+/** One event of a stream: its `data:`, as JSON. */
+function streamMessages(name: string, schema: Schema): { in: Messages; out: Messages } {
+  return { in: {}, out: { [name]: toSchema(schema, "output") } };
+}
+
+const text = (description: string): JsonSchema => ({ type: "string", description });
+const token = text("Instead of the header Authorization, which browsers cannot set on sockets");
+const v: JsonSchema = {
+  const: "2",
+  description:
+    "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
+};
+const look: JsonSchema = {
+  const: "1",
+  description:
+    "With `v=2`: this client sends a `look` in place of its next ping where no `looked` has come for `lookMs` of `hello`, and so has dead sockets found",
+};
+const userId = text("A UUID in lower case");
+const JWT = ["bearer", "bearerQuery"];
+const PRESENCE_TOKEN = ["presenceToken", "presenceTokenQuery"];
+
+const CHANNELS: Record<string, Channel> = {
+  presence: {
+    address: "/ws/presence",
+    title: "A presence room",
+    description:
+      "Who is in a room, with how many devices and which status. Clients of protocol 2 hear a `presence.diff` per flush, others the single events.",
+    query: object({ room: text("Default `lobby`"), token, v, look }, []),
+    security: JWT,
+    ...roomMessages(presenceEvents, lookFrames),
+  },
+  devices: {
+    address: "/ws/devices",
+    title: "The devices of a user",
+    description: "All of them first, then each heartbeat and change.",
+    query: object({ user_id: userId, token, v }, ["user_id"]),
+    security: PRESENCE_TOKEN,
+    ...roomMessages(deviceEvents),
+  },
+  moods: {
+    address: "/ws/moods",
+    title: "A session of the mood count",
+    description:
+      "A socket counts while it lives; without a ping or frame for 30 s it is closed with 4408.",
+    query: object(
+      {
+        sessionId: { type: "string", minLength: 1, maxLength: SESSION_ID_LENGTH },
+        mood: { enum: [...MOODS] },
+        v,
+      },
+      ["sessionId"],
+    ),
+    security: [],
+    ...roomMessages(moodEvents),
+  },
+  fanout: {
+    address: "/ws/fanout",
+    title: "What is published to a user",
+    description:
+      "By filters, which a client subscribes to: a type, and fields of the payload by their values. `/` takes the upgrade as well. A wire of its own: a bare `ping` is answered by a bare `pong`.",
+    query: object({ token }, []),
+    security: JWT,
+    in: {
+      ...mapMessages(fanoutMessages.in, (_, schema) => toSchema(schema, "input")),
+      ping: { const: "ping" },
+    },
+    out: {
+      ...mapMessages(fanoutMessages.out, (_, schema) => toSchema(schema, "output")),
+      pong: { const: "pong" },
+    },
+  },
+  deviceStream: {
+    address: "/api/v1/mobile/presence/stream",
+    title: "The devices of a user, as server-sent events",
+    description: "One event per device, then each heartbeat and change.",
+    security: PRESENCE_TOKEN,
+    ...streamMessages("device", heartbeat),
+  },
+  moodStream: {
+    address: "/api/presence/stream",
+    title: "The mood count, as server-sent events",
+    description: "At once, then whenever it changes, at most once a second.",
+    security: [],
+    ...streamMessages("state", moodEvents.out["mood.state"]),
+  },
+  fanoutStream: {
+    address: "/fanout/stream",
+    title: "What is published to a user, as server-sent events",
+    description: "Every parameter but `token` is a field of the filter. `id:` is the envelope's.",
+    security: JWT,
+    ...streamMessages("envelope", envelope),
+  },
+};
+
+/** Security schemes of both documents: OpenAPI's words, of which AsyncAPI has its own for a query. */
+export const SECURITY = {
+  bearer: {
+    type: "http",
+    scheme: "bearer",
+    bearerFormat: "JWT",
+    description:
+      "A user's JWT, HS256 with JWT_SECRET; in development also `user:<name>` for presence",
+  },
+  bearerQuery: { type: "apiKey", in: "query", name: "token", description: "The same, in the URL" },
+  presenceToken: {
+    type: "http",
+    scheme: "bearer",
+    description: "A presence token with the scope presence:read, of POST /api/v1/presence/tokens",
+  },
+  presenceTokenQuery: {
+    type: "apiKey",
+    in: "query",
+    name: "token",
+    description: "The same, in the URL",
+  },
+  ingest: {
+    type: "http",
+    scheme: "bearer",
+    description: "PRESENCE_DO_INGEST_TOKEN, which backends and daemons show",
+  },
+} as const;
+
+function securitySchemes(): Record<string, object> {
+  return Object.fromEntries(
+    Object.entries(SECURITY).map(([name, scheme]) => [
+      name,
+      scheme.type === "apiKey" ? { ...scheme, type: "httpApiKey" } : scheme,
+    ]),
+  );
+}
+
+/** The sockets and streams as AsyncAPI 3, from the server's side: it receives what clients send. */
+export function describeEvents(info: AsyncApi["info"], url: URL): AsyncApi {
+  const isSecure = url.protocol === "https:";
+  const document: AsyncApi = {
+    asyncapi: "3.1.0",
+    info,
+    defaultContentType: "application/json",
+    servers: {
+      sockets: { host: url.host, protocol: isSecure ? "wss" : "ws" },
+      streams: { host: url.host, protocol: isSecure ? "https" : "http" },
+    },
+    channels: {},
+    operations: {},
+    components: { messages: {}, securitySchemes: securitySchemes() },
+  };
+  for (const [name, channel] of Object.entries(CHANNELS)) {
+    const { address, title, description, query, security } = channel;
+    const isSocket = address.startsWith("/ws/");
+    const ref = (at: string): Reference => ({ $ref: `#/${at}` });
+    const messages: Record<string, Reference> = {};
+    for (const direction of ["in", "out"] as const) {
+      const ids = Object.entries(channel[direction]).map(([event, payload]) => {
+        const id = `${name}.${direction}.${event}`;
+        document.components.messages[id] = { name: event, payload };
+        messages[id] = ref(`components/messages/${id}`);
+        return id;
+      });
+      if (ids.length === 0) continue;
+      document.operations[`${name}.${direction}`] = {
+        action: direction === "in" ? "receive" : "send",
+        channel: ref(`channels/${name}`),
+        messages: ids.map((id) => ref(`channels/${name}/messages/${id}`)),
+        ...(security.length > 0 && {
+          security: security.map((scheme) => ref(`components/securitySchemes/${scheme}`)),
+        }),
+      };
+    }
+    document.channels[name] = {
+      address,
+      title,
+      description,
+      servers: [ref(`servers/${isSocket ? "sockets" : "streams"}`)],
+      messages,
+      // A stream is an HTTP route, whose parameters `/openapi.json` names.
+      bindings: isSocket ? { ws: { method: "GET", query } } : {},
+    };
+  }
+  return document;
+}

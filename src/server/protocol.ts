@@ -1,0 +1,39 @@
+import * as z from "zod/mini";
+import { ERRORS, type ErrorPayload } from "../wire/errors.ts";
+import { type Hello, ID_LENGTH } from "../wire/frames.ts";
+
+const id = z.string().check(z.minLength(1), z.maxLength(ID_LENGTH));
+const codes = Object.keys(ERRORS) as (keyof typeof ERRORS)[];
+
+/** An `error` event's data, and a nack's `error`. */
+export const errorPayload = z.object({
+  code: z.enum(codes),
+  message: z.string(),
+  path: z.exactOptional(z.string()),
+}) satisfies z.ZodMiniType<ErrorPayload>;
+
+const hello = z.object({
+  protocol: z.literal(2),
+  session: z.string(),
+  epoch: z.string(),
+  seq: z.int(),
+  pingMs: z.number().check(z.nonnegative()),
+  lookMs: z.exactOptional(z.number().check(z.positive())),
+}) satisfies z.ZodMiniType<Hello>;
+
+/** Frames of the protocol itself, whole. All but `ping` and `pong` are protocol 2's. */
+export const protocolFrames = {
+  in: { ping: z.object({ type: z.literal("ping") }) },
+  out: {
+    pong: z.object({ type: z.literal("pong") }),
+    hello: z.object({ type: z.literal("hello"), data: hello }),
+    ack: z.object({ type: z.literal("ack"), id, data: z.unknown() }),
+    nack: z.object({ type: z.literal("nack"), id, error: errorPayload }),
+  },
+};
+
+/** Besides, in rooms whose clients have the actor look at its sockets (`Liveness.lookMs`). */
+export const lookFrames = {
+  in: { look: z.object({ type: z.literal("look") }) },
+  out: { looked: z.object({ type: z.literal("looked") }) },
+};
