@@ -9,8 +9,17 @@ export {
   restoreSessions,
   veraniCodec,
 } from "./actor/actor.ts";
-export { callIngest, type IngestResult, type Inspection } from "./actor/call.ts";
+export {
+  type CallResult,
+  type CallsOf,
+  type CallTarget,
+  call,
+  callIngest,
+  type IngestResult,
+  type Inspection,
+} from "./actor/call.ts";
 export type { ActorEmit, EmitBuilder, SocketEmit } from "./actor/emit.ts";
+export { defineRecord, type RecordDefinition, type RecordType } from "./actor/record.ts";
 export {
   type BroadcastOptions,
   type Codec,

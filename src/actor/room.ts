@@ -1,6 +1,7 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { ErrorPayload } from "../wire/errors.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
+import type { CallableRoom, CallMap } from "./call.ts";
 import type { ActorEmit, SocketEmit } from "./emit.ts";
 import type { Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
@@ -234,6 +235,9 @@ export interface RoomDefinition<
   liveness?: Partial<Liveness>;
 }
 
+/** The calls of a room that has declared none. */
+export type NoCalls = Record<never, never>;
+
 /** Verani's view of a room's handlers. */
 export interface RoomEventEmitter<
   M extends ConnectionMeta = ConnectionMeta,
@@ -254,7 +258,9 @@ export interface Room<
   M extends ConnectionMeta = ConnectionMeta,
   E = unknown,
   V extends EventMap = AnyEvents,
-> extends RoomDefinition<M, E, V> {
+  C extends CallMap = NoCalls,
+> extends RoomDefinition<M, E, V>,
+    CallableRoom<C> {
   readonly eventEmitter: RoomEventEmitter<M, E, V>;
   /** Handlers of an event in the order they were added; those of `*` come after, for every event. */
   handlersOf(event: string): Handler<M, E, V>[];
@@ -276,7 +282,24 @@ export interface Room<
   ): void;
   on(event: "*", handler: EventHandler<M, E, V>): void;
   off(event: string, handler?: EventHandler<M, E, V, never>): void;
-  /** Declares what `stub.ingest(name, data)` runs. */
+  /**
+   * Declares a call: what a Worker runs with `call(stub, room).<name>(data)`.
+   *
+   * @param schema of the data, which is checked in the actor
+   * @param handler returns plain data, or throws a RollcallError, which reaches the caller
+   * @returns the same room, whose type now has the call
+   *
+   * @example
+   * const tally = defineRoom<ConnectionMeta, Env>({ name: "tally" })
+   *   .call("add", z.number(), (actor, n) => sumOf(actor).add(n));
+   * await call(env.TALLY.getByName("main"), tally).add(3);
+   */
+  call<N extends string, S extends StandardSchemaV1, R>(
+    name: N,
+    schema: S,
+    handler: (actor: VeraniActor<M, E, V>, data: StandardSchemaV1.InferOutput<S>) => R,
+  ): Room<M, E, V, C & { [K in N]: { in: StandardSchemaV1.InferInput<S>; out: Awaited<R> } }>;
+  /** @deprecated use {@link Room.call}, which types the caller too */
   ingest<S extends StandardSchemaV1>(
     name: string,
     schema: S,
@@ -324,7 +347,7 @@ export function defineRoom<
     else handlers.delete(event);
   }
 
-  return {
+  const room: Room<M, E, V> = {
     ...definition,
     eventEmitter: { on, off },
     handlersOf: (event) => [...(handlers.get(event) ?? []), ...(handlers.get("*") ?? [])],
@@ -332,6 +355,10 @@ export function defineRoom<
     timerHandlers,
     on,
     off,
+    call(name, schema, run) {
+      ingests.set(name, { schema, run });
+      return room as never;
+    },
     ingest(name, schema, run) {
       ingests.set(name, { schema, run });
     },
@@ -339,6 +366,7 @@ export function defineRoom<
       timerHandlers.set(name, run);
     },
   };
+  return room;
 }
 
 /** State of one actor instance, made when first asked for and gone with the instance. */

@@ -1,6 +1,12 @@
 /** Checked by tsc, not run: what must compile, and what must not. */
 import { z } from "zod";
-import { type ConnectionMeta, createActorHandler, defineRoom } from "../../src/index.ts";
+import {
+  type CallTarget,
+  type ConnectionMeta,
+  call,
+  createActorHandler,
+  defineRoom,
+} from "../../src/index.ts";
 
 interface ChatMeta extends ConnectionMeta {
   nickname: string;
@@ -59,3 +65,15 @@ untyped.on("anything", async (ctx, data) => {
 export class Chat extends createActorHandler(chat) {}
 export const Untyped = createActorHandler(untyped);
 Chat.get("x").emitToUser("u", "said", {}) satisfies Promise<number>;
+
+const tally = defineRoom<ConnectionMeta, Env>({ name: "tally" })
+  .call("add", z.number(), (_actor, n) => n + 1)
+  .call("list", z.undefined(), async () => ["x"]);
+declare const stub: CallTarget;
+
+call(stub, tally).add(3) satisfies Promise<number>;
+call<typeof tally>(stub).list() satisfies Promise<string[]>;
+// @ts-expect-error a call that takes a number
+call(stub, tally).add("x");
+// @ts-expect-error no such call
+call(stub, tally).sub;
