@@ -3,7 +3,7 @@ import type { Context } from "hono";
 import { requireSecret } from "../../src/access/secrets.ts";
 import { callIngest } from "../../src/actor/call.ts";
 import { readBody } from "../../src/http/body.ts";
-import { openToAll } from "../../src/http/cors.ts";
+import { allowCors } from "../../src/http/cors.ts";
 import { createRoutes, refused } from "../../src/http/routes.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
@@ -40,6 +40,8 @@ const tokenRequest = z.object({
 });
 
 // ── What the routes are, for their description ──────────────────────────────────────────────────
+
+const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
 
 const tags = ["Devices"];
 const answered = <T extends z.ZodType>(description: string, schema: T) => ({
@@ -237,7 +239,7 @@ export function deviceRoutes(): OpenAPIHono<AppEnv> {
   /** Serves a described route, whose requests the handler judges itself, in the contract's order. */
   function serve(route: ReturnType<typeof createRoute>, handler: Handler): void {
     app.openAPIRegistry.registerPath(route);
-    openToAll(app, route.path);
+    allowCors(app, route.path, CORS);
     app.on(route.method, route.path, handler);
   }
 

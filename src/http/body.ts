@@ -1,4 +1,4 @@
-import { RollcallError } from "../wire/errors.ts";
+import { type ErrorCode, RollcallError } from "../wire/errors.ts";
 
 /**
  * What is still read of a body that is over its limit, in bytes: an answer in the middle of an
@@ -17,6 +17,37 @@ export async function readBody(request: Request, limitBytes: number): Promise<st
     return await read(request, limitBytes);
   } catch {
     throw new RollcallError("bad_request", "The body broke off");
+  }
+}
+
+/** What a route takes as a JSON body, and how its contract words a refusal. */
+export interface JsonBody {
+  limitBytes: number;
+  /** Code of a body that is too large; default `too_large`. */
+  tooLarge?: ErrorCode;
+  /** Code of a body that is no JSON; default `bad_request`. */
+  notJson?: ErrorCode;
+  /** Message for a body that is no JSON; default "The body is not JSON". */
+  message?: string;
+  /** Turns the text into a value; default `JSON.parse`. */
+  parse?(text: string): unknown;
+}
+
+/**
+ * The body of a request as JSON, whatever its content type says.
+ *
+ * @throws RollcallError with the codes of `options`, or `bad_request` when the upload breaks off
+ */
+export async function readJson(request: Request, options: JsonBody): Promise<unknown> {
+  const { limitBytes, tooLarge = "too_large", notJson = "bad_request" } = options;
+  const text = await readBody(request, limitBytes);
+  if (text === null) {
+    throw new RollcallError(tooLarge, `The body has more than ${limitBytes} bytes`);
+  }
+  try {
+    return (options.parse ?? JSON.parse)(text);
+  } catch {
+    throw new RollcallError(notJson, options.message ?? "The body is not JSON");
   }
 }
 

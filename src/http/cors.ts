@@ -1,15 +1,28 @@
-import type { OpenAPIHono } from "@hono/zod-openapi";
-import type { AppEnv } from "../server/app.ts";
+import type { Env, Hono } from "hono";
 
-const PREFLIGHT = {
-  "Access-Control-Allow-Origin": "*",
-  "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-  "Access-Control-Allow-Headers": "Content-Type, Authorization",
-};
+/** What a preflight of a route answers. Every origin may call: no route reads cookies. */
+export interface CorsPolicy {
+  /** `Access-Control-Allow-Methods`, as the contract writes it. */
+  methods: string;
+  /** `Access-Control-Allow-Headers`. */
+  headers: string;
+  /** How long a browser may keep the answer, in seconds; without it, as long as it likes. */
+  maxAgeS?: number;
+}
 
-/** Lets pages of every origin call `path`, as the device contract words it. Before its handlers. */
-export function openToAll(app: OpenAPIHono<AppEnv>, path: string): void {
-  app.options(path, () => new Response(null, { status: 204, headers: PREFLIGHT }));
+/** Lets pages of every origin call `path`. Call it before the path's handlers are added. */
+export function allowCors<E extends Env>(
+  app: Hono<E>,
+  path: string,
+  { methods, headers, maxAgeS }: CorsPolicy,
+): void {
+  const preflight = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": methods,
+    "Access-Control-Allow-Headers": headers,
+    ...(maxAgeS !== undefined && { "Access-Control-Max-Age": `${maxAgeS}` }),
+  };
+  app.options(path, () => new Response(null, { status: 204, headers: preflight }));
   app.use(path, async (c, next) => {
     await next();
     c.res.headers.set("Access-Control-Allow-Origin", "*");

@@ -3,7 +3,7 @@ import { requestedUser } from "../../rooms/devices/access.ts";
 import { type DeviceInspection, uuid } from "../../rooms/devices/contract.ts";
 import { isDevelopment } from "../access/secrets.ts";
 import { callIngest } from "../actor/call.ts";
-import { openToAll } from "../http/cors.ts";
+import { allowCors } from "../http/cors.ts";
 import { refused } from "../http/routes.ts";
 import type { AppEnv } from "./app.ts";
 
@@ -45,7 +45,10 @@ const description = [
 export function debugRoutes(): OpenAPIHono<AppEnv> {
   const app = new OpenAPIHono<AppEnv>();
   for (const route of description) app.openAPIRegistry.registerPath(route);
-  openToAll(app, "/debug/presence");
+  allowCors(app, "/debug/presence", {
+    methods: "GET, POST, OPTIONS",
+    headers: "Content-Type, Authorization",
+  });
   app.use("/debug/*", async (c, next) => {
     if (isDevelopment(c.env)) return next();
     return c.json({ error: "unavailable", details: "Debug endpoint disabled in production" }, 403);

@@ -1,0 +1,40 @@
+import { log } from "../log.ts";
+import { type ErrorCode, RollcallError } from "../wire/errors.ts";
+
+/** The body of an error, where a contract does not word it otherwise. */
+export interface ErrorBody {
+  error: ErrorCode;
+  details: string;
+}
+
+/** How a contract words an error. */
+export type WordError = (error: RollcallError) => object;
+
+const wordError: WordError = ({ code, message }): ErrorBody => ({ error: code, details: message });
+
+/**
+ * The answer to a request that failed: a {@link RollcallError} with its status, an exception that
+ * brings a response of its own (Hono's) with its status, anything else logged and answered by a
+ * plain 500.
+ *
+ * @param word the contract's own body; default {@link ErrorBody}
+ */
+export function errorResponse(thrown: unknown, word: WordError = wordError): Response {
+  const error = toRollcallError(thrown);
+  const status = error === thrown ? error.status : (statusOf(thrown) ?? error.status);
+  if (status === 500) log("request_failed", { error: thrown });
+  return Response.json(word(error), { status });
+}
+
+function toRollcallError(thrown: unknown): RollcallError {
+  if (thrown instanceof RollcallError) return thrown;
+  return statusOf(thrown) === undefined
+    ? new RollcallError("internal", "Internal error")
+    : new RollcallError("bad_request", (thrown as Error).message);
+}
+
+/** The status of an exception that is a refusal, as Hono's `HTTPException` is. */
+function statusOf(thrown: unknown): number | undefined {
+  if (!(thrown instanceof Error) || !("getResponse" in thrown) || !("status" in thrown)) return;
+  return typeof thrown.status === "number" && thrown.status < 500 ? thrown.status : undefined;
+}
