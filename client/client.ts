@@ -45,11 +45,11 @@ export {
   encodeFrame,
   encodeServerMessage,
   type MessageFrame,
-  PROTOCOL_VERSION,
   type ServerMessage,
   type Untyped,
   type VeraniMessage,
 } from "../src/wire/frames.ts";
+export { PROTOCOL_VERSION } from "../src/wire/version.ts";
 export type { CloseInfo, ConnectionState, ReconnectionConfig, WebSocketLike } from "./socket.ts";
 
 /**
@@ -216,7 +216,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     const target = new URL(url, (globalThis as { location?: { href: string } }).location?.href);
     target.protocol = target.protocol.replace("http", "ws");
     target.searchParams.set("v", "2");
-    target.searchParams.set("look", "1");
+    target.searchParams.set("probe", "1");
 
     this.#socket = new ReconnectingSocket(
       async () => {
@@ -464,12 +464,12 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   #receive(frame: MessageFrame): void {
     const { type, id } = frame;
     if (type === "pong") return;
-    if (type === "looked") this.#socket.looked();
+    if (type === "probed") this.#socket.probed();
     else if (type === "hello" && frame.data?.protocol === 2) {
       const hello: Hello = frame.data;
       this.#tell("log", "hello", { pingMs: hello.pingMs });
       this.#socket.pingWithin(hello.pingMs);
-      if (hello.lookMs !== undefined) this.#socket.lookWithin(hello.lookMs);
+      if (hello.lookMs !== undefined) this.#socket.probeWithin(hello.lookMs);
     } else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
     } else if (id !== undefined && type === "nack") {

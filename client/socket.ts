@@ -1,5 +1,6 @@
+import { CLOSE } from "../src/wire/close.ts";
 import { RollcallError } from "../src/wire/errors.ts";
-import { CLOSE, LOOK, PING, type Untyped } from "../src/wire/frames.ts";
+import { PING, PROBE, type Untyped } from "../src/wire/frames.ts";
 
 /**
  * A WebSocket that comes back. It knows connections, not events: what it carries is text.
@@ -166,9 +167,9 @@ export class ReconnectingSocket {
   #openedAt = 0;
   #pingMs = 0;
   #pingedAt = 0;
-  /** How long nobody may have had the server look at its sockets before we do. */
-  #lookMs = Infinity;
-  #lookedAt = 0;
+  /** How long after the last `probed` a ping is to be a probe. */
+  #probeMs = Infinity;
+  #probedAt = 0;
   /** When the oldest unanswered ping left. */
   #askedAt: number | undefined;
   /** That ping followed a sleep: little time to answer, and no second chance. */
@@ -221,14 +222,15 @@ export class ReconnectingSocket {
     this.#alarm.set(this.#dueMs());
   }
 
-  /** This connection's server wants a look each `ms`, from whoever of its clients is first. */
-  lookWithin(ms: number): void {
-    if (ms > 0) this.#lookMs = ms;
-    this.looked();
+  /** This connection's server wants a probe each `ms`, from any one of its clients. */
+  probeWithin(ms: number): void {
+    if (ms > 0) this.#probeMs = ms;
+    this.probed();
   }
 
-  looked(): void {
-    this.#lookedAt = Date.now();
+  /** A client has probed: this one need not for a while. */
+  probed(): void {
+    this.#probedAt = Date.now();
   }
 
   async #connect(): Promise<void> {
@@ -268,7 +270,7 @@ export class ReconnectingSocket {
   #opened(): void {
     this.#openedAt = this.#pingedAt = Date.now();
     this.#pingMs = this.#options.pingInterval;
-    this.#lookMs = Infinity;
+    this.#probeMs = Infinity;
     this.#askedAt = undefined;
     this.#probing = false;
     const turn = this.#turn;
@@ -379,9 +381,9 @@ export class ReconnectingSocket {
     this.#pingedAt = now;
     this.#askedAt = probing ? now : (this.#askedAt ?? now);
     this.#probing = probing || this.#probing;
-    const looks = since(this.#lookedAt) >= this.#lookMs;
-    if (looks) this.#lookedAt = now;
-    this.send(looks ? LOOK : (this.#options.ping ?? PING));
+    const isProbe = since(this.#probedAt) >= this.#probeMs;
+    if (isProbe) this.#probedAt = now;
+    this.send(isProbe ? PROBE : (this.#options.ping ?? PING));
   }
 
   #watchPage(): void {

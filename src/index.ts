@@ -7,7 +7,6 @@ export {
   type ActorStub,
   createActorHandler,
   restoreSessions,
-  veraniCodec,
 } from "./actor/actor.ts";
 export {
   type CallResult,
@@ -22,7 +21,6 @@ export type { ActorEmit, EmitBuilder, SocketEmit } from "./actor/emit.ts";
 export { defineRecord, type RecordDefinition, type RecordType } from "./actor/record.ts";
 export {
   type BroadcastOptions,
-  type Codec,
   type ConnectionMeta,
   defineRoom,
   type EventHandler,
@@ -43,6 +41,7 @@ export {
 } from "./actor/room.ts";
 export { type Session, storeAttachment } from "./actor/session.ts";
 export type { Timers } from "./actor/timers.ts";
+export { type Codec, veraniCodec } from "./wire/codec.ts";
 export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./wire/errors.ts";
 export {
   type ClientMessage,
@@ -53,7 +52,7 @@ export {
   encodeFrame,
   encodeServerMessage,
   type MessageFrame,
-  PROTOCOL_VERSION,
   type ServerMessage,
   type VeraniMessage,
 } from "./wire/frames.ts";
+export { PROTOCOL_VERSION } from "./wire/version.ts";

@@ -1,14 +1,15 @@
 import * as z from "zod/mini";
 import {
-  type Codec,
   type ConnectionMeta,
   defineRoom,
   perActor,
   type VeraniActor,
 } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
+import { CLOSE } from "../../src/wire/close.ts";
+import type { Codec } from "../../src/wire/codec.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { CLOSE, exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
+import { exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
 import { identify } from "./access.ts";
 import type { Envelope } from "./contract.ts";
 import { FilterIndex, type FilterKey, parseFilter } from "./filters.ts";
@@ -192,7 +193,7 @@ class Fanout {
     const reached: FanoutSession[] = [];
     for (const session of [...this.#index.match(type, fields)]) {
       // A sweep is rare here: nobody is to wait for the ack of a socket that has fallen silent.
-      if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
+      if (session.isDead(now)) session.close(CLOSE.dead, "No ping", "dead");
       else if (session.enqueue(text)) reached.push(session);
     }
 

@@ -21,7 +21,7 @@ type PresenceSession = Session<PresenceMeta>;
 
 const CHANNEL = "default";
 /** A dead peer's 15 s of silence, this, and a ping interval before and after it are a minute. */
-const LOOK_MS = 35_000;
+const PROBE_MS = 35_000;
 /** Storage key of a user's status, kept while it is not `online`. */
 const STATUS_PREFIX = "status:";
 
@@ -199,7 +199,7 @@ const presenceOf = perActor((actor: PresenceActor) => new Presence(actor));
 export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
   name: "presence-room",
   websocketPath: "/ws/presence",
-  liveness: { lookMs: LOOK_MS },
+  liveness: { probeMs: PROBE_MS },
 
   async extractMeta(request, env) {
     const { room: _, ...visitor } = await admitVisitor(request, env);

@@ -1,19 +1,11 @@
 import { DurableObject, env as workerEnv, exports as workerExports } from "cloudflare:workers";
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { log } from "../log.ts";
+import { CLOSE, sendableCode } from "../wire/close.ts";
+import { veraniCodec } from "../wire/codec.ts";
 import { RollcallError, toErrorPayload } from "../wire/errors.ts";
-import {
-  CLOSE,
-  encodeAck,
-  encodeEvent,
-  encodeFrame,
-  type Hello,
-  LOOKED,
-  type MessageFrame,
-  PING,
-  PONG,
-  parseFrame,
-} from "../wire/frames.ts";
+import { encodeAck, encodeFrame, type Hello, type MessageFrame, PROBED } from "../wire/frames.ts";
+import { negotiateProtocol } from "../wire/version.ts";
 import type { IngestResult, Inspection } from "./call.ts";
 import {
   type ActorEmit,
@@ -27,7 +19,6 @@ import {
 import {
   type AnyEvents,
   type BroadcastOptions,
-  type Codec,
   type ConnectionMeta,
   type EventMap,
   FLUSH_MS,
@@ -39,18 +30,8 @@ import {
   type RpcBroadcastOptions,
   type VeraniActor,
 } from "./room.ts";
-import { checkMeta, type Departure, Session, type SessionHost, sendableCode } from "./session.ts";
+import { checkMeta, type EndReason, Session, type SessionHost } from "./session.ts";
 import { Timers } from "./timers.ts";
-
-/** Verani 0.5's frames, and protocol 2 for who asks for it. */
-export const veraniCodec: Codec = {
-  ping: PING,
-  pong: PONG,
-  protocol2: true,
-  parse: parseFrame,
-  encodeEvent,
-  encodeError: (error) => encodeEvent("error", error, "default"),
-};
 
 /** The actor over RPC. */
 export interface ActorStub {
@@ -231,7 +212,8 @@ export function createActorHandler<
           log("restore_failed", { room: label, error });
         }
         for (const session of [...this.sessions.values()]) {
-          if (session !== late && session.ws.readyState !== WebSocket.OPEN) session.depart("stale");
+          if (session !== late && session.ws.readyState !== WebSocket.OPEN)
+            session.disconnect("stale");
         }
       });
     }
@@ -260,7 +242,7 @@ export function createActorHandler<
       }
       const meta = await this.#extractMeta(request);
       // Who comes in is not to meet those who died where nobody was left to have them missed.
-      if (liveness.lookMs > 0) this.#sweepUnlessJustDone();
+      if (liveness.probeMs > 0) this.#sweepUnlessJustDone();
       if (this.sessions.size >= limits.sockets) {
         throw new RollcallError("too_many_sockets", "The room is full");
       }
@@ -270,11 +252,12 @@ export function createActorHandler<
 
       const { 0: client, 1: server } = new WebSocketPair();
       this.state.acceptWebSocket(server);
-      const protocol = codec.protocol2 && url.searchParams.get("v") === "2" ? 2 : 1;
-      const looks = liveness.lookMs > 0 && protocol === 2 && url.searchParams.get("look") === "1";
+      const query = url.searchParams;
+      const protocol = negotiateProtocol(query, codec.protocol2 ? 2 : 1);
+      const probes = liveness.probeMs > 0 && protocol === 2 && query.get("probe") === "1";
       let session: Session<M>;
       try {
-        session = Session.accept(this, server, meta, protocol, looks);
+        session = Session.accept(this, server, meta, protocol, probes);
       } catch (thrown) {
         server.close(CLOSE.internal, "Internal error");
         throw thrown;
@@ -282,14 +265,14 @@ export function createActorHandler<
       this.#admit(session);
       this.#watchOver(session);
       if (protocol === 2) {
-        const { pingMs, lookMs } = liveness;
+        const { pingMs, probeMs } = liveness;
         const hello: Hello = {
           protocol,
           session: session.id,
           epoch: this.#instance,
           seq: 0,
           pingMs,
-          ...(looks && { lookMs }),
+          ...(probes && { lookMs: probeMs }),
         };
         session.enqueue(encodeFrame({ type: "hello", data: hello }));
       }
@@ -322,7 +305,7 @@ export function createActorHandler<
         session.close(code, toErrorPayload(error).message);
         return;
       }
-      if (session.departed) return this.#disconnect(session);
+      if (session.ended) return this.#disconnect(session);
       session.open = true;
       this.#writeBack(session);
     }
@@ -342,7 +325,10 @@ export function createActorHandler<
       if (verdict !== "ok") {
         if (verdict === "flooding") session.close(CLOSE.rateLimited, "Too many frames");
         else if (verdict === "limited") {
-          session.tell({ code: "rate_limited", message: "Too many frames; some were dropped" });
+          session.sendError({
+            code: "rate_limited",
+            message: "Too many frames; some were dropped",
+          });
         }
         return;
       }
@@ -353,12 +339,12 @@ export function createActorHandler<
         if (!(thrown instanceof RollcallError)) log("parse_failed", { room: label, error: thrown });
         if (thrown instanceof RollcallError && thrown.code === "too_large") {
           session.close(CLOSE.tooBig, thrown.message);
-        } else session.tell(toErrorPayload(thrown));
+        } else session.sendError(toErrorPayload(thrown));
         return;
       }
       if (frame === null) return;
       if (frame.type === "ping") session.enqueue(codec.pong);
-      else if (frame.type === "look" && session.looks) this.#look(session);
+      else if (frame.type === "probe" && session.probes) this.#probe(session);
       else if (session.protocol === 2 && frame.type === "ack") {
         session.settleAck(frame.id ?? "", { data: frame.data });
       } else if (session.protocol === 2 && frame.type === "nack") {
@@ -372,7 +358,7 @@ export function createActorHandler<
     }
 
     async #dispatch(session: Session<M>, frame: MessageFrame): Promise<void> {
-      if (session.departed) return;
+      if (session.ended) return;
       const ctx = this.#context(session, frame);
       const handlers = room.handlersOf(frame.type);
       try {
@@ -393,7 +379,7 @@ export function createActorHandler<
         }
       } catch (error) {
         await this.#failed(error, ctx);
-        session.tell(toErrorPayload(error), frame.id);
+        session.sendError(toErrorPayload(error), frame.id);
       }
       if (session.isStale) this.#writeBack(session);
     }
@@ -407,7 +393,7 @@ export function createActorHandler<
       } catch {
         // Closed on both sides already.
       }
-      session?.depart("closed");
+      session?.disconnect("closed");
       await session?.run(() => {});
     }
 
@@ -467,7 +453,7 @@ export function createActorHandler<
     }
 
     #writeBack(session: Session<M>): void {
-      if (session.departed) return;
+      if (session.ended) return;
       try {
         session.store();
         const { expiresAtMs } = session.meta;
@@ -478,7 +464,7 @@ export function createActorHandler<
         }
       } catch (error) {
         log("meta_not_stored", { room: label, error });
-        session.tell({ code: "internal", message: "Internal error" });
+        session.sendError({ code: "internal", message: "Internal error" });
       }
     }
 
@@ -487,7 +473,7 @@ export function createActorHandler<
       this.#sweptAtMs = now;
       for (const session of [...this.sessions.values()]) {
         if (now >= expiry(session)) this.#expire(session);
-        else if (now >= session.deadAt().ms) session.close(CLOSE.dead, "No ping", "dead");
+        else if (session.isDead(now)) session.close(CLOSE.dead, "No ping", "dead");
       }
     }
 
@@ -499,18 +485,18 @@ export function createActorHandler<
       return true;
     }
 
-    /** `asker` wants us to look; the others need not ask then. */
-    #look(asker: Session<M>): void {
-      const looked = this.#sweepUnlessJustDone();
-      for (const session of looked ? this.sessions.values() : [asker]) {
-        if (session.looks) session.enqueue(LOOKED);
+    /** A probe from `asker`: sweeps, and lets the others know, so that they need not probe. */
+    #probe(asker: Session<M>): void {
+      const swept = this.#sweepUnlessJustDone();
+      for (const session of swept ? this.sessions.values() : [asker]) {
+        if (session.probes) session.enqueue(PROBED);
       }
     }
 
     /** Sees to it that the alarm comes when `session` may have died or expired. */
     #watchOver(session: Session<M>): void {
       const { deadAfterMs } = liveness;
-      const sweepMs = session.looks ? LOOKED_SWEEP_MS : liveness.sweepMs;
+      const sweepMs = session.probes ? PROBED_SWEEP_MS : liveness.sweepMs;
       const swept = Date.now() + Math.max(sweepMs, deadAfterMs);
       this.timers.wakeAt(Math.min(session.deadAt().ms, swept, expiry(session)));
     }
@@ -518,15 +504,15 @@ export function createActorHandler<
     #nextDeadline(): number | undefined {
       let dead = Number.POSITIVE_INFINITY;
       let next = Math.max(this.#dueAt(), this.#dueNotBefore);
-      let allLook = true;
+      let allProbe = true;
       for (const session of this.sessions.values()) {
-        allLook &&= session.looks;
+        allProbe &&= session.probes;
         const { ms, first } = session.deadAt();
         if (first) next = Math.min(next, ms);
         else dead = Math.min(dead, ms);
         next = Math.min(next, expiry(session));
       }
-      const sweepMs = allLook ? LOOKED_SWEEP_MS : liveness.sweepMs;
+      const sweepMs = allProbe ? PROBED_SWEEP_MS : liveness.sweepMs;
       next = Math.min(next, Math.max(dead, Date.now() + sweepMs));
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }
@@ -536,7 +522,7 @@ export function createActorHandler<
     }
 
     #expire(session: Session<M>): void {
-      session.tell({ code: "token_expired", message: "The token has expired" });
+      session.sendError({ code: "token_expired", message: "The token has expired" });
       session.close(CLOSE.unauthorized, "Token expired", "expired");
     }
 
@@ -544,7 +530,7 @@ export function createActorHandler<
       this.#outbox.request(session);
     }
 
-    departed(session: Session, _reason: Departure): void {
+    ended(session: Session, _reason: EndReason): void {
       const own = session as unknown as Session<M>;
       const wasOpen = own.open;
       own.open = false;
@@ -702,7 +688,7 @@ export function createActorHandler<
         ({ ws }) => ws.readyState !== WebSocket.OPEN,
       );
       const before = this.sessions.size;
-      for (const session of stale) session.depart("stale");
+      for (const session of stale) session.disconnect("stale");
       this.#sweep(Date.now());
       return before - this.sessions.size;
     }
@@ -791,7 +777,7 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
 }
 
 /** Time between two looks at sockets whose clients see to it that we look, in ms. */
-const LOOKED_SWEEP_MS = 10 * 60_000;
+const PROBED_SWEEP_MS = 10 * 60_000;
 /** Time after which a timer whose handler threw is tried again, in ms. */
 const RETRY_MS = 5_000;
 

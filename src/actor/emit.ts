@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { joinFrames } from "../wire/frames.ts";
 import type { AnyEvents, ConnectionMeta, EventMap } from "./room.ts";
-import { joinFrames, type Session } from "./session.ts";
+import type { Session } from "./session.ts";
 
 /** Emits to whom it was made for. */
 export interface EmitBuilder<V extends EventMap = AnyEvents> {

@@ -1,5 +1,5 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
-import type { ErrorPayload } from "../wire/errors.ts";
+import type { Codec } from "../wire/codec.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { CallableRoom, CallMap } from "./call.ts";
 import type { ActorEmit, SocketEmit } from "./emit.ts";
@@ -113,20 +113,6 @@ export type TimerHandler<M extends ConnectionMeta, E, V extends EventMap> = (
   actor: VeraniActor<M, E, V>,
 ) => Awaitable<void>;
 
-/** How a room's messages look on the wire, where it is not the framework's own way. */
-export interface Codec {
-  /** The pair that the runtime answers without waking the actor. An actor has one. */
-  readonly ping: string;
-  readonly pong: string;
-  /** Whether clients may ask for protocol 2: hello, lists of frames, acks, errors as events. */
-  readonly protocol2: boolean;
-  /** A message as a frame. Null: ignored. Throwing a RollcallError tells the client. */
-  parse(raw: string | ArrayBuffer, limitBytes: number): MessageFrame | null;
-  encodeEvent(event: string, data: unknown, channel: string, id?: string): string;
-  /** An error as the client sees it; null: it is not told. */
-  encodeError(error: ErrorPayload): string | null;
-}
-
 /** Each limit with the attack or mishap it stops. `Infinity` takes one away. */
 export interface Limits {
   /** Bytes of one frame from a client; more closes the socket with 1009. */
@@ -165,12 +151,12 @@ export interface Liveness {
   /** Least time between two looks at the sockets, each a wake-up and a row, in ms. */
   sweepMs: number;
   /**
-   * Above 0: clients that can (those of protocol 2 with `look=1`, as `VeraniClient`) have the actor
+   * Above 0: clients that can (those of protocol 2 with `probe=1`, as `VeraniClient`) have the actor
    * look, one for all, where nobody has for so long, in ms, and a ping interval more. While all can,
    * looks cost no row, and only a room in which all died at once keeps them for up to 10 minutes: none
    * of its members is left to see it. For rooms whose `onDisconnect` nobody else waits for.
    */
-  lookMs: number;
+  probeMs: number;
   /**
    * Whether a socket of protocol 1 that never pinged can be dead: false spares clients that never
    * ping. Those of protocol 2 have to, unless `pingMs` is 0.
@@ -188,7 +174,7 @@ export const LIVENESS: Liveness = {
   deadAfterMs: 15_000,
   legacyDeadAfterMs: 45_000,
   sweepMs: 45_000,
-  lookMs: 0,
+  probeMs: 0,
   requirePing: false,
 };
 

@@ -1,12 +1,11 @@
+import { CLOSE, cutReason, sendableCode } from "../wire/close.ts";
+import type { Codec } from "../wire/codec.ts";
 import { type ErrorPayload, RollcallError } from "../wire/errors.ts";
-import { CLOSE, encodeNack } from "../wire/frames.ts";
+import { encodeNack, joinFrames } from "../wire/frames.ts";
+import { isProtocol, type Protocol } from "../wire/version.ts";
 import type { SocketEmit } from "./emit.ts";
-import type { Codec, ConnectionMeta, Limits, Liveness } from "./room.ts";
+import type { ConnectionMeta, Limits, Liveness } from "./room.ts";
 
-/** Bytes that the runtime takes in a socket's attachment; its own serialisation included. */
-const ATTACHMENT_BYTES = 16_384;
-/** Bytes of a close frame's reason, by RFC 6455. */
-const REASON_BYTES = 123;
 /** Storage key of a meta that outgrew the attachment. */
 const SPILL_PREFIX = "rollcall:session:";
 /** How far what is stored of when a client was last heard of may lag behind, in ms. */
@@ -16,7 +15,7 @@ const ID_LENGTH = 256;
 const CHANNELS = 1_000;
 
 /** Why a session ended; for logs. */
-export type Departure =
+export type EndReason =
   | "closed"
   | "error"
   | "send_failed"
@@ -29,13 +28,13 @@ export type Departure =
 interface Attachment {
   rollcall: 1;
   id: string;
-  protocol: 1 | 2;
+  protocol: Protocol;
   /** Server time of the last frame, in ms; until the first one, of the upgrade. */
   seenAtMs: number;
   /** Nothing has come from the client yet. */
   unheard?: true;
-  /** It has us look at the sockets (`Liveness.lookMs`). */
-  looks?: true;
+  /** Its client sends probes (`Liveness.probeMs`). */
+  probes?: true;
   /** Absent when it lies in storage under the session's id. */
   meta?: unknown;
 }
@@ -49,7 +48,7 @@ export interface SessionHost {
   /** Asks that {@link Session.flush} be called: at the end of this turn, or of the window. */
   requestFlush(session: Session): void;
   /** Takes the session off every list, at once, then runs `onDisconnect`. */
-  departed(session: Session, reason: Departure): void;
+  ended(session: Session, reason: EndReason): void;
 }
 
 /** A meta is what a room says it is, but what the framework relies on is checked. */
@@ -82,7 +81,7 @@ function parseAttachment(value: unknown): Attachment | null {
   if (typeof value !== "object" || value === null) return null;
   const { rollcall, id, protocol, seenAtMs } = value as Partial<Attachment>;
   if (rollcall !== 1 || typeof id !== "string" || typeof seenAtMs !== "number") return null;
-  return protocol === 1 || protocol === 2 ? (value as Attachment) : null;
+  return isProtocol(protocol) ? (value as Attachment) : null;
 }
 
 /**
@@ -93,8 +92,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   readonly ws: WebSocket;
   readonly id: string;
   readonly protocol: 1 | 2;
-  /** Whether it has the actor look at its sockets where nobody else has. */
-  readonly looks: boolean;
+  /** Whether its client sends probes. */
+  readonly probes: boolean;
   /** To look at. Who means to change it asks for `ctx.meta`, which has it written back. */
   meta: M;
   /** Whether a handler asked for the meta, and may have changed it, since it was last stored. */
@@ -112,7 +111,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   #unheard: boolean;
   /** `seenAtMs` as the next instance would find it, if it would find this one heard of. */
   #storedSeenAtMs = Number.NEGATIVE_INFINITY;
-  #departed = false;
+  #ended = false;
   #spilled = false;
   #queue: string[] | null = null;
   #tail: Promise<void> | null = null;
@@ -129,7 +128,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     this.ws = ws;
     this.id = kept.id;
     this.protocol = kept.protocol;
-    this.looks = kept.looks === true;
+    this.probes = kept.probes === true;
     this.meta = meta;
     this.open = open;
     this.#seenAtMs = kept.seenAtMs;
@@ -151,8 +150,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     host: SessionHost,
     ws: WebSocket,
     meta: M,
-    protocol: 1 | 2,
-    looks: boolean,
+    protocol: Protocol,
+    probes: boolean,
   ): Session<M> {
     const id = crypto.randomUUID();
     const seenAtMs = Date.now();
@@ -162,7 +161,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       protocol,
       seenAtMs,
       unheard: true,
-      ...(looks && { looks }),
+      ...(probes && { probes }),
     };
     const session = new Session(host, ws, kept, meta, false);
     session.store();
@@ -205,7 +204,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
    * be stored, is thrown for and forgotten: the one stored last holds.
    */
   store(): void {
-    if (this.#departed) return;
+    if (this.#ended) return;
     try {
       this.#store();
     } catch (thrown) {
@@ -222,7 +221,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
       protocol: this.protocol,
       seenAtMs: this.#seenAtMs,
       ...(this.#unheard && { unheard: true }),
-      ...(this.looks && { looks: true }),
+      ...(this.probes && { probes: true }),
     };
     if (!this.#unheard) this.#storedSeenAtMs = this.#seenAtMs;
     const asked = this.metaAsked;
@@ -304,9 +303,14 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     return { ms: Math.max(pinged ?? 0, this.#seenAtMs) + after, first: false };
   }
 
+  /** Whether its client has been silent for so long that it counts as dead at `now` (ms). */
+  isDead(now: number): boolean {
+    return now >= this.deadAt().ms;
+  }
+
   /** Queues encoded text; it leaves in order, by {@link flush}. False once the session has departed. */
   enqueue(text: string): boolean {
-    if (this.#departed) return false;
+    if (this.#ended) return false;
     // Most queues hold one frame: a literal takes what that needs, a push to an empty list 17 times.
     if (this.#queue === null) this.#queue = [text];
     else this.#queue.push(text);
@@ -314,8 +318,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
     return true;
   }
 
-  get departed(): boolean {
-    return this.#departed;
+  get ended(): boolean {
+    return this.#ended;
   }
 
   /** Sends what is queued: one message under protocol 2, else one per frame. */
@@ -333,7 +337,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   }
 
   /** Tells the client of an error, in answer to frame `id` where it asked for one. */
-  tell(error: ErrorPayload, id?: string): void {
+  sendError(error: ErrorPayload, id?: string): void {
     if (id !== undefined && this.protocol === 2) {
       this.enqueue(encodeNack(id, error));
       return;
@@ -346,13 +350,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
    * Closes the socket with `code` after what is queued, and departs. A code that may not be sent
    * becomes 1000; a reason is cut to the 123 bytes that a close frame holds.
    */
-  close(code: number, reason: string, departure: Departure = "refused"): void {
+  close(code: number, reason: string, end: EndReason = "refused"): void {
     try {
-      this.ws.close(sendableCode(code), cutToBytes(reason, REASON_BYTES));
+      this.ws.close(sendableCode(code), cutReason(reason));
     } catch {
       // Already closed: only the departure is left to do.
     }
-    this.depart(departure);
+    this.disconnect(end);
   }
 
   /** Waits for the client's ack of `id`. Rejects with `timeout`, `disconnected`, or its nack. */
@@ -369,7 +373,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
         else reject(outcome.error);
       };
       this.#acks.set(id, settle);
-      if (this.#departed) this.#abandonAcks();
+      if (this.#ended) this.#abandonAcks();
     });
   }
 
@@ -379,15 +383,15 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   }
 
   /** The one way out: a close, an error, a failed send and a ghost all come here. Idempotent. */
-  depart(reason: Departure): void {
-    if (this.#departed) return;
-    this.#departed = true;
+  disconnect(reason: EndReason): void {
+    if (this.#ended) return;
+    this.#ended = true;
     this.#queue = null;
     this.#abandonAcks();
     if (this.#spilled) this.#host.state.storage.kv.delete(SPILL_PREFIX + this.id);
     // A closing socket may outlast this instance; the next one must not take it for a session.
     this.ws.serializeAttachment(null);
-    this.#host.departed(this as unknown as Session, reason);
+    this.#host.ended(this as unknown as Session, reason);
   }
 
   #abandonAcks(): void {
@@ -398,27 +402,6 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> {
   }
 }
 
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
-
-/** The longest beginning of `text` that has at most `limit` bytes of UTF-8. */
-function cutToBytes(text: string, limit: number): string {
-  const bytes = encoder.encode(text);
-  if (bytes.byteLength <= limit) return text;
-  let end = limit;
-  // 10xxxxxx continues a character: a cut goes before the byte that begins it.
-  while (((bytes[end] ?? 0) & 0xc0) === 0x80) end -= 1;
-  return decoder.decode(bytes.subarray(0, end));
-}
-
-/** Frames as one message of protocol 2. */
-export function joinFrames(frames: readonly string[]): string {
-  return frames.length === 1 ? (frames[0] as string) : `[${frames.join(",")}]`;
-}
-
-/** Whether `meta` fits beside the socket; else the framework keeps it in storage. For tests. */
-export { ATTACHMENT_BYTES };
-
 /** Verani's: keeps `meta` with the socket, where the next instance finds it. */
 export function storeAttachment(ws: WebSocket, meta: ConnectionMeta): void {
   const kept = parseAttachment(ws.deserializeAttachment()) ?? {
@@ -428,12 +411,4 @@ export function storeAttachment(ws: WebSocket, meta: ConnectionMeta): void {
     seenAtMs: Date.now(),
   };
   ws.serializeAttachment({ ...kept, meta: checkMeta(meta) } satisfies Attachment);
-}
-
-/** Why a close code may stand in a close frame that we send: 1005, 1006 and 1015 may not. */
-export function sendableCode(code: number): number {
-  return (code >= 1000 && code <= 1014 && code !== 1004 && code !== 1005 && code !== 1006) ||
-    (code >= 3000 && code <= 4999)
-    ? code
-    : CLOSE.leave;
 }

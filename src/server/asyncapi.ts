@@ -6,7 +6,7 @@ import { moodEvents } from "../../rooms/moods/contract.ts";
 import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
 import { presenceEvents } from "../../rooms/presence/contract.ts";
 import { ID_LENGTH, NAME_LENGTH } from "../wire/frames.ts";
-import { errorPayload, lookFrames, protocolFrames } from "./protocol.ts";
+import { errorPayload, probeFrames, protocolFrames } from "./protocol.ts";
 
 export interface JsonSchema {
   [keyword: string]: unknown;
@@ -131,10 +131,10 @@ const v: JsonSchema = {
   description:
     "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
 };
-const look: JsonSchema = {
+const probe: JsonSchema = {
   const: "1",
   description:
-    "With `v=2`: this client sends a `look` in place of its next ping where no `looked` has come for `lookMs` of `hello`, and so has dead sockets found",
+    "With `v=2`: once no `probed` has come for `lookMs` of `hello`, this client sends a `probe` in place of its next ping, which makes the server look for dead sockets",
 };
 const userId = text("A UUID in lower case");
 const JWT = ["bearer", "bearerQuery"];
@@ -146,9 +146,9 @@ const CHANNELS: Record<string, Channel> = {
     title: "A presence room",
     description:
       "Who is in a room, with how many devices and which status. Clients of protocol 2 hear a `presence.diff` per flush, others the single events.",
-    query: object({ room: text("Default `lobby`"), token, v, look }, []),
+    query: object({ room: text("Default `lobby`"), token, v, probe }, []),
     security: JWT,
-    ...roomMessages(presenceEvents, lookFrames),
+    ...roomMessages(presenceEvents, probeFrames),
   },
   devices: {
     address: "/ws/devices",

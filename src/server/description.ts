@@ -1,5 +1,5 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
-import { PROTOCOL_VERSION } from "../wire/frames.ts";
+import { PROTOCOL_VERSION } from "../wire/version.ts";
 import type { AppEnv } from "./app.ts";
 import { describeEvents, SECURITY } from "./asyncapi.ts";
 import { renderDocs } from "./docs-page.ts";

@@ -32,8 +32,8 @@ export const protocolFrames = {
   },
 };
 
-/** Besides, in rooms whose clients have the actor look at its sockets (`Liveness.lookMs`). */
-export const lookFrames = {
-  in: { look: z.object({ type: z.literal("look") }) },
-  out: { looked: z.object({ type: z.literal("looked") }) },
+/** More frames, of rooms whose clients probe for dead sockets (`Liveness.probeMs`). */
+export const probeFrames = {
+  in: { probe: z.object({ type: z.literal("probe") }) },
+  out: { probed: z.object({ type: z.literal("probed") }) },
 };

@@ -1,17 +1,17 @@
 /**
- * The closed list of what can go wrong. A code is stable: clients may switch on it. It says which
- * HTTP status answers a request and which close code ends a socket.
+ * The closed list of errors. A code is stable: clients may switch on it. Each has the HTTP status
+ * that answers a request and the close code that ends a socket.
  */
 export const ERRORS = {
   /** Not JSON, not a frame, or a frame this server does not take. */
   bad_frame: { status: 400, close: 4400 },
   /** The request cannot be understood: a parameter is missing or malformed. */
   bad_request: { status: 400, close: 4400 },
-  /** The data does not fit the event's schema. `path` names the place. */
+  /** The data does not match the event's schema. `path` names the place. */
   invalid_data: { status: 400, close: 4400 },
-  /** The same for a request of the devices contract, in its words. */
+  /** The name of the same error in the devices contract. */
   invalid_payload: { status: 400, close: 4400 },
-  /** Nobody handles this event. Only told to a client that asked for an ack. */
+  /** The room has no such event or call. A client gets this only when it asked for an ack. */
   unknown_event: { status: 404, close: 4400 },
   unauthorized: { status: 401, close: 4401 },
   token_expired: { status: 401, close: 4401 },
@@ -26,7 +26,7 @@ export const ERRORS = {
   rate_limited: { status: 429, close: 4429 },
   /** The room, or the user in it, has as many sockets as the limit allows. */
   too_many_sockets: { status: 429, close: 1013 },
-  /** A bug or a failure of ours. Details stay in the log. */
+  /** A bug or a failure of the server. Details stay in the log. */
   internal: { status: 500, close: 1011 },
   /** Something this deployment needs is not configured, or the actor cannot serve now. */
   unavailable: { status: 503, close: 1013 },
@@ -38,16 +38,16 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** What travels to a client: as an `error` event, in a `nack`, or as an HTTP body. */
+/** An error as a client gets it: as an `error` event, in a `nack`, or in a call's answer. */
 export interface ErrorPayload {
   code: ErrorCode;
   message: string;
-  /** Where in the data the fault lies, dotted: `users.0.name`. */
+  /** The place of the fault in the data, dotted: `users.0.name`. */
   path?: string;
 }
 
 /**
- * The one error that may reach a client: its message is written for them. Anything else that is
+ * The only error that reaches a client: its message is written for clients. Anything else that is
  * thrown is logged and answered with `internal`.
  */
 export class RollcallError extends Error {
@@ -78,14 +78,9 @@ export class RollcallError extends Error {
   }
 }
 
-/** What a client may be told of anything thrown: a {@link RollcallError} as it is, else `internal`. */
+/** Anything thrown as a client may see it: a {@link RollcallError} as it is, else `internal`. */
 export function toErrorPayload(thrown: unknown): ErrorPayload {
   return thrown instanceof RollcallError
     ? thrown.toJSON()
     : { code: "internal", message: "Internal error" };
-}
-
-/** For the `default` of a switch over a closed union: a new variant fails to compile here. */
-export function assertNever(value: never): never {
-  throw new Error(`Unhandled variant: ${JSON.stringify(value)}`);
 }

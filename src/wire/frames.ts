@@ -1,46 +1,21 @@
-import { type ErrorPayload, RollcallError } from "./errors.ts";
-
 /**
- * The wire: text frames of JSON, Verani 0.5's with protocol 2 beside it. Shared by server and
- * client, so nothing here may import `cloudflare:*`.
+ * The frames of the wire: JSON text, Verani 0.5's with protocol 2 beside it. Shared by server and
+ * client, so nothing under `src/wire` may import `cloudflare:*`.
  */
-export const PROTOCOL_VERSION = "2.0.0";
+import { type ErrorPayload, RollcallError } from "./errors.ts";
 
 /** Bytes (UTF-8) that one frame from a client may have, unless its room says otherwise. */
 export const FRAME_BYTES = 65_536;
 
-/** How often a client should ping, in ms, unless its room's `hello` says otherwise. */
-export const PING_INTERVAL_MS = 5_000;
-
-/** A socket is dead when it has not pinged for this many of its intervals. */
-export const MISSED_PINGS = 3;
-
 /** The exact bytes that the runtime answers by itself, without waking the actor. */
 export const PING = '{"type":"ping"}';
 export const PONG = '{"type":"pong"}';
-/** In place of a ping now and then: the actor is to look which of its sockets are dead. */
-export const LOOK = '{"type":"look"}';
-/** It has looked: nobody else needs to ask for a while. */
-export const LOOKED = '{"type":"looked"}';
+/** In place of a ping now and then (protocol 2): the actor is to sweep its sockets for dead ones. */
+export const PROBE = '{"type":"probe"}';
+/** The actor has swept: no other client needs to probe for a while. */
+export const PROBED = '{"type":"probed"}';
 
-/**
- * Close codes. 1000–1015 are RFC 6455's; 44xx are ours, close to the HTTP status they stand for.
- * A client stays away after `leave`, `badRequest` and `forbidden`, and comes back after all others.
- */
-export const CLOSE = {
-  leave: 1000,
-  goingAway: 1001,
-  tooBig: 1009,
-  internal: 1011,
-  tryLater: 1013,
-  badRequest: 4400,
-  unauthorized: 4401,
-  forbidden: 4403,
-  dead: 4408,
-  rateLimited: 4429,
-} as const;
-
-/** What JSON.parse gives: `any`, as Verani hands it to handlers that declare no schema. */
+/** The type of what JSON.parse gives: `any`, as Verani passes it to handlers that declare no schema. */
 export type Untyped = ReturnType<typeof JSON.parse>;
 
 /** One frame as both ends see it. */
@@ -50,7 +25,7 @@ export interface MessageFrame {
   data?: Untyped;
   /** Asks for an `ack` or `nack` with this id. At most {@link ID_LENGTH} characters. */
   id?: string;
-  /** Why, in a `nack`. */
+  /** The reason, in a `nack`. */
   error?: ErrorPayload;
 }
 export type ClientMessage = MessageFrame;
@@ -63,11 +38,11 @@ export interface Hello {
   session: string;
   epoch: string;
   seq: number;
-  /** The longest ping interval this room takes, in ms. 0: it does not look at pings. */
+  /** The longest ping interval this room takes, in ms. 0: it ignores missing pings. */
   pingMs: number;
   /**
-   * To who connected with `look=1`: where no `looked` has come for so many ms, its next ping is to be
-   * a `look`. Absent where the room sees to that by itself.
+   * For a client that connected with `probe=1`: once no `probed` has come for so many ms, its next
+   * ping is to be a `probe`. Absent where the room needs no probes.
    */
   lookMs?: number;
 }
@@ -77,20 +52,20 @@ export const NAME_LENGTH = 256;
 /** Characters that an ack id may have. */
 export const ID_LENGTH = 128;
 
-/** Frame types that belong to the protocol; no event may bear them outside an `event` frame. */
-const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "looked", "hello", "ack", "nack"]);
+/** Frame types of the protocol itself; an event with such a name needs an `event` frame around it. */
+const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "probed", "hello", "ack", "nack"]);
 
 const encoder = new TextEncoder();
 
-/** UTF-8 length of `text` in bytes, at most counted when it could exceed `limit`. */
+/** Whether `text` has more than `limit` bytes of UTF-8. It is encoded only when its length leaves doubt. */
 export function exceedsBytes(text: string, limit: number): boolean {
-  // A UTF-16 unit takes at most three bytes, so most frames are settled by their length.
+  // A UTF-16 unit takes one to three bytes, so the length decides for most frames.
   if (text.length > limit) return true;
   return text.length * 3 > limit && encoder.encode(text).byteLength > limit;
 }
 
-// `__proto__` is an own property after JSON.parse, but the next `Object.assign` or `a[k] = v` of
-// whoever handles the data would set a prototype. No frame needs such a key.
+// `__proto__` is an own property after JSON.parse, but the next `Object.assign` or `a[k] = v` in a
+// handler would set a prototype. No frame needs such a key.
 const SUSPECT = /__proto__|\\u00/;
 function refuseProto(this: unknown, key: string, value: unknown): unknown {
   if (key === "__proto__") throw new RollcallError("bad_frame", "The key __proto__ is not allowed");
@@ -134,8 +109,8 @@ function toFrame(value: unknown): MessageFrame {
 /**
  * One frame from outside.
  *
- * @throws RollcallError `bad_frame` when it is no text, no JSON or no frame; `too_large` when it
- *   has more than `limitBytes` bytes.
+ * @throws RollcallError `bad_frame` when it is not text, JSON or a frame; `too_large` when it has
+ *   more than `limitBytes` bytes
  */
 export function parseFrame(raw: unknown, limitBytes: number = FRAME_BYTES): MessageFrame {
   const isTooLarge =
@@ -159,7 +134,7 @@ export function parseFrame(raw: unknown, limitBytes: number = FRAME_BYTES): Mess
   return toFrame(value);
 }
 
-/** A message from the server: one frame, or under protocol 2 a list. What is no frame is left out. */
+/** A message from the server: one frame, or under protocol 2 a list. Items that are no frames are left out. */
 export function parseFrames(raw: unknown): MessageFrame[] {
   if (typeof raw !== "string") return [];
   try {
@@ -176,7 +151,7 @@ export function parseFrames(raw: unknown): MessageFrame[] {
   }
 }
 
-/** A plain object that JSON takes as it is, so that an event's name can stand beside its fields. */
+/** Whether JSON keeps the object as it is, so that an event's name can stand beside its fields. */
 function isPlain(value: unknown): value is Record<string, unknown> {
   if (typeof value !== "object" || value === null) return false;
   if ("toJSON" in value) return false;
@@ -225,6 +200,11 @@ export function encodeNack(id: string, error: ErrorPayload): string {
   return JSON.stringify({ type: "nack", id, error });
 }
 
+/** Several encoded frames as one message of protocol 2. */
+export function joinFrames(texts: readonly string[]): string {
+  return texts.length === 1 ? (texts[0] as string) : `[${texts.join(",")}]`;
+}
+
 /** Any frame as text. Part of Verani's surface. */
 export function encodeFrame(frame: MessageFrame): string {
   return JSON.stringify(frame);
@@ -232,7 +212,7 @@ export function encodeFrame(frame: MessageFrame): string {
 export const encodeClientMessage: (frame: ClientMessage) => string = encodeFrame;
 export const encodeServerMessage: (frame: ServerMessage) => string = encodeFrame;
 
-/** Text as a frame, or null where it is none. Part of Verani's surface. */
+/** Text as a frame, or null when it is not one. Part of Verani's surface. */
 export function decodeFrame(raw: unknown): MessageFrame | null {
   try {
     return parseFrame(raw, Number.POSITIVE_INFINITY);

@@ -1,5 +1,5 @@
 /** A day that is played event by event, as fast as the machine can. */
-import { LOOK, parseFrames } from "../../src/wire/frames.ts";
+import { PROBE, parseFrames } from "../../src/wire/frames.ts";
 import { Random } from "../chaos/random.ts";
 import { type Counters, scaled } from "./bill.ts";
 import { clock, MIDNIGHT_MS } from "./clock.worker.ts";
@@ -177,9 +177,9 @@ export class Client {
   onMessage: (text: string) => void = () => {};
   readonly #ws: WebSocket;
   readonly #meter: Meter;
-  /** How long nobody may have had the actor look at its sockets before this one does, as `hello` has it. */
-  #lookMs = Number.POSITIVE_INFINITY;
-  #lookedAtMs = clock.now;
+  /** How long after the last `probed` a ping is to be a probe: `lookMs` of `hello`. */
+  #probeMs = Number.POSITIVE_INFINITY;
+  #probedAtMs = clock.now;
   #onNext: () => void = () => {};
 
   constructor(ws: WebSocket, meter: Meter) {
@@ -188,8 +188,8 @@ export class Client {
     ws.addEventListener("message", ({ data }) => {
       this.#onNext();
       for (const { type, data: hello } of parseFrames(data)) {
-        if (type === "hello") this.#lookMs = hello.lookMs ?? this.#lookMs;
-        if (type === "looked") this.#lookedAtMs = clock.now;
+        if (type === "hello") this.#probeMs = hello.lookMs ?? this.#probeMs;
+        if (type === "probed") this.#probedAtMs = clock.now;
       }
       this.onMessage(String(data));
     });
@@ -203,9 +203,9 @@ export class Client {
   async ping({ text, wakes }: Ping): Promise<void> {
     await evictIdle(this.#meter);
     if (this.isClosed) return;
-    if (clock.now - this.#lookedAtMs >= this.#lookMs) {
-      this.#lookedAtMs = clock.now;
-      await this.tell(LOOK);
+    if (clock.now - this.#probedAtMs >= this.#probeMs) {
+      this.#probedAtMs = clock.now;
+      await this.tell(PROBE);
       return;
     }
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -60,7 +60,7 @@ function presenceDay(env: CostEnv, design: "rollcall" | (typeof SOCKETS_BY_HAND)
     if (!isOurs) return day.connect(`/${design}/${room}`, BY_HAND);
     const token = await tokenFor(env, `user-${user}`, tokenMs);
     const ping = { text: PING, everyMs: PINGS.presence, wakes: false };
-    return day.connect(`/ws/presence?v=2&look=1&room=${room}&token=${token}`, ping);
+    return day.connect(`/ws/presence?v=2&probe=1&room=${room}&token=${token}`, ping);
   }
 
   for (let user = 0; user < cohort; user++) {

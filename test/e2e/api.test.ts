@@ -397,7 +397,7 @@ describe("/asyncapi.json", () => {
   it("tells what a presence room says", async () => {
     const join = async (userId: string, more: Record<string, string> = { v: "2" }) =>
       Line.open("presence", { room: "api", token: await tokenOf({ userId }), ...more });
-    const ann = await join("ann", { v: "2", look: "1" });
+    const ann = await join("ann", { v: "2", probe: "1" });
     await ann.hears("hello");
     await ann.hears("presence.sync");
     const old = await join("old", {});
@@ -419,8 +419,8 @@ describe("/asyncapi.json", () => {
     await ann.hears("presence.sync");
     ann.say("ping", { type: "ping" });
     await ann.hears("pong");
-    ann.say("look", { type: "look" });
-    await ann.hears("looked");
+    ann.say("probe", { type: "probe" });
+    await ann.hears("probed");
     ann.blurt('{"type":"presence.status","data":{"status":"asleep"}}');
     await ann.hears("error");
     ann.blurt('{"type":"presence.status","data":{"status":"asleep"},"id":"2"}');

@@ -6,7 +6,7 @@ import type { RosterEntry, RosterSync, Status } from "../../rooms/presence/roste
 import { STATUSES } from "../../rooms/presence/roster.ts";
 import type { IngestResult } from "../../src/actor/call.ts";
 import type { PresenceRoom } from "../../src/server/worker.ts";
-import { LOOK, PING } from "../../src/wire/frames.ts";
+import { PING, PROBE } from "../../src/wire/frames.ts";
 import { connect, freshName, type TestSocket } from "./socket.ts";
 import { signedToken } from "./tokens.ts";
 
@@ -432,19 +432,19 @@ describe("ghosts", () => {
 });
 
 describe("a dead peer", () => {
-  /** One that pings, and can have the actor look. */
+  /** One that pings, and can probe. */
   async function enterAlive(room: string, user: string): Promise<TestSocket> {
-    const socket = await connect(null, `/ws/presence?token=user:${user}&room=${room}&v=2&look=1`);
+    const socket = await connect(null, `/ws/presence?token=user:${user}&room=${room}&v=2&probe=1`);
     socket.send(PING);
     await socket.next(({ frame }) => frame.type === "pong");
     return socket;
   }
   const alarmIn = async (stub: Stub): Promise<number> =>
     Date.parse((await stub.inspect()).alarm ?? "") - Date.now();
-  const looked = ({ received }: TestSocket): number =>
-    received.filter(({ frame }) => frame.type === "looked").length;
+  const probed = ({ received }: TestSocket): number =>
+    received.filter(({ frame }) => frame.type === "probed").length;
 
-  it("is gone within a minute, by a look that one of the others asks for, and by no alarm", async () => {
+  it("is gone within a minute after a probe by one of the others, and without an alarm", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const [dead, anna, berta] = await Promise.all(
@@ -461,20 +461,20 @@ describe("a dead peer", () => {
 
     vi.setSystemTime(start + 45_000);
     await berta.caughtUp();
-    anna.send(LOOK);
+    anna.send(PROBE);
     expect((await dead.ended()).code).toBe(4408);
     const { leaves } = await berta.event("presence.diff", (diff) => diff.leaves.length > 0);
     expect(leaves).toEqual([{ userId: "dead", username: "dead" }]);
     await Promise.all([anna.caughtUp(), berta.caughtUp()]);
-    expect([looked(anna), looked(berta)]).toEqual([1, 1]);
-    // Who asks at the same time is answered; the others are not told again.
-    berta.send(LOOK);
+    expect([probed(anna), probed(berta)]).toEqual([1, 1]);
+    // A second probe at the same time is answered; the others get no second answer.
+    berta.send(PROBE);
     await Promise.all([anna.caughtUp(), berta.caughtUp()]);
-    expect([looked(anna), looked(berta)]).toEqual([1, 2]);
+    expect([probed(anna), probed(berta)]).toEqual([1, 2]);
     expect(await alarmIn(stub)).toBeGreaterThan(5 * 60_000);
   });
 
-  it("is looked for by an alarm while somebody is here who cannot ask", async () => {
+  it("is found by an alarm while a client is connected that cannot probe", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const [dead, other] = [await enterAlive(room, "dead"), await enter(room, "other", 1)];

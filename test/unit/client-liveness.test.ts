@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { LOOK } from "../../src/wire/frames.ts";
+import { PROBE } from "../../src/wire/frames.ts";
 import {
   attempts,
   connected,
@@ -108,7 +108,7 @@ describe("pings", () => {
   });
 });
 
-describe("looks", () => {
+describe("probes", () => {
   /** Lets `ms` pass with a server that answers each ping. */
   async function live(socket: FakeWebSocket, ms: number): Promise<void> {
     for (let passed = 0; passed < ms; passed += 2_500) {
@@ -116,34 +116,34 @@ describe("looks", () => {
       socket.say({ type: "pong" });
     }
   }
-  const looks = ({ sent }: FakeWebSocket) => sent.filter((text) => text === LOOK).length;
+  const probes = ({ sent }: FakeWebSocket) => sent.filter((text) => text === PROBE).length;
 
-  it("are asked for in place of a ping where nobody has for the room's time", async () => {
+  it("are sent in place of a ping when no client has probed for the room's time", async () => {
     const { socket } = await connected();
     socket.say(hello(5_000, 40_000));
     await live(socket, 37_500);
-    expect([socket.pings, looks(socket)]).toEqual([7, 0]);
+    expect([socket.pings, probes(socket)]).toEqual([7, 0]);
     await live(socket, 5_000);
-    expect([socket.pings, looks(socket)]).toEqual([7, 1]);
-    // One that was lost is asked for again after as long.
+    expect([socket.pings, probes(socket)]).toEqual([7, 1]);
+    // A probe that was lost is repeated after the same time.
     await live(socket, 40_000);
-    expect([socket.pings, looks(socket)]).toEqual([14, 2]);
+    expect([socket.pings, probes(socket)]).toEqual([14, 2]);
   });
 
-  it("are left to others who were first, and to rooms that look by themselves", async () => {
+  it("are not sent while other clients probe, nor to rooms that ask for none", async () => {
     const { socket } = await connected();
     socket.say(hello(5_000, 40_000));
     for (let n = 0; n < 10; n++) {
       await live(socket, 30_000);
-      socket.say([{ type: "looked" }]);
+      socket.say([{ type: "probed" }]);
     }
-    expect(looks(socket)).toBe(0);
+    expect(probes(socket)).toBe(0);
     socket.end(1006);
     await pass(1_000);
     latest().accept();
     latest().say(hello(5_000));
     await live(latest(), 300_000);
-    expect([latest().pings, looks(latest())]).toEqual([60, 0]);
+    expect([latest().pings, probes(latest())]).toEqual([60, 0]);
   });
 });
 
