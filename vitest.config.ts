@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { parseEnv } from "node:util";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
-import { buildConsole } from "./scripts/console.ts";
+import { buildAssets } from "./scripts/assets.ts";
 
 /**
  * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
@@ -20,8 +20,8 @@ const TEST_OBJECTS: Record<string, string> = {
 /** The values every clone has, whatever stands in a developer's .dev.vars. */
 const exampleSecrets = parseEnv(readFileSync(".dev.vars.example", "utf8"));
 
-// wrangler.toml names its folder.
-await buildConsole();
+// wrangler.toml names their folder.
+await buildAssets();
 
 export default defineConfig({
   test: {

@@ -11,7 +11,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { buildConsole } from "./console.ts";
+import { buildAssets } from "./assets.ts";
 import { completeDevVars, readDevVars } from "./dev-vars.ts";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
@@ -118,7 +118,7 @@ function startWrangler(args: string[]) {
 
 const added = completeDevVars();
 if (added.length > 0) process.stderr.write(`.dev.vars: added ${added.join(", ")}\n`);
-await buildConsole();
+await buildAssets();
 
 const wrangler = startWrangler(wranglerArguments(process.argv.slice(2)));
 let endedBy: NodeJS.Signals | undefined;

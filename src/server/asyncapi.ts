@@ -6,7 +6,7 @@ import { moodEvents } from "../../rooms/moods/contract.ts";
 import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
 import { presenceEvents } from "../../rooms/presence/contract.ts";
 import { ID_LENGTH, NAME_LENGTH } from "../wire/frames.ts";
-import { errorPayload, probeFrames, protocolFrames } from "./protocol.ts";
+import { errorPayload, probeFrames, protocolFrames } from "./description/protocol.ts";
 
 export interface JsonSchema {
   [keyword: string]: unknown;

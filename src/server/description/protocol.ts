@@ -1,6 +1,6 @@
 import * as z from "zod/mini";
-import { ERRORS, type ErrorPayload } from "../wire/errors.ts";
-import { type Hello, ID_LENGTH } from "../wire/frames.ts";
+import { ERRORS, type ErrorPayload } from "../../wire/errors.ts";
+import { type Hello, ID_LENGTH } from "../../wire/frames.ts";
 
 const id = z.string().check(z.minLength(1), z.maxLength(ID_LENGTH));
 const codes = Object.keys(ERRORS) as (keyof typeof ERRORS)[];

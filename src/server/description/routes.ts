@@ -1,0 +1,68 @@
+import { Hono } from "hono";
+import { RollcallError } from "../../wire/errors.ts";
+import type { AsyncApi } from "./asyncapi.ts";
+import type { OpenApi } from "./openapi.ts";
+
+/** Both descriptions are public, and change with a deployment: a cache keeps them for an hour. */
+const HEADERS = { "Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=3600" };
+/** The page runs nothing and loads nothing. Its empty icon saves browsers a request for one. */
+const PAGE_HEADERS = {
+  "Cache-Control": "public, max-age=3600",
+  "Content-Security-Policy":
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; " +
+    "frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
+
+export interface DescriptionEnv {
+  /** The static assets, into which `scripts/assets.ts` writes the documents. */
+  ASSETS: Pick<Fetcher, "fetch">;
+}
+
+/** OpenAPI's `servers` for a Worker that is reached at `url`. */
+export function httpServers(url: URL): OpenApi["servers"] {
+  return [{ url: url.origin }];
+}
+
+/** AsyncAPI's `servers` for a Worker that is reached at `url`. */
+export function eventServers(url: URL): AsyncApi["servers"] {
+  const isSecure = url.protocol === "https:";
+  return {
+    sockets: { host: url.host, protocol: isSecure ? "wss" : "ws" },
+    streams: { host: url.host, protocol: isSecure ? "https" : "http" },
+  };
+}
+
+/**
+ * `/openapi.json`, `/asyncapi.json`, and both to read at `/docs`: static assets, in which the
+ * addresses of the documents are filled in.
+ */
+export function descriptionRoutes<E extends DescriptionEnv>(): Hono<{ Bindings: E }> {
+  const app = new Hono<{ Bindings: E }>();
+
+  app.get("/openapi.json", async (c) => {
+    const url = new URL(c.req.url);
+    const document = JSON.parse(await readAsset(c.env, url)) as OpenApi;
+    return c.json({ ...document, servers: httpServers(url) }, 200, HEADERS);
+  });
+
+  app.get("/asyncapi.json", async (c) => {
+    const url = new URL(c.req.url);
+    const document = JSON.parse(await readAsset(c.env, url)) as AsyncApi;
+    return c.json({ ...document, servers: eventServers(url) }, 200, HEADERS);
+  });
+
+  app.get("/docs", async (c) =>
+    c.html(await readAsset(c.env, new URL(c.req.url)), 200, PAGE_HEADERS),
+  );
+  return app;
+}
+
+/** @throws RollcallError `unavailable` when the assets were deployed without the file */
+async function readAsset(env: DescriptionEnv, { origin, pathname }: URL): Promise<string> {
+  const asset = await env.ASSETS.fetch(origin + pathname);
+  if (asset.ok) return asset.text();
+  await asset.body?.cancel();
+  throw new RollcallError("unavailable", `${pathname} was not built`);
+}
