@@ -8,6 +8,7 @@ export {
   createActorHandler,
   restoreSessions,
 } from "./actor/actor.ts";
+export { storeAttachment } from "./actor/attachment.ts";
 export {
   type CallResult,
   type CallsOf,
@@ -17,18 +18,21 @@ export {
   type IngestResult,
   type Inspection,
 } from "./actor/call.ts";
-export type { ActorEmit, EmitBuilder, SocketEmit } from "./actor/emit.ts";
+export type {
+  ActorEmit,
+  BroadcastOptions,
+  EmitBuilder,
+  EventMap,
+  RpcBroadcastOptions,
+  SocketEmit,
+} from "./actor/emit.ts";
+export { LIMITS, type Limits } from "./actor/limits.ts";
+export { LIVENESS, type Liveness } from "./actor/liveness.ts";
+export type { ConnectionMeta } from "./actor/meta.ts";
 export { defineRecord, type RecordDefinition, type RecordType } from "./actor/record.ts";
 export {
-  type BroadcastOptions,
-  type ConnectionMeta,
   defineRoom,
   type EventHandler,
-  type EventMap,
-  LIMITS,
-  LIVENESS,
-  type Limits,
-  type Liveness,
   type MessageContext,
   perActor,
   type Room,
@@ -36,10 +40,9 @@ export {
   type RoomDefinition,
   type RoomDefinitionWithHandlers,
   type RoomEventEmitter,
-  type RpcBroadcastOptions,
   type VeraniActor,
 } from "./actor/room.ts";
-export { type Session, storeAttachment } from "./actor/session.ts";
+export type { Session } from "./actor/session.ts";
 export type { Timers } from "./actor/timers.ts";
 export { type Codec, veraniCodec } from "./wire/codec.ts";
 export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./wire/errors.ts";

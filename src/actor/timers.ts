@@ -1,4 +1,4 @@
-import { afterCommit } from "./emit.ts";
+import { afterCommit } from "./transaction.ts";
 
 /** Storage key of the deadlines. */
 const KEY = "rollcall:timers";

@@ -1,0 +1,114 @@
+import type { StandardSchemaV1 } from "@standard-schema/spec";
+import { isProtocol, type Protocol } from "../wire/version.ts";
+import { type ConnectionMeta, checkMeta } from "./meta.ts";
+import { defineRecord } from "./record.ts";
+
+/** Storage key of a meta that outgrew the attachment, which holds 16 384 bytes. */
+const META_PREFIX = "rollcall:session:";
+
+/** What is kept with the socket over hibernation. Fields of a newer release stay when it is rewritten. */
+export interface Attachment {
+  /** Version of this shape. */
+  rollcall: number;
+  id: string;
+  protocol: Protocol;
+  /** Server time of the last frame, in ms; until the first one, of the upgrade. */
+  seenAtMs: number;
+  /** True until the first frame of the client. */
+  unheard?: boolean;
+  /** Its client sends probes (`Liveness.probeMs`). */
+  probes?: boolean;
+  /** Absent when it is in storage under the session's id. */
+  meta?: unknown;
+}
+
+const schema: StandardSchemaV1<unknown, Attachment> = {
+  "~standard": {
+    version: 1,
+    vendor: "rollcall",
+    validate(value) {
+      const { rollcall, id, protocol, seenAtMs } = value as Partial<Attachment>;
+      const isValid =
+        typeof rollcall === "number" &&
+        typeof id === "string" &&
+        Number.isFinite(seenAtMs) &&
+        isProtocol(protocol);
+      return isValid
+        ? { value: value as Attachment }
+        : { issues: [{ message: "Not an attachment of ours" }] };
+    },
+  },
+};
+const record = defineRecord<Attachment>({ version: 1, versionKey: "rollcall", schema });
+
+/** The attachment of a new socket. */
+export function newAttachment(protocol: Protocol, probes: boolean): Attachment {
+  return {
+    rollcall: 1,
+    id: crypto.randomUUID(),
+    protocol,
+    seenAtMs: Date.now(),
+    unheard: true,
+    ...(probes && { probes }),
+  };
+}
+
+/** The attachment of `ws`; undefined when it has none of ours, or one with a protocol we do not speak. */
+export function readAttachment(ws: WebSocket): Attachment | undefined {
+  return record.read(ws.deserializeAttachment());
+}
+
+/** The meta that was stored last for the socket, unchecked. */
+export function readMeta(state: DurableObjectState, stored: Attachment): unknown {
+  return "meta" in stored ? stored.meta : state.storage.kv.get(META_PREFIX + stored.id);
+}
+
+/**
+ * Stores `meta` beside the socket, or in storage where it is too big.
+ *
+ * @param wasSpilled whether the last one is in storage
+ * @returns whether this one is
+ * @throws what the runtime throws for a meta that cannot be cloned
+ */
+export function writeMeta(
+  state: DurableObjectState,
+  ws: WebSocket,
+  attachment: Attachment,
+  meta: unknown,
+  wasSpilled: boolean,
+): boolean {
+  try {
+    ws.serializeAttachment({ ...attachment, meta });
+    if (wasSpilled) deleteMeta(state, attachment.id);
+    return false;
+  } catch {
+    // The runtime throws for a meta over its limit, and for one that cannot be cloned at all. The
+    // second also fails here.
+    state.storage.kv.put(META_PREFIX + attachment.id, meta);
+    ws.serializeAttachment(attachment);
+    return true;
+  }
+}
+
+/** Deletes the meta that session `id` has in storage. */
+export function deleteMeta(state: DurableObjectState, id: string): void {
+  state.storage.kv.delete(META_PREFIX + id);
+}
+
+/** Deletes the metas in storage whose sessions are gone. */
+export function sweepMetas(state: DurableObjectState, isLive: (id: string) => boolean): void {
+  for (const [key] of state.storage.kv.list({ prefix: META_PREFIX })) {
+    if (!isLive(key.slice(META_PREFIX.length))) state.storage.kv.delete(key);
+  }
+}
+
+/**
+ * Keeps `meta` with the socket, where the next instance finds it. For rooms written for Verani; a
+ * handler only changes `ctx.meta`.
+ *
+ * @throws RollcallError `bad_request` for a meta whose required fields are wrong
+ */
+export function storeAttachment(ws: WebSocket, meta: ConnectionMeta): void {
+  const attachment = readAttachment(ws) ?? { ...newAttachment(1, false), unheard: false };
+  ws.serializeAttachment({ ...attachment, meta: checkMeta(meta) });
+}

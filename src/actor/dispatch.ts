@@ -1,0 +1,236 @@
+import type { StandardSchemaV1 } from "@standard-schema/spec";
+import { log } from "../log.ts";
+import { CLOSE } from "../wire/close.ts";
+import type { Codec } from "../wire/codec.ts";
+import { RollcallError, toErrorPayload } from "../wire/errors.ts";
+import { encodeAck, type MessageFrame } from "../wire/frames.ts";
+import type { CallResult } from "./call.ts";
+import type { Emitter, EventMap, SocketEmit } from "./emit.ts";
+import type { Sweeper } from "./liveness.ts";
+import type { ConnectionMeta } from "./meta.ts";
+import type { MessageContext, Room, RoomContext, VeraniActor } from "./room.ts";
+import type { Session } from "./session.ts";
+
+/** The argument of handlers. A class: a literal would make its accessors anew for each message. */
+class Context<M extends ConnectionMeta, E, V extends EventMap> implements MessageContext<M, E, V> {
+  readonly actor: VeraniActor<M, E, V>;
+  readonly ws: WebSocket;
+  readonly session: Session<M>;
+  readonly frame: MessageFrame;
+  readonly #emitter: Emitter<M, V>;
+  #emit: SocketEmit<V> | undefined;
+
+  constructor(
+    actor: VeraniActor<M, E, V>,
+    emitter: Emitter<M, V>,
+    session: Session<M>,
+    frame: MessageFrame,
+  ) {
+    this.actor = actor;
+    this.#emitter = emitter;
+    this.ws = session.ws;
+    this.session = session;
+    this.frame = frame;
+  }
+
+  get emit(): SocketEmit<V> {
+    this.#emit ??= this.#emitter.of(this.session);
+    return this.#emit;
+  }
+
+  get meta(): M {
+    this.session.change();
+    return this.session.meta;
+  }
+
+  set meta(meta: M) {
+    this.session.change();
+    this.session.meta = meta;
+  }
+}
+
+/** At once, or as a promise where the schema needs time. */
+function validate(schema: StandardSchemaV1, data: unknown): unknown {
+  const checked = schema["~standard"].validate(data);
+  return checked instanceof Promise ? checked.then(outputOf) : outputOf(checked);
+}
+
+function outputOf(result: StandardSchemaV1.Result<unknown>): unknown {
+  if (!result.issues) return result.value;
+  const issue = result.issues[0];
+  const path = issue?.path?.map((part) => String(typeof part === "object" ? part.key : part));
+  throw new RollcallError("invalid_data", issue?.message ?? "Invalid data", path?.join("."));
+}
+
+function isPending(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === "function";
+}
+
+/** Runs the handlers of a room for frames, calls and the ends of connections. */
+export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
+  readonly #room: Room<M, E, V>;
+  readonly #label: string;
+  readonly #actor: VeraniActor<M, E, V>;
+  readonly #emitter: Emitter<M, V>;
+  readonly #sweeper: Sweeper;
+  readonly #frameBytes: number;
+  readonly #codec: Codec;
+
+  /** @param label names the room in the log */
+  constructor(
+    room: Room<M, E, V>,
+    label: string,
+    actor: VeraniActor<M, E, V>,
+    parts: { emitter: Emitter<M, V>; sweeper: Sweeper; codec: Codec; frameBytes: number },
+  ) {
+    this.#room = room;
+    this.#label = label;
+    this.#actor = actor;
+    this.#emitter = parts.emitter;
+    this.#sweeper = parts.sweeper;
+    this.#codec = parts.codec;
+    this.#frameBytes = parts.frameBytes;
+  }
+
+  // ── Frames ──────────────────────────────────────────────────────────────────────────────────
+
+  /** A message from the client of `session`: at once where no handler has to run. */
+  receive(session: Session<M>, raw: string | ArrayBuffer): Promise<void> | void {
+    const now = Date.now();
+    if (now >= session.expiresAtMs) return session.expire();
+    const verdict = session.receive(now);
+    if (verdict !== "ok") {
+      if (verdict === "flooding") session.close(CLOSE.rateLimited, "Too many frames");
+      else if (verdict === "limited") {
+        session.sendError({ code: "rate_limited", message: "Too many frames; some were dropped" });
+      }
+      return;
+    }
+    const frame = this.#parse(session, raw);
+    if (frame === null) return;
+    if (frame.type === "ping") session.enqueue(this.#codec.pong);
+    else if (frame.type === "probe" && session.probes) this.#sweeper.probe(session);
+    else if (session.protocol === 2 && frame.type === "ack") {
+      session.settleAck(frame.id ?? "", { data: frame.data });
+    } else if (session.protocol === 2 && frame.type === "nack") {
+      const why = frame.error?.message || "The client refused";
+      session.settleAck(frame.id ?? "", { error: new RollcallError("unprocessable", why) });
+    } else return session.run(() => this.#dispatch(session, frame));
+  }
+
+  #parse(session: Session<M>, raw: string | ArrayBuffer): MessageFrame | null {
+    try {
+      return this.#codec.parse(raw, this.#frameBytes);
+    } catch (thrown) {
+      const isCoded = thrown instanceof RollcallError;
+      if (!isCoded) log("parse_failed", { room: this.#label, error: thrown });
+      if (isCoded && thrown.code === "too_large") session.close(CLOSE.tooBig, thrown.message);
+      else session.sendError(toErrorPayload(thrown));
+      return null;
+    }
+  }
+
+  async #dispatch(session: Session<M>, frame: MessageFrame): Promise<void> {
+    if (session.ended) return;
+    const ctx = new Context(this.#actor, this.#emitter, session, frame);
+    const handlers = this.#room.handlersOf(frame.type);
+    try {
+      let result: unknown;
+      if (handlers.length > 0) {
+        const data: unknown = frame.data ?? {};
+        for (const { schema, run } of handlers) {
+          const returned = await run(ctx, schema ? await validate(schema, data) : data);
+          result ??= returned;
+        }
+      } else if (this.#room.onMessage) {
+        result = await this.#room.onMessage(ctx, frame);
+      } else if (frame.id !== undefined) {
+        throw new RollcallError("unknown_event", `No handler for ${frame.type}`);
+      } else return;
+      if (frame.id !== undefined && session.protocol === 2) {
+        session.enqueue(encodeAck(frame.id, result));
+      }
+    } catch (error) {
+      await this.#report(error, ctx);
+      session.sendError(toErrorPayload(error), frame.id);
+    }
+    if (session.isStale) this.#store(session);
+  }
+
+  // ── Connections ─────────────────────────────────────────────────────────────────────────────
+
+  /** Runs `onConnect`; opens the session, or closes it if that fails. */
+  async connect(session: Session<M>): Promise<void> {
+    const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
+    try {
+      await this.#room.onConnect?.(ctx);
+    } catch (error) {
+      const code = error instanceof RollcallError ? error.closeCode : CLOSE.internal;
+      await this.#report(error, ctx);
+      session.close(code, toErrorPayload(error).message);
+      return;
+    }
+    // It ended while `onConnect` ran.
+    if (session.ended) return this.disconnect(session);
+    session.open = true;
+    this.#store(session);
+  }
+
+  /** Runs `onDisconnect`. */
+  async disconnect(session: Session<M>): Promise<void> {
+    const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
+    try {
+      await this.#room.onDisconnect?.(ctx);
+    } catch (error) {
+      await this.#report(error, ctx);
+    }
+  }
+
+  /** Stores what a handler changed. */
+  #store(session: Session<M>): void {
+    if (session.ended) return;
+    try {
+      session.store();
+      const { expiresAtMs } = session.meta;
+      if (expiresAtMs !== undefined) this.#actor.timers.wakeAt(expiresAtMs);
+    } catch (error) {
+      log("meta_not_stored", { room: this.#label, error });
+      session.sendError({ code: "internal", message: "Internal error" });
+    }
+  }
+
+  /** Logs errors that no client should see, and gives every error to the room. */
+  async #report(error: unknown, ctx: RoomContext<M, E, V>): Promise<void> {
+    if (!(error instanceof RollcallError)) {
+      log("handler_failed", { room: this.#label, error });
+    }
+    try {
+      await this.#room.onError?.(error instanceof Error ? error : new Error(String(error)), ctx);
+    } catch (second) {
+      log("on_error_failed", { room: this.#label, error: second });
+    }
+  }
+
+  // ── Calls ───────────────────────────────────────────────────────────────────────────────────
+
+  /** Runs a call. At once where it can: a promise costs the runtime as much as a short handler. */
+  call(name: string, data: unknown): CallResult | Promise<CallResult> {
+    const done = (value: unknown): CallResult => ({ ok: true, value });
+    const failed = (error: unknown): CallResult => {
+      if (!(error instanceof RollcallError)) {
+        log("call_failed", { room: this.#label, call: name, error });
+      }
+      return { ok: false, error: toErrorPayload(error) };
+    };
+    try {
+      const declared = this.#room.callHandlers.get(name);
+      if (!declared) throw new RollcallError("unknown_event", `No call named ${name}`);
+      const run = (checked: unknown) => declared.run(this.#actor, checked);
+      const checked = validate(declared.schema, data);
+      const value = isPending(checked) ? checked.then(run) : run(checked);
+      return isPending(value) ? Promise.resolve(value).then(done, failed) : done(value);
+    } catch (error) {
+      return failed(error);
+    }
+  }
+}

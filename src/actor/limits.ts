@@ -1,0 +1,60 @@
+/** Each limit with the attack or mishap it stops. `Infinity` removes one. */
+export interface Limits {
+  /** Bytes of one frame from a client; more closes the socket with 1009. */
+  frameBytes: number;
+  /** Frames a socket may send per second, on average; more gives `rate_limited`, then 4429. */
+  framesPerSecond: number;
+  /** Frames a socket may send at once. */
+  framesBurst: number;
+  /** Sockets of one user in this room. */
+  socketsPerUser: number;
+  /** Sockets in this room; the runtime itself takes 32 768. */
+  sockets: number;
+}
+
+export const LIMITS: Limits = {
+  frameBytes: 65_536,
+  framesPerSecond: 50,
+  framesBurst: 100,
+  socketsPerUser: 256,
+  sockets: 20_000,
+};
+
+/**
+ * What becomes of a frame: it is taken, or it is dropped. `limited` is the first that is dropped, for
+ * which the client gets an error; `flooding` means that it sent another whole burst after that.
+ */
+export type Verdict = "ok" | "limited" | "dropped" | "flooding";
+
+/** The frames that one socket may still send: a token bucket. */
+export class FrameBudget {
+  readonly #limits: Limits;
+  #tokens: number;
+  #refilledAtMs = 0;
+  #isLimited = false;
+
+  constructor(limits: Limits) {
+    this.#limits = limits;
+    this.#tokens = limits.framesBurst;
+  }
+
+  /** Pays for a frame that came at `now` (ms). */
+  take(now: number): Verdict {
+    const { framesPerSecond, framesBurst } = this.#limits;
+    if (framesBurst === Number.POSITIVE_INFINITY || framesPerSecond === Number.POSITIVE_INFINITY) {
+      return "ok";
+    }
+    const refill = ((now - this.#refilledAtMs) / 1000) * framesPerSecond;
+    this.#tokens = Math.min(framesBurst, this.#tokens + refill) - 1;
+    this.#refilledAtMs = now;
+    if (this.#tokens >= 0) {
+      this.#isLimited = false;
+      return "ok";
+    }
+    // A client that sends another burst after the error ignores errors.
+    if (this.#tokens < -framesBurst) return "flooding";
+    if (this.#isLimited) return "dropped";
+    this.#isLimited = true;
+    return "limited";
+  }
+}
