@@ -2,10 +2,10 @@ import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { callIngest } from "../../src/actor/call.ts";
 import { readBody } from "../../src/http/body.ts";
+import type { AppEnv } from "../../src/http/routes.ts";
 import { openStream } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { log } from "../../src/log.ts";
-import type { AppEnv } from "../../src/server/app.ts";
 import { type ErrorCode, RollcallError } from "../../src/wire/errors.ts";
 import { admitPublisher, identify, isUserId } from "./access.ts";
 

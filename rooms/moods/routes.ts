@@ -3,10 +3,10 @@ import type { Context } from "hono";
 import { cors } from "hono/cors";
 import { callIngest } from "../../src/actor/call.ts";
 import { readBody } from "../../src/http/body.ts";
+import type { AppEnv } from "../../src/http/routes.ts";
 import { createRoutes } from "../../src/http/routes.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { log } from "../../src/log.ts";
-import type { AppEnv } from "../../src/server/app.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
 import {

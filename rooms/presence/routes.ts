@@ -1,7 +1,7 @@
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { callIngest } from "../../src/actor/call.ts";
+import type { AppEnv } from "../../src/http/routes.ts";
 import { createRoutes, refused } from "../../src/http/routes.ts";
-import type { AppEnv } from "../../src/server/app.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { admitVisitor } from "./access.ts";
 import { type RosterSync, STATUSES } from "./roster.ts";

@@ -1,5 +1,5 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
-import type { AppEnv } from "../../src/server/app.ts";
+import type { AppEnv } from "../../src/http/routes.ts";
 import { workspaceDescription } from "./contract.ts";
 
 /** What the second Worker answers. Its code stays there: here is nothing but the way to it. */

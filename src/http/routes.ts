@@ -1,6 +1,10 @@
 import { OpenAPIHono, z } from "@hono/zod-openapi";
-import type { AppEnv } from "../server/app.ts";
 import { ERRORS, type ErrorCode, RollcallError } from "../wire/errors.ts";
+
+/** The service's own env, until each system states what it reads. */
+export interface AppEnv {
+  Bindings: Env;
+}
 
 const codes = Object.keys(ERRORS) as [ErrorCode, ...ErrorCode[]];
 const refusal = z

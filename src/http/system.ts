@@ -1,6 +1,9 @@
 import type { Hono } from "hono";
 
-/** What `createApp` mounts: a system's routes, sockets and streams. `E` is the Worker's env. */
+/**
+ * A system that `createApp` mounts: its routes, sockets and streams. `E` is the Worker's env, of which
+ * a system reads its binding and its variables.
+ */
 export interface System<E extends object = object> {
   routes(): Hono<{ Bindings: E }>;
 }

@@ -1,10 +1,9 @@
-import { OpenAPIHono } from "@hono/zod-openapi";
+import { Hono } from "hono";
 import { SignJWT } from "jose";
 import * as z from "zod/mini";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { isDevelopment, requireSecret } from "../access/secrets.ts";
 import { RollcallError } from "../wire/errors.ts";
-import type { AppEnv } from "./app.ts";
 
 /** Lifetime of the tokens that development hands to the console, in ms. */
 const TOKEN_TTL_MS = 3_600_000;
@@ -76,8 +75,8 @@ async function uuidOf(name: string): Promise<string> {
  *
  * @param dispatch the whole app, which a heartbeat goes through like any daemon's
  */
-export function consoleRoutes(dispatch: OpenAPIHono<AppEnv>["fetch"]): OpenAPIHono<AppEnv> {
-  const app = new OpenAPIHono<AppEnv>();
+export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<{ Bindings: Env }> {
+  const app = new Hono<{ Bindings: Env }>();
 
   app.get("/console/config.json", async (c, next) => {
     if (!isConsoleOn(c.env)) return next();

@@ -4,8 +4,8 @@ import { type DeviceInspection, uuid } from "../../rooms/devices/contract.ts";
 import { isDevelopment } from "../access/secrets.ts";
 import { callIngest } from "../actor/call.ts";
 import { allowCors } from "../http/cors.ts";
+import type { AppEnv } from "../http/routes.ts";
 import { refused } from "../http/routes.ts";
-import type { AppEnv } from "./app.ts";
 
 const tags = ["Debugging"];
 const inspected = {

@@ -1,6 +1,6 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
+import type { AppEnv } from "../http/routes.ts";
 import { PROTOCOL_VERSION } from "../wire/version.ts";
-import type { AppEnv } from "./app.ts";
 import { describeEvents, SECURITY } from "./asyncapi.ts";
 import { renderDocs } from "./docs-page.ts";
 

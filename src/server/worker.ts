@@ -1,13 +1,34 @@
 import { devices } from "../../rooms/devices/room.ts";
+import { deviceRoutes } from "../../rooms/devices/routes.ts";
 import { fanout } from "../../rooms/fanout/room.ts";
+import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
 import { moods } from "../../rooms/moods/room.ts";
+import { moodRoutes } from "../../rooms/moods/routes.ts";
 import { presence } from "../../rooms/presence/room.ts";
+import { presenceRoutes } from "../../rooms/presence/routes.ts";
+import { workspaceRoutes } from "../../rooms/workspace/forward.ts";
 import { createActorHandler } from "../actor/actor.ts";
-import { createApp } from "./app.ts";
+import { createApp, notFound } from "./app.ts";
+import { consoleRoutes, findPage } from "./console.ts";
+import { debugRoutes } from "./debug.ts";
+import { descriptionRoutes } from "./description.ts";
 
 export class DeviceRoom extends createActorHandler(devices) {}
 export class FanoutRoom extends createActorHandler(fanout) {}
 export class MoodRoom extends createActorHandler(moods) {}
 export class PresenceRoom extends createActorHandler(presence) {}
 
-export default createApp();
+const app = createApp<Env>({
+  presence: { routes: presenceRoutes },
+  devices: { routes: deviceRoutes },
+  fanout: { routes: fanoutRoutes },
+  moods: { routes: moodRoutes },
+  workspace: { routes: workspaceRoutes },
+});
+// What belongs to the service alone.
+app.route("/", debugRoutes());
+app.route("/", descriptionRoutes(app));
+app.route("/", consoleRoutes(app.fetch));
+app.notFound(async (c) => (await findPage(c.req.raw, c.env)) ?? notFound(c.req.path));
+
+export default app;

@@ -1,6 +1,6 @@
 import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
-import { createApp } from "../../src/server/app.ts";
+import worker from "../../src/server/worker.ts";
 import { SECRET, sign } from "../room/fanout-client.ts";
 
 /** A client whose connection ends in the middle of its upload. */
@@ -27,7 +27,7 @@ test.each([
       headers: { Authorization: `Bearer ${await token()}`, "Content-Type": "application/json" },
       body: brokenUpload(),
     });
-    const answer = await createApp().fetch(request, env);
+    const answer = await worker.fetch(request, env);
     expect(answer.status).toBe(400);
     expect(await answer.text()).toContain("The body broke off");
     expect(log).not.toHaveBeenCalled();

@@ -1,7 +1,7 @@
 import { createExecutionContext, waitOnExecutionContext } from "cloudflare:test";
 import { env, exports } from "cloudflare:workers";
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/server/app.ts";
+import worker from "../../src/server/worker.ts";
 import { signedToken } from "../room/tokens.ts";
 
 const URL_BASE = "https://rollcall.test";
@@ -15,7 +15,7 @@ function ask(path: string, init?: RequestInit): Promise<Response> {
 async function askProduction(path: string, init: RequestInit, console?: string): Promise<Response> {
   const context = createExecutionContext();
   const vars = { ...env, ENVIRONMENT: "production", CONSOLE: console } as unknown as Env;
-  const response = await createApp().fetch(new Request(URL_BASE + path, init), vars, context);
+  const response = await worker.fetch(new Request(URL_BASE + path, init), vars, context);
   await waitOnExecutionContext(context);
   return response;
 }

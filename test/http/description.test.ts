@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/server/app.ts";
 import { describeEvents } from "../../src/server/asyncapi.ts";
 import { describeRoutes } from "../../src/server/description.ts";
+import worker from "../../src/server/worker.ts";
 
 const URL_HERE = new URL("https://example.com/");
 /** What belongs to the console and to the descriptions themselves, and is no API. */
@@ -9,7 +9,7 @@ const OURS = /^\/($|docs$|openapi\.json$|asyncapi\.json$|console\/|debug\/consol
 
 describe("the descriptions", () => {
   it("name every route that the Worker has", () => {
-    const app = createApp();
+    const app = worker;
     const { paths = {} } = describeRoutes(app, URL_HERE);
     const info = { title: "", version: "", description: "" };
     const { channels } = describeEvents(info, URL_HERE);

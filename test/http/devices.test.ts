@@ -2,7 +2,7 @@ import { env, exports } from "cloudflare:workers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { signPresenceToken } from "../../rooms/devices/token.ts";
-import { createApp } from "../../src/server/app.ts";
+import worker from "../../src/server/worker.ts";
 import {
   BASE,
   BEARER,
@@ -119,14 +119,10 @@ describe("a heartbeat", () => {
     const path = `${BASE}/api/v1/daemon/presence/heartbeat`;
     const request = new Request(path, { method: "POST", headers: BEARER, body: "{}" });
     const bare = { ...env, PRESENCE_DO_INGEST_TOKEN: "" };
-    const response = await createApp().request(request, undefined, bare);
+    const response = await worker.request(request, undefined, bare);
     expect((await refusal(response)).slice(0, 2)).toEqual([503, "unavailable"]);
     const production = { ...env, ENVIRONMENT: "production" };
-    const exposed = await createApp().request(
-      new Request(path, { method: "POST" }),
-      {},
-      production,
-    );
+    const exposed = await worker.request(new Request(path, { method: "POST" }), {}, production);
     expect(exposed.status).toBe(503);
   });
 
@@ -303,7 +299,7 @@ describe.each(["/api/v1/mobile/presence", "/api/v1/mobile/presence/stream", "/ws
 
     it("hears that no signing key is configured", async () => {
       const headers = { Upgrade: "websocket", Authorization: `Bearer ${await tokenFor(user_id)}` };
-      const response = await createApp().request(
+      const response = await worker.request(
         new Request(`${BASE}${path}?user_id=${user_id}`, { headers }),
         undefined,
         { ...env, PRESENCE_DO_TOKEN_SIGNING_KEY: "" },
@@ -408,7 +404,7 @@ describe("around the routes", () => {
   it("the debug route is off in production, and needs a user_id", async () => {
     const path = `${BASE}/debug/presence?user_id=${crypto.randomUUID()}`;
     const production = { ...env, ENVIRONMENT: "production" };
-    const response = await createApp().request(path, {}, production);
+    const response = await worker.request(path, {}, production);
     expect(await refusal(response)).toEqual([
       403,
       "unavailable",

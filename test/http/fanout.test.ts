@@ -2,7 +2,7 @@ import { evictDurableObject } from "cloudflare:test";
 import { env, exports } from "cloudflare:workers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/server/app.ts";
+import app from "../../src/server/worker.ts";
 import { post, publish, SECRET, Subscriber, sign } from "../room/fanout-client.ts";
 import { freshName, upgrade } from "../room/socket.ts";
 
@@ -88,7 +88,6 @@ describe("tokens", () => {
   });
 
   it("must have the scope publish where the deployment asks for it", async () => {
-    const app = createApp();
     const status = async (scope: unknown, setting: string) => {
       const token = await sign({ userId, scope });
       const request = new Request(`${ORIGIN}/publish`, {
@@ -110,7 +109,6 @@ describe("tokens", () => {
   it("are worth nothing without JWT_SECRET: 503", async () => {
     const headers = { Authorization: `Bearer ${await sign({ userId })}` };
     const bare = { ...env, JWT_SECRET: "" };
-    const app = createApp();
     const ask = (path: string, init: RequestInit) =>
       app.fetch(new Request(ORIGIN + path, init), bare);
     expect((await ask("/publish", { method: "POST", headers })).status).toBe(503);

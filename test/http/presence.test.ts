@@ -1,7 +1,7 @@
 import { env, exports } from "cloudflare:workers";
 import { SignJWT, UnsecuredJWT } from "jose";
 import { describe, expect, it } from "vitest";
-import { createApp } from "../../src/server/app.ts";
+import worker from "../../src/server/worker.ts";
 import { connect, freshName, upgrade } from "../room/socket.ts";
 import { signedToken } from "../room/tokens.ts";
 
@@ -179,7 +179,7 @@ describe("a JWT", () => {
 
 describe("in production", () => {
   const ask = (vars: Record<string, string | undefined>, token: string) =>
-    createApp().fetch(
+    worker.fetch(
       new Request(`${URL_BASE}/api/v1/presence?room=${freshName()}`, {
         headers: { Authorization: `Bearer ${token}` },
       }),
@@ -206,7 +206,7 @@ describe("in production", () => {
   it("actors tell nothing of themselves", async () => {
     const request = new Request(`${URL_BASE}/debug/actors/presence/lobby`);
     const vars = { ...env, ENVIRONMENT: "production" } as unknown as Env;
-    expect((await createApp().fetch(request, vars)).status).toBe(403);
+    expect((await worker.fetch(request, vars)).status).toBe(403);
     expect((await exports.default.fetch(request)).status).toBe(200);
   });
 });

@@ -4,7 +4,7 @@ import { vi } from "vitest";
 import { moods } from "../../rooms/moods/room.ts";
 import { type Mood, type MoodState, shardName, totalName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { createApp } from "../../src/server/app.ts";
+import worker from "../../src/server/worker.ts";
 import { TestSocket } from "./socket.ts";
 
 type Namespace = "MOODS" | "MOODS4" | "MOODS8";
@@ -36,7 +36,7 @@ function crash(_: unknown, state: DurableObjectState): void {
 export class Deployment {
   readonly env: Env;
   readonly names: string[];
-  readonly #app = createApp();
+  readonly #app = worker;
 
   constructor(shards: 1 | 4 | 8) {
     const namespace: Namespace = shards === 1 ? "MOODS" : shards === 4 ? "MOODS4" : "MOODS8";
