@@ -2,12 +2,7 @@
  * The library: rooms as Durable Objects. Its surface is Verani 0.5's, so that with the alias
  * `"verani": "npm:rollcall"` a room moves over as it is, and what Rollcall adds.
  */
-export {
-  type ActorHandlerClass,
-  type ActorStub,
-  createActorHandler,
-  restoreSessions,
-} from "./actor/actor.ts";
+export { createActorHandler, restoreSessions } from "./actor/actor.ts";
 export { storeAttachment } from "./actor/attachment.ts";
 export {
   type CallResult,
@@ -43,6 +38,7 @@ export {
   type VeraniActor,
 } from "./actor/room.ts";
 export type { Session } from "./actor/session.ts";
+export type { ActorHandlerClass, ActorStub } from "./actor/stub.ts";
 export type { Timers } from "./actor/timers.ts";
 export { type Codec, veraniCodec } from "./wire/codec.ts";
 export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./wire/errors.ts";

@@ -1,11 +1,8 @@
-import { DurableObject, env as workerEnv, exports as workerExports } from "cloudflare:workers";
+import { DurableObject } from "cloudflare:workers";
 import { log } from "../log.ts";
 import { CLOSE, sendableCode } from "../wire/close.ts";
 import { veraniCodec } from "../wire/codec.ts";
-import { RollcallError } from "../wire/errors.ts";
-import { encodeFrame, type Hello } from "../wire/frames.ts";
-import { negotiateProtocol } from "../wire/version.ts";
-import type { CallResult, CallTarget, Inspection } from "./call.ts";
+import type { CallResult, Inspection } from "./call.ts";
 import { Connections } from "./connections.ts";
 import { Dispatcher } from "./dispatch.ts";
 import {
@@ -14,71 +11,22 @@ import {
   type BroadcastOptions,
   Emitter,
   type EventMap,
-  type RpcBroadcastOptions,
 } from "./emit.ts";
 import { LIMITS } from "./limits.ts";
 import { LIVENESS, Sweeper } from "./liveness.ts";
-import { type ConnectionMeta, checkMeta } from "./meta.ts";
+import type { ConnectionMeta } from "./meta.ts";
 import { FLUSH_MS, Outbox } from "./outbox.ts";
 import type { Room, VeraniActor } from "./room.ts";
-import { Session } from "./session.ts";
+import type { Session } from "./session.ts";
+import { type ActorHandlerClass, type ActorStub, findActor, toClassName } from "./stub.ts";
 import { Timers } from "./timers.ts";
 import { afterCommit, bufferEmits, outsideTransaction } from "./transaction.ts";
-
-/** The actor over RPC. */
-export interface ActorStub extends CallTarget {
-  fetch(request: Request): Promise<Response>;
-  emitToChannel(channel: string, event: string, data?: unknown): Promise<number>;
-  emitToUser(userId: string, event: string, data?: unknown): Promise<number>;
-  /** @deprecated use emitToUser */
-  sendToUser(userId: string, channel: string, data?: unknown): Promise<number>;
-  /** @deprecated use emitToChannel */
-  broadcast(channel: string, data: unknown, options?: RpcBroadcastOptions): Promise<number>;
-  getSessionCount(): Promise<number>;
-  getConnectedUserIds(): Promise<string[]>;
-  cleanupStaleSessions(): Promise<number>;
-  inspect(): Promise<Inspection>;
-}
-
-/** A Durable Object class made of a room. */
-export interface ActorHandlerClass<E = unknown> {
-  new (
-    state: DurableObjectState,
-    env: E,
-  ): DurableObject<E> & {
-    [K in keyof ActorStub]: ActorStub[K] extends (...args: infer A) => Promise<infer R>
-      ? (...args: A) => R | Promise<R>
-      : never;
-  };
-  /**
-   * The actor named `id`, found by this class's name among the Worker's bindings and exports.
-   *
-   * @throws Error when no binding or export bears the name
-   */
-  get(id: string): ActorStub;
-}
+import { answerUpgrade } from "./upgrade.ts";
 
 /** Storage key of the number of starts, in development. */
 const STARTS_KEY = "rollcall:starts";
 /** Time after which a timer whose handler threw is tried again, in ms. */
 const RETRY_MS = 5_000;
-
-/** `user-presence` → `UserPresence`. */
-function className(name: string): string {
-  const words = name.split(/[^A-Za-z0-9]+/).filter(Boolean);
-  return (
-    words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join("") || "VeraniActor"
-  );
-}
-
-function defaultMeta(request: Request): ConnectionMeta {
-  const userId = new URL(request.url).searchParams.get("userId") ?? "anonymous";
-  return { userId, clientId: crypto.randomUUID(), channels: ["default"] };
-}
-
-function refusal(error: RollcallError): Response {
-  return Response.json({ error: error.code, details: error.message }, { status: error.status });
-}
 
 /**
  * The Durable Object class of a room. Its class needs SQLite storage (`new_sqlite_classes`) and the
@@ -120,15 +68,8 @@ export function createActorHandler<
     #dueNotBefore = 0;
 
     static get(id: string): ActorStub {
-      const bindings = { ...workerExports, ...(workerEnv as object) } as Record<string, unknown>;
       // `name` is that of the class that was exported, or the room's in PascalCase.
-      const namespace = bindings[this.name] as DurableObjectNamespace | undefined;
-      if (typeof namespace?.idFromName !== "function") {
-        throw new Error(
-          `No Durable Object is bound or exported as ${this.name}: export the class under this name and list it under migrations in wrangler.toml`,
-        );
-      }
-      return namespace.get(namespace.idFromName(id)) as unknown as ActorStub;
+      return findActor(this.name, id);
     }
 
     constructor(state: DurableObjectState, env: E) {
@@ -191,72 +132,20 @@ export function createActorHandler<
 
     override async fetch(request: Request): Promise<Response> {
       this.#wakeUps.fetch += 1;
-      try {
-        await this.#wake();
-        return await this.#upgrade(request);
-      } catch (thrown) {
-        if (thrown instanceof RollcallError) return refusal(thrown);
-        log("upgrade_failed", { room: label, error: thrown });
-        return refusal(new RollcallError("internal", "Internal error"));
-      }
-    }
-
-    async #upgrade(request: Request): Promise<Response> {
-      const { pathname, searchParams } = new URL(request.url);
-      if (pathname !== websocketPath) {
-        throw new RollcallError("not_found", `WebSocket endpoint is ${websocketPath}`);
-      }
-      if (request.headers.get("Upgrade")?.toLowerCase() !== "websocket") {
-        throw new RollcallError("upgrade_required", `${websocketPath} takes WebSockets only`);
-      }
-      const meta = await this.#extractMeta(request);
-      this.#sweeper.sweepBeforeJoin();
-      this.#connections.checkLimits(meta.userId);
-
-      const { 0: client, 1: server } = new WebSocketPair();
-      this.#state.acceptWebSocket(server);
-      const protocol = negotiateProtocol(searchParams, codec.protocol2 ? 2 : 1);
-      const probes = liveness.probeMs > 0 && protocol === 2 && searchParams.get("probe") === "1";
-      let session: Session<M>;
-      try {
-        session = Session.accept(this.#connections, server, meta, protocol, probes);
-      } catch (thrown) {
-        server.close(CLOSE.internal, "Internal error");
-        throw thrown;
-      }
-      this.#connections.add(session);
-      this.timers.wakeAt(this.#sweeper.deadlineOf(session));
-      if (protocol === 2) session.enqueue(this.#hello(session));
-      await session.run(() => this.#dispatcher.connect(session));
-      return new Response(null, { status: 101, webSocket: client });
-    }
-
-    async #extractMeta(request: Request): Promise<M> {
-      let meta: M;
-      try {
-        meta = room.extractMeta
-          ? await room.extractMeta(request, this.env)
-          : (defaultMeta(request) as M);
-      } catch (thrown) {
-        if (thrown instanceof RollcallError) throw thrown;
-        // Verani's rooms refuse with a plain Error; and a bug here must not let anybody in either.
-        log("refused", { room: label, error: thrown });
-        throw new RollcallError("unauthorized", "Connection refused");
-      }
-      return checkMeta(meta);
-    }
-
-    #hello(session: Session<M>): string {
-      const { pingMs, probeMs } = liveness;
-      const hello: Hello = {
-        protocol: 2,
-        session: session.id,
+      await this.#wake();
+      return answerUpgrade(request, {
+        room,
+        env: this.env,
+        websocketPath,
+        label,
         epoch: this.#instance,
-        seq: 0,
-        pingMs,
-        ...(session.probes && { lookMs: probeMs }),
-      };
-      return encodeFrame({ type: "hello", data: hello });
+        connections: this.#connections,
+        sweeper: this.#sweeper,
+        onAccept: (session, deadlineMs) => {
+          this.timers.wakeAt(deadlineMs);
+          return session.run(() => this.#dispatcher.connect(session));
+        },
+      });
     }
 
     override webSocketMessage(ws: WebSocket, raw: string | ArrayBuffer): Promise<void> | void {
@@ -300,15 +189,14 @@ export function createActorHandler<
       this.#wakeUps.alarm += 1;
       await this.#wake();
       const now = Date.now();
-      for (const name of this.timers.due(now)) {
+      await this.timers.ring(now, async (name) => {
         try {
           await room.timerHandlers.get(name)?.(this);
         } catch (error) {
           log("timer_failed", { room: label, timer: name, error });
           this.timers.soonest(name, now + RETRY_MS);
         }
-        this.timers.done(name);
-      }
+      });
       this.#sweeper.sweep(now);
       if (room.onDue && this.#dueAt() <= now) {
         try {
@@ -411,7 +299,7 @@ export function createActorHandler<
     }
   }
 
-  Object.defineProperty(Actor, "name", { value: className(room.name ?? websocketPath) });
+  Object.defineProperty(Actor, "name", { value: toClassName(room.name ?? websocketPath) });
   return Actor as unknown as ActorHandlerClass<E>;
 }
 

@@ -1,6 +1,6 @@
 import { afterCommit } from "./transaction.ts";
 
-/** Storage key of the deadlines. */
+/** Storage key of the deadlines, a `Record<name, ms>`. */
 const KEY = "rollcall:timers";
 /**
  * The farthest that an alarm is set ahead, in ms: a token may expire in a year that the runtime
@@ -9,27 +9,34 @@ const KEY = "rollcall:timers";
 const FARTHEST_MS = 30 * 24 * 3_600_000;
 
 /**
- * Many named deadlines on the actor's one alarm. A deadline is one storage row for all names
- * together; the alarm is moved only when it must be earlier and deleted when nothing is left, since
- * each move is a row as well. What is set inside a transaction counts from the commit on, and not
- * at all after a rollback.
+ * Many named deadlines on the actor's one alarm. All names share one storage row; the alarm is moved
+ * only when it must come earlier and deleted when nothing is left, since each move is a row as well.
+ * A deadline set inside a transaction counts from the commit on, and not at all after a rollback.
  */
 export class Timers {
   readonly #storage: DurableObjectStorage;
-  /** Earliest deadline that follows from the sockets (expiry, sweep) and is stored nowhere. */
-  readonly #fromSessions: () => number | undefined;
-  readonly #deadlines: Map<string, number>;
-  /** Deadlines whose handlers run now: kept in storage until they are done, should we die meanwhile. */
+  /** Earliest deadline that is stored nowhere: a socket's, or the room's `dueAt`. */
+  readonly #unstored: () => number | undefined;
+  readonly #deadlines = new Map<string, number>();
+  /** Deadlines whose handlers run now: they stay in storage until then, in case the actor dies. */
   readonly #ringing = new Map<string, number>();
+  /** What the row holds besides deadlines: another release may have written it, and gets it back. */
+  readonly #unknown = new Map<string, unknown>();
   /** How often this instance has set and deleted the alarm: each is a row written. */
   readonly stats = { alarmsSet: 0, alarmsDeleted: 0 };
   #alarmAt: number | null = null;
 
-  constructor(storage: DurableObjectStorage, fromSessions: () => number | undefined) {
+  constructor(storage: DurableObjectStorage, unstored: () => number | undefined) {
     this.#storage = storage;
-    this.#fromSessions = fromSessions;
-    const stored = storage.kv.get<Record<string, number>>(KEY) ?? {};
-    this.#deadlines = new Map(Object.entries(stored));
+    this.#unstored = unstored;
+    const row: unknown = storage.kv.get(KEY);
+    // The row has no version: every release takes a number in it for a deadline. So a later release
+    // can add only values that are no numbers, which stay in the row.
+    if (typeof row !== "object" || row === null || Array.isArray(row)) return;
+    for (const [name, value] of Object.entries(row)) {
+      if (typeof value !== "number") this.#unknown.set(name, value);
+      else if (!Number.isNaN(value)) this.#deadlines.set(name, value);
+    }
   }
 
   /** Reads where the alarm stands. Once, at the start of the instance. */
@@ -38,7 +45,7 @@ export class Timers {
     this.#arm(this.#next());
   }
 
-  /** When the alarm stands, in ms since the epoch, or null. */
+  /** When the alarm comes, in ms since the epoch, or null. */
   get alarmAt(): number | null {
     return this.#alarmAt;
   }
@@ -48,8 +55,14 @@ export class Timers {
     return this.#deadlines.get(name);
   }
 
-  /** Sets the deadline of `name` to `atMs` (ms since the epoch), in place of any other. */
+  /**
+   * Sets the deadline of `name`, in place of any other.
+   *
+   * @param atMs ms since the epoch; Infinity for never
+   * @throws RangeError when `atMs` is NaN
+   */
   set(name: string, atMs: number): void {
+    if (Number.isNaN(atMs)) throw new RangeError(`The deadline of ${name} must be a time in ms`);
     afterCommit(() => {
       if (this.#deadlines.get(name) === atMs) return;
       this.#deadlines.set(name, atMs);
@@ -61,8 +74,8 @@ export class Timers {
   /** As {@link set}, but leaves an earlier deadline alone: for deadlines that mostly move away. */
   soonest(name: string, atMs: number): void {
     afterCommit(() => {
-      const standing = this.#deadlines.get(name);
-      if (standing === undefined || atMs < standing) this.set(name, atMs);
+      const present = this.#deadlines.get(name);
+      if (present === undefined || atMs < present) this.set(name, atMs);
     });
   }
 
@@ -74,32 +87,34 @@ export class Timers {
     });
   }
 
-  /** A deadline known without storage, a socket's or the room's `dueAt`, has come nearer. */
+  /** A deadline that is stored nowhere, a socket's or the room's `dueAt`, has come nearer. */
   wakeAt(atMs: number): void {
     this.#arm(atMs);
   }
 
-  /** Deadlines known without storage are over: the alarm goes if nothing else is due. */
+  /** Deadlines that are stored nowhere are over: the alarm is deleted if nothing else is due. */
   release(): void {
     if (this.#alarmAt !== null && this.#next() === undefined) this.#disarm();
   }
 
-  /** @internal The alarm rang: takes the names that are due at `now` off the list. */
-  due(now: number): string[] {
+  /**
+   * @internal The alarm rang: runs the handlers of the names that are due at `now`, one by one. A
+   * name stays in storage until its handler has run; `run` may set it again, and must not throw.
+   */
+  async ring(now: number, run: (name: string) => Promise<void>): Promise<void> {
     const due = [...this.#deadlines].filter(([, at]) => at <= now);
     for (const [name, at] of due) {
       this.#deadlines.delete(name);
       this.#ringing.set(name, at);
     }
-    return due.map(([name]) => name);
+    for (const [name] of due) {
+      await run(name);
+      this.#ringing.delete(name);
+      this.#store();
+    }
   }
 
-  /** @internal The handler of a name that was {@link due} has run. */
-  done(name: string): void {
-    if (this.#ringing.delete(name)) this.#store();
-  }
-
-  /** @internal All that was due has run: sets the alarm to what is next. */
+  /** @internal All that was due has run: sets the alarm to the next deadline. */
   rearm(): void {
     this.#alarmAt = null;
     const next = this.#next();
@@ -109,10 +124,9 @@ export class Timers {
   }
 
   #next(): number | undefined {
-    const times = [...this.#deadlines.values()];
-    const fromSessions = this.#fromSessions();
-    if (fromSessions !== undefined) times.push(fromSessions);
-    return times.length === 0 ? undefined : Math.min(...times);
+    let next = this.#unstored() ?? Number.POSITIVE_INFINITY;
+    for (const at of this.#deadlines.values()) next = Math.min(next, at);
+    return next === Number.POSITIVE_INFINITY ? undefined : next;
   }
 
   #arm(atMs: number | undefined): void {
@@ -129,7 +143,7 @@ export class Timers {
   }
 
   #store(): void {
-    const all = [...this.#ringing, ...this.#deadlines];
+    const all = [...this.#unknown, ...this.#ringing, ...this.#deadlines];
     if (all.length === 0) this.#storage.kv.delete(KEY);
     else this.#storage.kv.put(KEY, Object.fromEntries(all));
   }

@@ -1,13 +1,13 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import type { ActorStub } from "../../src/actor/actor.ts";
 import { createActorHandler, restoreSessions } from "../../src/actor/actor.ts";
 import { storeAttachment } from "../../src/actor/attachment.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
+import type { ActorStub } from "../../src/actor/stub.ts";
 import { PresenceRoom } from "../../src/server/worker.ts";
 import { FallbackRoom, gates, Lab } from "./rooms.ts";
-import { connect, freshName, upgrade } from "./socket.ts";
+import { connect, freshName, type TestSocket, upgrade } from "./socket.ts";
 
 type LabStub = DurableObjectStub<Lab> & ActorStub;
 
@@ -39,7 +39,7 @@ afterEach(() => {
 });
 
 describe("sessions", () => {
-  it("keep what a handler wrote into ctx.meta over hibernation", async () => {
+  it("keep what a handler wrote into ctx.meta when the actor hibernates", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     await socket.ask("note", { text: "one" });
@@ -54,7 +54,7 @@ describe("sessions", () => {
     ]);
   });
 
-  it("keep a meta too big for the socket in storage, and take it along when they leave", async () => {
+  it("keep a meta too big for the socket in storage and delete it there when they end", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     await socket.ask("grow", { characters: 20_000 });
@@ -70,7 +70,7 @@ describe("sessions", () => {
     expect(await read(stub, "storedSessions")).toHaveLength(0);
   });
 
-  it("whose sockets are gone leave nothing in storage", async () => {
+  it("leave nothing in storage when their sockets were lost while the actor slept", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     await socket.ask("grow", { characters: 20_000 });
@@ -78,7 +78,7 @@ describe("sessions", () => {
     expect(await read(stub, "storedSessions")).toHaveLength(0);
   });
 
-  it("survive a meta that cannot be stored: the client hears of an error, the last good one stays", async () => {
+  it("send an error and keep the last good meta when a handler writes one that cannot be stored", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     await socket.ask("note", { text: "kept" });
@@ -89,12 +89,12 @@ describe("sessions", () => {
   });
 
   it.each([
-    ["a channel that is no string", { channels: ["default", { a: 1 }] }],
-    ["more channels than fit", { channels: Array.from({ length: 1001 }, (_, n) => `c${n}`) }],
-    ["no channels", { channels: null }],
-    ["no user", { userId: "" }],
-    ["no time to expire at", { expiresAtMs: "soon" }],
-  ])("are not broken by a handler that lets a client set %s", async (_, changes) => {
+    ["a channel that is not a string", { channels: ["default", { a: 1 }] }],
+    ["more than 1000 channels", { channels: Array.from({ length: 1001 }, (_, n) => `c${n}`) }],
+    ["null for the channels", { channels: null }],
+    ["an empty user id", { userId: "" }],
+    ["an expiry that is not a time", { expiresAtMs: "soon" }],
+  ])("keep their last good meta and stay usable when a handler sets %s", async (_, changes) => {
     const stub = newLab();
     const [socket, other] = await Promise.all([
       connect(stub, "/ws?v=2&user=anna"),
@@ -111,7 +111,7 @@ describe("sessions", () => {
     await socket.event("still.anna");
   });
 
-  it("follow a changed user id and changed channels, also after hibernation", async () => {
+  it("are found under the user id and the channels that a handler gave them, also after hibernation", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2&user=anna");
     await socket.ask("become", { userId: "berta", channels: ["news"] });
@@ -125,21 +125,21 @@ describe("sessions", () => {
     expect(await socket.event("extra")).toEqual({ type: "extra", n: 1 });
   });
 
-  it("handle one client's events one after the other", async () => {
+  it("handle the events of one client one after the other while other clients go on", async () => {
     const stub = newLab();
     const [slow, other] = await Promise.all([connect(stub, "/ws?v=2"), connect(stub, "/ws?v=2")]);
     const key = crypto.randomUUID();
-    slow.emit("held", { key });
+    slow.emit("wait", { key });
     slow.emit("say", { text: "second" });
     await other.until(() => gates.has(key), "the gate");
     await other.ask("say", { text: "meanwhile" });
     await other.ask("open", { key });
     const order = [await other.event("said"), await other.event("said")];
     expect(order.map(({ text }) => text)).toEqual(["meanwhile", "second"]);
-    expect(await times(stub, `held ${key}`)).toBe(1);
+    expect(await times(stub, `waited ${key}`)).toBe(1);
   });
 
-  it("are counted and listed over RPC", async () => {
+  it("are counted, and their users listed, over RPC", async () => {
     const stub = newLab();
     await connect(stub, "/ws?user=anna");
     await connect(stub, "/ws?user=anna");
@@ -152,7 +152,7 @@ describe("sessions", () => {
     expect(await stub.getConnectedUserIds()).toEqual(["anna"]);
   });
 
-  it("give rooms written for Verani what storeAttachment and restoreSessions promise", async () => {
+  it("keep the meta that a Verani room stores with storeAttachment and restoreSessions", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2&client=c1");
     await runInDurableObject(stub, (actor: Lab) => {
@@ -167,21 +167,149 @@ describe("sessions", () => {
   });
 });
 
-describe("the way out", () => {
-  it.each([["a client that leaves", async (stub: LabStub) => void stub]])(
-    "runs onDisconnect once for %s",
-    async () => {
-      const stub = newLab();
-      const socket = await connect(stub, "/ws?client=c1");
-      await socket.close(1000, "bye");
-      expect(socket.closed).toMatchObject({ code: 1000 });
-      expect(await times(stub, "left c1")).toBe(1);
-      await evictDurableObject(stub);
-      expect(await times(stub, "left c1")).toBe(1);
-    },
-  );
+describe("channels", () => {
+  const news = (socket: TestSocket) =>
+    socket.received.filter(({ event }) => event === "news").map(({ data }) => data.n);
 
-  it("runs onDisconnect once for a client that closes while the actor sleeps", async () => {
+  it("deliver an emit to exactly their members after handlers changed them, also out of sleep", async () => {
+    const stub = newLab();
+    const [stays, joins, leaves, both] = await Promise.all([
+      connect(stub, "/ws?v=2&channels=default,news"),
+      connect(stub, "/ws?v=2&channels=default"),
+      connect(stub, "/ws?v=2&channels=news"),
+      connect(stub, "/ws?v=2&channels=news,sport"),
+    ]);
+    expect(await stub.emitToChannel("news", "news", { n: 1 })).toBe(3);
+    await joins.ask("become", { channels: ["news", "default"] });
+    await leaves.ask("become", { channels: [] });
+    await both.ask("become", { channels: ["sport", "news", "news"] });
+    expect(await stub.emitToChannel("news", "news", { n: 2 })).toBe(3);
+    expect(await stub.emitToChannel("sport", "news", { n: 3 })).toBe(1);
+    await evictDurableObject(stub, { webSockets: "hibernate" });
+
+    expect(await stub.emitToChannel("news", "news", { n: 4 })).toBe(3);
+    expect(await stub.emitToChannel("default", "news", { n: 5 })).toBe(2);
+    await leaves.ask("become", { channels: ["sport"] });
+    await both.close();
+    expect(await stub.emitToChannel("sport", "news", { n: 6 })).toBe(1);
+    expect(await stub.emitToChannel("news", "news", { n: 7 })).toBe(2);
+    expect(await stub.emitToChannel("nowhere", "news", { n: 8 })).toBe(0);
+
+    await Promise.all([stays, joins, leaves].map((socket) => socket.caughtUp()));
+    expect(news(stays)).toEqual([1, 2, 4, 5, 7]);
+    expect(news(joins)).toEqual([2, 4, 5, 7]);
+    expect(news(leaves)).toEqual([1, 6]);
+    expect(news(both)).toEqual([1, 2, 3, 4]);
+  });
+
+  it("that a handler has just changed count for what it emits itself", async () => {
+    const stub = newLab();
+    const [mover, other] = await Promise.all([
+      connect(stub, "/ws?v=2&channels=default"),
+      connect(stub, "/ws?v=2&channels=news"),
+    ]);
+    await mover.ask("move", { channels: ["news"], to: "news" });
+    expect(await mover.event("moved")).toBeDefined();
+    await other.event("moved.others");
+    expect((await mover.ask("move", { channels: ["a"], to: "news" })).data).toEqual([1, 0]);
+    expect((await mover.ask("move", { channels: ["news"], to: "news" })).data).toEqual([2, 1]);
+    await Promise.all([mover.caughtUp(), other.caughtUp()]);
+    const counts = (socket: TestSocket) =>
+      ["moved", "moved.others"].map((name) => socket.events.filter((one) => one === name).length);
+    expect(counts(mover)).toEqual([2, 0]);
+    expect(counts(other)).toEqual([3, 2]);
+  });
+});
+
+describe("the attachment of a socket", () => {
+  /** Rewrites the attachment of a client's socket and lets the actor sleep. */
+  async function rewrite(
+    stub: LabStub,
+    clientId: string,
+    change: (attachment: Record<string, unknown>) => unknown,
+  ): Promise<void> {
+    await runInDurableObject(stub, (_, state) => {
+      for (const ws of state.getWebSockets()) {
+        const attachment = ws.deserializeAttachment();
+        if (attachment.meta.clientId === clientId) ws.serializeAttachment(change(attachment));
+      }
+    });
+    await evictDurableObject(stub);
+  }
+  async function attachmentOf(stub: LabStub): Promise<Record<string, unknown>> {
+    return runInDurableObject(stub, (_, state) =>
+      state.getWebSockets()[0]?.deserializeAttachment(),
+    );
+  }
+
+  it("written by the previous release is read, and what only that release knows is kept", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2&client=c1");
+    await rewrite(stub, "c1", ({ id, meta }) => ({
+      rollcall: 1,
+      id,
+      protocol: 2,
+      seenAtMs: Date.now(),
+      looks: true,
+      meta,
+    }));
+    await socket.ask("note", { text: "new release" });
+    expect(await attachmentOf(stub)).toMatchObject({
+      rollcall: 1,
+      looks: true,
+      meta: { notes: ["new release"] },
+    });
+  });
+
+  it("written by a next release is read, and its version and unknown fields survive a rewrite", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2&client=c1");
+    const unknown = { cursor: { epoch: "e", seq: 7 } };
+    await rewrite(stub, "c1", (attachment) => ({ ...attachment, rollcall: 2, ...unknown }));
+    await socket.ask("note", { text: "old release" });
+    expect(await attachmentOf(stub)).toMatchObject({
+      rollcall: 2,
+      ...unknown,
+      meta: { notes: ["old release"] },
+    });
+    await evictDurableObject(stub);
+    expect((await socket.ask("notes")).data).toMatchObject({ notes: ["old release"] });
+  });
+
+  it.each<[string, (attachment: Record<string, unknown>) => unknown]>([
+    ["is null", () => null],
+    ["is a text", () => "rubbish"],
+    ["is an object of the room's own", () => ({ userId: "anna" })],
+    ["has a version that is no number", (attachment) => ({ ...attachment, rollcall: "x" })],
+    ["has a protocol of a next release", (attachment) => ({ ...attachment, protocol: 3 })],
+    ["has a time that is NaN", (attachment) => ({ ...attachment, seenAtMs: Number.NaN })],
+    ["has an invalid meta", (attachment) => ({ ...attachment, meta: { userId: 5 } })],
+    ["has lost its meta in storage", ({ meta: _, ...attachment }) => attachment],
+  ])("that %s closes its socket with 1011 and no other", async (_, change) => {
+    const stub = newLab();
+    const [broken, other] = await Promise.all([
+      connect(stub, "/ws?v=2&client=c1"),
+      connect(stub, "/ws?v=2&client=c2"),
+    ]);
+    await rewrite(stub, "c1", change);
+    expect(await stub.getSessionCount()).toBe(1);
+    expect((await broken.ended()).code).toBe(1011);
+    expect((await other.ask("notes")).type).toBe("ack");
+  });
+});
+
+describe("the end of a session", () => {
+  it("runs onDisconnect once when the client closes the socket", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?client=c1");
+    await socket.close(1000, "bye");
+    expect(socket.closed).toMatchObject({ code: 1000 });
+    expect(await times(stub, "left c1")).toBe(1);
+    await evictDurableObject(stub);
+    expect(await times(stub, "left c1")).toBe(1);
+  });
+
+  it("runs onDisconnect once when the client closes the socket while the actor sleeps", async () => {
     const stub = newLab();
     const [leaver, stayer] = await Promise.all([
       connect(stub, "/ws?client=c1"),
@@ -194,7 +322,7 @@ describe("the way out", () => {
     expect(await stub.getSessionCount()).toBe(1);
   });
 
-  it("runs onDisconnect once for a socket that can no longer be sent to", async () => {
+  it("runs onDisconnect once when a send to the socket fails", async () => {
     const stub = newLab();
     const [broken, other] = await Promise.all([
       connect(stub, "/ws?client=c1&user=broken"),
@@ -203,7 +331,7 @@ describe("the way out", () => {
     await runInDurableObject(stub, (actor: Lab) => {
       const room = actor as unknown as { getUserSessions(id: string): WebSocket[] };
       const [ws] = room.getUserSessions("broken");
-      // Behind the framework's back: its next send to this socket throws.
+      // Without the framework's knowledge: its next send to this socket throws.
       WebSocket.prototype.close.call(ws, 1011, "gone");
       actor.emitToChannel("default", "noise");
     });
@@ -215,7 +343,7 @@ describe("the way out", () => {
     expect(await times(stub, "left c1")).toBe(1);
   });
 
-  it("runs onDisconnect once for a session that its handler closes", async () => {
+  it("runs onDisconnect once when a handler closes the session", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?client=c1");
     socket.emit("leave");
@@ -223,7 +351,7 @@ describe("the way out", () => {
     expect(await times(stub, "left c1")).toBe(1);
   });
 
-  it("goes on when onDisconnect throws", async () => {
+  it("is complete, and the room goes on, when onDisconnect throws", async () => {
     const stub = newLab();
     const [clumsy, other] = await Promise.all([
       connect(stub, "/ws?client=clumsy"),
@@ -235,7 +363,7 @@ describe("the way out", () => {
     expect(await stub.getSessionCount()).toBe(1);
   });
 
-  it("closes who fails in onConnect, with a reason that fits a close frame, and without onDisconnect", async () => {
+  it("closes the socket with a reason cut to a close frame, without onDisconnect, when onConnect throws", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?client=unwelcome");
     const { code, reason } = await socket.ended();
@@ -245,7 +373,7 @@ describe("the way out", () => {
     expect(await times(stub, "left unwelcome")).toBe(0);
   });
 
-  it("closes a socket at the minute its token expires, also from sleep", async () => {
+  it("comes with 4401 when the token expires, also while the actor sleeps", async () => {
     const stub = newLab();
     const expiresAtMs = Date.now() + 3_600_000;
     const [short, long] = await Promise.all([
@@ -261,7 +389,7 @@ describe("the way out", () => {
     expect(await times(stub, "left c1")).toBe(1);
   });
 
-  it("is woken in time when a handler shortens what a token has left", async () => {
+  it("moves to an earlier alarm when a handler shortens the expiry of a token", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const expiresAtMs = Date.now() + 5_000;
@@ -270,7 +398,7 @@ describe("the way out", () => {
     expect(Date.parse(alarm ?? "")).toBe(expiresAtMs);
   });
 
-  it("takes no frame from a socket whose token has expired, alarm or not", async () => {
+  it("comes with the first frame after the token has expired if the alarm is late", async () => {
     const stub = newLab();
     const expiresAtMs = Date.now() + 3_600_000;
     const socket = await connect(stub, `/ws?expiresAtMs=${expiresAtMs}`);
@@ -279,13 +407,13 @@ describe("the way out", () => {
     expect((await socket.ended()).code).toBe(4401);
   });
 
-  it("really is rung by the runtime when a token expires", async () => {
+  it("comes by the alarm of the runtime itself when a token expires", async () => {
     const stub = newLab();
     const socket = await connect(stub, `/ws?expiresAtMs=${Date.now() + 300}`);
     expect((await socket.ended()).code).toBe(4401);
   });
 
-  it("keeps a token that expires beyond the runtime's calendar", async () => {
+  it("does not come for a token that expires later than the runtime can set an alarm", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2&expiresAtMs=9999999999000");
     expect(await stub.getSessionCount()).toBe(1);
@@ -298,7 +426,7 @@ describe("the way out", () => {
 });
 
 describe("a silent peer", () => {
-  it("that used to ping is closed with 4408 within a minute, by an alarm; others stay", async () => {
+  it("that used to ping is closed with 4408 by an alarm within a minute, and other peers stay", async () => {
     const stub = newLab();
     const [dead, alive, neverPings] = await Promise.all([
       connect(stub, "/ws?v=2&client=dead"),
@@ -309,13 +437,13 @@ describe("a silent peer", () => {
       socket.send('{"type":"ping"}');
       await socket.next(({ frame }) => frame.type === "pong");
     }
-    const firstLookAt = await alarmOf(stub);
-    vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
+    const firstSweepAt = await alarmOf(stub);
+    vi.useFakeTimers({ toFake: ["Date"], now: firstSweepAt });
     await runDurableObjectAlarm(stub);
     expect(await stub.getSessionCount()).toBe(3);
     const alarmAt = await alarmOf(stub);
-    expect(alarmAt - firstLookAt).toBeLessThanOrEqual(45_000);
-    expect(alarmAt - firstLookAt).toBeGreaterThan(15_000);
+    expect(alarmAt - firstSweepAt).toBeLessThanOrEqual(45_000);
+    expect(alarmAt - firstSweepAt).toBeGreaterThan(15_000);
     await evictDurableObject(stub);
 
     vi.setSystemTime(alarmAt);
@@ -330,7 +458,7 @@ describe("a silent peer", () => {
     await neverPings.event("said");
   });
 
-  it("that went before its upgrade was answered is missed within 10 s; who showed itself is not", async () => {
+  it("that left before its upgrade was answered is closed within 10 s; one that sent a frame is not", async () => {
     const stub = newLab();
     const [gone, talker, plain] = await Promise.all([
       connect(stub, "/ws?v=2&client=gone"),
@@ -339,31 +467,31 @@ describe("a silent peer", () => {
     ]);
     await talker.ask("note", { text: "no ping, but a frame" });
     const joinedAt = Date.now();
-    const firstLookAt = await alarmOf(stub);
-    expect(firstLookAt - joinedAt).toBeLessThan(8_000);
-    // However many come at once: one look, one row.
+    const firstSweepAt = await alarmOf(stub);
+    expect(firstSweepAt - joinedAt).toBeLessThan(8_000);
+    // However many connect at once: one sweep, one row.
     const alarmsSet = await runInDurableObject(
       stub,
       (actor: Lab) => (actor as unknown as Pick<VeraniActor, "timers">).timers.stats.alarmsSet,
     );
     expect(alarmsSet).toBe(1);
     await evictDurableObject(stub);
-    vi.useFakeTimers({ toFake: ["Date"], now: firstLookAt });
+    vi.useFakeTimers({ toFake: ["Date"], now: firstSweepAt });
     await runDurableObjectAlarm(stub);
     expect((await gone.ended()).code).toBe(4408);
     await plain.event("left", ({ clientId }) => clientId === "gone");
     expect(await stub.getSessionCount()).toBe(2);
-    // One look for all who came meanwhile: the next is a sweep, for the talker, who never pinged …
-    expect((await alarmOf(stub)) - firstLookAt).toBe(45_000);
-    vi.setSystemTime(firstLookAt + 45_000);
+    // One sweep for all that connected meanwhile; the next is for the talker, which never pinged …
+    expect((await alarmOf(stub)) - firstSweepAt).toBe(45_000);
+    vi.setSystemTime(firstSweepAt + 45_000);
     await runDurableObjectAlarm(stub);
     expect((await talker.ended()).code).toBe(4408);
-    // … and which a plain client of protocol 1 need not fear.
+    // … and which spares a client of protocol 1 that never pings.
     expect((await stub.inspect()).alarm).toBeNull();
     expect(await stub.getSessionCount()).toBe(1);
   });
 
-  it("has its full time from its last frame, also over a sleep right after it", async () => {
+  it("is closed no sooner than 15 s after its last frame, also if the actor slept right after it", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const start = Date.now();
@@ -381,7 +509,7 @@ describe("a silent peer", () => {
     expect((await socket.ended()).code).toBe(4408);
   });
 
-  it("of protocol 1 gets three quarters of a minute", async () => {
+  it("of protocol 1 is closed 45 s after its last ping", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?client=c1");
     socket.send('{"type":"ping"}');
@@ -395,7 +523,7 @@ describe("a silent peer", () => {
     expect((await socket.ended()).code).toBe(4408);
   });
 
-  it("does not wake the actor by pinging, nor is it woken once everyone has left", async () => {
+  it("is found without pings that wake the actor, and without an alarm once everyone has left", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const before = await stub.inspect();
@@ -421,7 +549,7 @@ describe("a silent peer", () => {
 });
 
 describe("timers", () => {
-  it("of many names share one alarm, run in their time, and survive hibernation", async () => {
+  it("of many names share one alarm, run at their deadlines, and survive hibernation", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const start = Date.now();
@@ -446,14 +574,14 @@ describe("timers", () => {
     expect(await runDurableObjectAlarm(stub)).toBe(false);
   });
 
-  it("are rung by the runtime, and reach the clients", async () => {
+  it("run by the alarm of the runtime itself, and their events reach the clients", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     await socket.ask("timer.set", { name: "ring", atMs: Date.now() + 50 });
     expect(await socket.event("rang")).toMatchObject({ name: "ring" });
   });
 
-  it("are tried again when their handler throws", async () => {
+  it("run again when their handler throws", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const start = Date.now();
@@ -465,6 +593,63 @@ describe("timers", () => {
     }
     expect(await journal(stub)).toContain("rang flaky after 3");
     expect(await read(stub, "deadline", "flaky")).toBeNull();
+  });
+});
+
+describe("the stored timers", () => {
+  /** Stores `row` in place of the deadlines and lets the actor sleep. */
+  async function rewrite(stub: LabStub, row: unknown): Promise<void> {
+    await runInDurableObject(stub, (_, state) => state.storage.kv.put("rollcall:timers", row));
+    await evictDurableObject(stub);
+  }
+  async function stored(stub: LabStub): Promise<unknown> {
+    return runInDurableObject(stub, (_, state) => state.storage.kv.get("rollcall:timers"));
+  }
+
+  it("run although the row also holds garbage, and fields that are no deadlines stay in it", async () => {
+    const stub = newLab();
+    const socket = await connect(stub, "/ws?v=2");
+    const start = Date.now();
+    const unknown = { text: "soon", next: { release: [2] }, none: null };
+    await rewrite(stub, { ...unknown, ring: start + 1_000_000, chime: Number.NaN });
+    expect(await read(stub, "deadline", "ring")).toBe(start + 1_000_000);
+    expect(await read(stub, "deadline", "chime")).toBeNull();
+    await socket.ask("timer.set", { name: "bell", atMs: start + 2_000_000 });
+    expect(await stored(stub)).toEqual({
+      ...unknown,
+      ring: start + 1_000_000,
+      bell: start + 2_000_000,
+    });
+
+    vi.useFakeTimers({ toFake: ["Date"], now: start + 1_000_001 });
+    await runDurableObjectAlarm(stub);
+    expect(await times(stub, "rang ring")).toBe(1);
+    // The first one has been silent for too long.
+    const later = await connect(stub, "/ws?v=2");
+    await later.ask("timer.clear", { name: "bell" });
+    expect(await stored(stub)).toEqual(unknown);
+  });
+
+  it.each([["a text"], [["a list"]], [5], [null]])(
+    "are none, and new ones can be set, when the row is %j",
+    async (row) => {
+      const stub = newLab();
+      const socket = await connect(stub, "/ws?v=2");
+      await rewrite(stub, row);
+      const atMs = Date.now() + 1_000_000;
+      await socket.ask("timer.set", { name: "ring", atMs });
+      expect(await stored(stub)).toEqual({ ring: atMs });
+    },
+  );
+
+  it("refuse a deadline that is NaN", async () => {
+    const stub = newLab();
+    await connect(stub, "/ws?v=2");
+    await runInDurableObject(stub, (actor: Lab) => {
+      const { timers } = actor as unknown as Pick<VeraniActor, "timers">;
+      expect(() => timers.set("ring", Number.NaN)).toThrow(RangeError);
+    });
+    expect(await stored(stub)).toBeUndefined();
   });
 });
 
@@ -484,7 +669,7 @@ describe("a transaction", () => {
   }
 
   it.each(["commit", "sync"])(
-    "lets what was emitted inside out after it commits (%s)",
+    "delivers the events emitted inside it after it commits (%s)",
     async (end) => {
       const { actor, heard } = await pair();
       expect((await actor.ask("transact", { end })).data).toBe(end === "sync" ? 1 : 4);
@@ -495,7 +680,7 @@ describe("a transaction", () => {
     },
   );
 
-  it.each(["throw", "sync-throw"])("that throws emits and stores nothing (%s)", async (end) => {
+  it.each(["throw", "sync-throw"])("that throws delivers and stores nothing (%s)", async (end) => {
     const { actor, heard, stub } = await pair();
     expect((await actor.ask("transact", { end })).error).toMatchObject({ code: "conflict" });
     expect(await heard()).toEqual([]);
@@ -503,7 +688,7 @@ describe("a transaction", () => {
     expect(await read(stub, "deadline", "ring")).toBeNull();
   });
 
-  it("that rolls itself back emits and stores nothing, and forgets its timers", async () => {
+  it("that rolls itself back delivers and stores nothing, and sets no timer", async () => {
     const { actor, heard, stub } = await pair();
     expect((await actor.ask("transact", { end: "rollback" })).data).toBeNull();
     expect(await heard()).toEqual(["after"]);
@@ -514,33 +699,33 @@ describe("a transaction", () => {
     expect(await actor.event("rang")).toMatchObject({ name: "chime" });
   });
 
-  it("that commits sets its timers", async () => {
+  it("that commits sets the timers set inside it", async () => {
     const { actor, stub } = await pair();
     await actor.ask("transact", { end: "commit" });
     expect(await read(stub, "deadline", "ring")).toBeTypeOf("number");
   });
 
-  it("inside another waits for the outer one, and vanishes alone", async () => {
+  it("inside another delivers after the outer one commits, and nothing if it alone rolls back", async () => {
     const { actor, heard } = await pair();
     await actor.ask("transact", { end: "nested" });
     expect(await heard()).toEqual(["outer", "inner kept", "outer end", "after"]);
   });
 
-  it("that committed inside another goes down with the outer one", async () => {
+  it("that committed inside another delivers nothing when the outer one rolls back", async () => {
     const { actor, heard } = await pair();
     await actor.ask("transact", { end: "nested-lost" });
     expect(await heard()).toEqual(["after"]);
   });
 
-  it("does not hold what another handler emits meanwhile", async () => {
+  it("does not delay the events that another handler emits meanwhile", async () => {
     const { actor, heard } = await pair();
     await actor.ask("transact.aside");
     expect(await heard()).toEqual(["meanwhile", "inside"]);
   });
 });
 
-describe("upgrades and addresses", () => {
-  it("refuse what is no upgrade, or on another path, with JSON", async () => {
+describe("an actor", () => {
+  it("answers a request that is no upgrade, or on another path, with 426 or 404 as JSON", async () => {
     const stub = newLab();
     const noUpgrade = await stub.fetch("https://rollcall.test/ws");
     expect(noUpgrade.status).toBe(426);
@@ -550,7 +735,7 @@ describe("upgrades and addresses", () => {
     expect(await elsewhere.json()).toMatchObject({ error: "not_found" });
   });
 
-  it("refuse whom extractMeta throws out: 401 without a word about why, or the coded error", async () => {
+  it("refuses an upgrade whose extractMeta throws: 401 without the reason, or the coded error", async () => {
     const stub = newLab();
     const plain = await upgrade(stub, "/ws?refuse=plain");
     expect(plain.status).toBe(401);
@@ -561,7 +746,7 @@ describe("upgrades and addresses", () => {
     expect(await stub.getSessionCount()).toBe(0);
   });
 
-  it("refuse a meta without a proper user id, client id or channels", async () => {
+  it("refuses an upgrade with 400 when the user id or client id is empty or too long", async () => {
     const stub = newLab();
     for (const query of [
       "user=",
@@ -573,7 +758,7 @@ describe("upgrades and addresses", () => {
     }
   });
 
-  it("find an actor by its class's name, or by the room's in PascalCase", async () => {
+  it("is found by the name of its class, or by the room's name in PascalCase", async () => {
     const name = freshName();
     const socket = await connect(Lab.get(name) as never, "/ws?v=2&user=anna");
     expect(await (env.LAB.getByName(name) as LabStub).getConnectedUserIds()).toEqual(["anna"]);
@@ -584,7 +769,7 @@ describe("upgrades and addresses", () => {
     expect(() => nowhere.get("x")).toThrow("exported as NotBound");
   });
 
-  it("are limited per user and per room", async () => {
+  it("refuses an upgrade with 429 when the user, or the room, has too many sockets", async () => {
     const stub = env.TIGHT.getByName(freshName());
     const first = await connect(stub, "/ws?userId=a");
     await connect(stub, "/ws?userId=a");
@@ -599,7 +784,7 @@ describe("upgrades and addresses", () => {
 });
 
 describe("calls over RPC", () => {
-  it("run an ingest handler with checked data", async () => {
+  it("run the handler of the call with checked data, also out of sleep", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws");
     expect(await stub.ingest("publish", { text: "hi" })).toEqual({ ok: true, value: 1 });
@@ -609,7 +794,7 @@ describe("calls over RPC", () => {
     expect(await socket.event("said")).toMatchObject({ text: "again" });
   });
 
-  it("answer refusals and failures with a code, and no secret", async () => {
+  it("return refusals with their code, and failures as internal without details", async () => {
     const stub = newLab();
     const codeOf = async (name: string, data?: unknown) => {
       const result = await stub.ingest(name, data);
@@ -628,7 +813,7 @@ describe("calls over RPC", () => {
     expect(await codeOf("broken")).toEqual({ code: "internal", message: "Internal error" });
   });
 
-  it("broadcast and sendToUser as Verani did, with their options", async () => {
+  it("broadcast and send to a user as Verani did, with its options", async () => {
     const stub = newLab();
     const [a, b] = await Promise.all([connect(stub, "/ws?user=a"), connect(stub, "/ws?user=b")]);
     expect(await stub.broadcast("default", { type: "news", n: 1 })).toBe(2);
@@ -645,7 +830,7 @@ describe("calls over RPC", () => {
     expect(numbers(b)).toEqual([1, 2, 4]);
   });
 
-  it("do not mistake a closing socket for a live one", async () => {
+  it("end the session of a closing socket when stale sessions are cleaned up", async () => {
     const stub = newLab();
     await connect(stub, "/ws?client=c1");
     const stale = await runInDurableObject(stub, (actor: Lab) => {

@@ -3,7 +3,7 @@ import { createActorHandler } from "../../src/actor/actor.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
-/** Rooms that exist for tests only: each event is one thing the framework promises. */
+/** Rooms for tests only: each event exercises one promise of the framework. */
 export interface LabMeta extends ConnectionMeta {
   notes: string[];
   big?: string;
@@ -11,13 +11,13 @@ export interface LabMeta extends ConnectionMeta {
 
 type LabActor = VeraniActor<LabMeta, Env>;
 
-/** What happened in the room, kept over evictions. */
+/** Notes an event of the room in storage, where it survives evictions. */
 function write(actor: LabActor, entry: string): void {
   const { kv } = actor.getStorage();
   kv.put("journal", [...(kv.get<string[]>("journal") ?? []), entry]);
 }
 
-/** Lets a test hold a handler up: `gates.get(key)` resolves it. */
+/** Lets a test delay a handler: `gates.get(key)` resolves it. */
 export const gates = new Map<string, () => void>();
 function gate(key: string): Promise<void> {
   return new Promise((resolve) => gates.set(key, resolve));
@@ -79,6 +79,10 @@ lab.on("grow", ({ meta }, { characters }) => {
 lab.on("become", ({ meta }, changes) => {
   Object.assign(meta, changes);
 });
+lab.on("move", ({ actor, emit, meta }, { channels, to }) => {
+  meta.channels.splice(0, meta.channels.length, ...channels);
+  return [actor.emit.to(to).emit("moved", {}), emit.to(to).emit("moved.others", {})];
+});
 lab.on("unstorable", ({ meta }) => {
   Object.assign(meta, { secret: () => 1 });
 });
@@ -105,9 +109,9 @@ lab.on("ask", async ({ emit }, { event, data, timeoutMs }) => {
 lab.on("burst", ({ actor }, { count }) => {
   for (let n = 0; n < count; n++) actor.emit.to("default").emit("tick", { n });
 });
-lab.on("held", async ({ actor }, { key }) => {
+lab.on("wait", async ({ actor }, { key }) => {
   await gate(key);
-  write(actor, `held ${key}`);
+  write(actor, `waited ${key}`);
 });
 lab.on("open", (_, { key }) => {
   gates.get(key)?.();
@@ -115,38 +119,38 @@ lab.on("open", (_, { key }) => {
 
 lab.on("transact", async ({ actor, emit }, { end }) => {
   const storage = actor.getStorage();
-  const tell = (event: string) => actor.emit.to("default").emit(event, {});
+  const send = (event: string) => actor.emit.to("default").emit(event, {});
   if (end === "sync") {
     storage.transactionSync(() => {
       storage.kv.put("n", 1);
-      tell("inside");
+      send("inside");
     });
   } else if (end === "sync-throw") {
     storage.transactionSync(() => {
       storage.kv.put("n", 2);
-      tell("inside");
+      send("inside");
       throw new RollcallError("conflict", "Rolled back");
     });
   } else if (end === "nested") {
     await storage.transaction(async (txn) => {
       await txn.put("n", 3);
-      tell("outer");
+      send("outer");
       await storage
         .transaction(async () => {
-          tell("inner lost");
+          send("inner lost");
           throw new Error("inner");
         })
         .catch(() => {});
       await storage.transaction(async () => {
-        tell("inner kept");
+        send("inner kept");
       });
-      tell("outer end");
+      send("outer end");
     });
   } else if (end === "nested-lost") {
     await storage
       .transaction(async () => {
         await storage.transaction(async () => {
-          tell("inner kept");
+          send("inner kept");
         });
         throw new Error("outer");
       })
@@ -154,7 +158,7 @@ lab.on("transact", async ({ actor, emit }, { end }) => {
   } else {
     await storage.transaction(async (txn) => {
       await txn.put("n", 4);
-      tell("inside");
+      send("inside");
       emit.emit("inside.own", {});
       emit.to("default").emit("inside.others", {});
       actor.timers.set("ring", Date.now() + 3_600_000);
@@ -162,21 +166,21 @@ lab.on("transact", async ({ actor, emit }, { end }) => {
       if (end === "rollback") txn.rollback();
     });
   }
-  tell("after");
+  send("after");
   return storage.kv.get("n") ?? null;
 });
 
 lab.on("transact.aside", async ({ actor }) => {
-  const tell = (event: string) => actor.emit.to("default").emit(event, {});
+  const send = (event: string) => actor.emit.to("default").emit(event, {});
   const inside = Promise.withResolvers<void>();
   const commit = Promise.withResolvers<void>();
   const done = actor.getStorage().transaction(async () => {
-    tell("inside");
+    send("inside");
     inside.resolve();
     await commit.promise;
   });
   await inside.promise;
-  tell("meanwhile");
+  send("meanwhile");
   commit.resolve();
   await done;
 });
@@ -232,7 +236,7 @@ tight.on("say", ({ actor }, data) => {
 });
 export class Tight extends createActorHandler(tight) {}
 
-/** No handler at all but the one for frames that nobody takes. */
+/** Has only the handler for frames without a handler. */
 const fallback = defineRoom<ConnectionMeta, Env>({
   name: "fallback-room",
   onMessage: (_ctx, frame) => ({ fallback: frame.type }),

@@ -1,0 +1,60 @@
+import { type DurableObject, env, exports } from "cloudflare:workers";
+import type { CallTarget, Inspection } from "./call.ts";
+import type { RpcBroadcastOptions } from "./emit.ts";
+
+/** The actor over RPC. */
+export interface ActorStub extends CallTarget {
+  fetch(request: Request): Promise<Response>;
+  emitToChannel(channel: string, event: string, data?: unknown): Promise<number>;
+  emitToUser(userId: string, event: string, data?: unknown): Promise<number>;
+  /** @deprecated use emitToUser */
+  sendToUser(userId: string, channel: string, data?: unknown): Promise<number>;
+  /** @deprecated use emitToChannel */
+  broadcast(channel: string, data: unknown, options?: RpcBroadcastOptions): Promise<number>;
+  getSessionCount(): Promise<number>;
+  getConnectedUserIds(): Promise<string[]>;
+  cleanupStaleSessions(): Promise<number>;
+  inspect(): Promise<Inspection>;
+}
+
+/** A Durable Object class made of a room. */
+export interface ActorHandlerClass<E = unknown> {
+  new (
+    state: DurableObjectState,
+    env: E,
+  ): DurableObject<E> & {
+    [K in keyof ActorStub]: ActorStub[K] extends (...args: infer A) => Promise<infer R>
+      ? (...args: A) => R | Promise<R>
+      : never;
+  };
+  /**
+   * The actor named `id`, found by this class's name among the Worker's bindings and exports.
+   *
+   * @throws Error when no binding or export has the name
+   */
+  get(id: string): ActorStub;
+}
+
+/** `user-presence` → `UserPresence`. */
+export function toClassName(name: string): string {
+  const words = name.split(/[^A-Za-z0-9]+/).filter(Boolean);
+  return (
+    words.map((word) => word.charAt(0).toUpperCase() + word.slice(1)).join("") || "VeraniActor"
+  );
+}
+
+/**
+ * The actor named `id` of the class that is bound or exported as `className`.
+ *
+ * @throws Error when there is none
+ */
+export function findActor(className: string, id: string): ActorStub {
+  const bindings = { ...exports, ...(env as object) } as Record<string, unknown>;
+  const namespace = bindings[className] as DurableObjectNamespace | undefined;
+  if (typeof namespace?.idFromName !== "function") {
+    throw new Error(
+      `No Durable Object is bound or exported as ${className}: export the class under this name and list it under migrations in wrangler.toml`,
+    );
+  }
+  return namespace.get(namespace.idFromName(id)) as unknown as ActorStub;
+}
