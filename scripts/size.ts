@@ -21,7 +21,7 @@ const BUNDLES: Bundle[] = [
   },
   {
     name: "framework and presence room",
-    modules: ["./src/index.ts", "./rooms/presence/room.ts"],
+    modules: ["./src/index.ts", "./rooms/presence/index.ts"],
     limitBytes: 60 * KIB,
     options: {
       platform: "neutral",

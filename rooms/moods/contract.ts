@@ -1,6 +1,5 @@
 import * as z from "zod/mini";
-import type { EventSchemas, EventsOf } from "../presence/contract.ts";
-import { MOODS } from "./tally.ts";
+import { MOODS, type Mood, type MoodState } from "./tally.ts";
 
 export const mood = z.enum(MOODS, { error: `mood must be one of ${MOODS.join(", ")}` });
 const count = z.int().check(z.nonnegative());
@@ -11,5 +10,8 @@ export const moodEvents = {
   out: {
     "mood.state": z.object({ count, moods: z.record(mood, count), timestamp: z.int() }),
   },
-} satisfies EventSchemas;
-export type MoodEvents = EventsOf<typeof moodEvents>;
+};
+export interface MoodEvents {
+  in: { "mood.set": { mood: Mood } };
+  out: { "mood.state": MoodState };
+}

@@ -1,6 +1,7 @@
 import { requestToken } from "../../src/access/bearer.ts";
 import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
 import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
+import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
 /** Room names of the presence contract. */
@@ -11,37 +12,104 @@ const WORKSPACE_PREFIX = "workspace:";
 const DEV_TOKEN = /^user:(.+)$/s;
 const NAME_LENGTH = 256;
 
-/** Who asks, for which presence room. */
+/** A user who may join a presence room or read its snapshot. */
 export interface Visitor {
-  room: string;
+  /** 1–256 characters. */
   userId: string;
-  username: string;
-  /** When the token expires, in ms since the epoch. */
+  /** At most 256 characters. Default: the `userId`. */
+  username?: string;
+  /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
 }
 
 /**
- * Who may look at, or join, the room that the request names with `?room=`. Both the Worker, so that
- * nobody wakes an actor in vain, and the actor itself ask this.
+ * Who sends this request. Both the Worker and the actor call it: the Worker so that a refused request
+ * wakes no actor, the actor because it may be reached directly.
  *
- * @throws RollcallError `bad_request` for a malformed room, `unauthorized`/`token_expired` for the
- *   token, `forbidden` for another's workspace, `unavailable` without `JWT_SECRET`
+ * @returns null, or throws, to refuse the request: a RollcallError with its status, anything else
+ *   with 401
  */
-export async function admitVisitor(
+export type Authenticate<E> = (
   request: Request,
-  env: { ENVIRONMENT?: string },
-): Promise<Visitor> {
-  const room = new URL(request.url).searchParams.get("room") ?? DEFAULT_ROOM;
-  if (!ROOM_NAME.test(room)) {
-    throw new RollcallError("bad_request", "room must be 1 to 64 of A-Z a-z 0-9 _ . : -", "room");
+  env: E,
+) => Visitor | null | Promise<Visitor | null>;
+
+/** A visitor, and the room that the visitor asks for. */
+export interface RoomVisitor extends Visitor {
+  room: string;
+  username: string;
+}
+
+/** The variables that {@link authenticateToken} reads. */
+export interface PresenceEnv {
+  ENVIRONMENT?: string;
+  JWT_SECRET?: string;
+}
+
+/**
+ * Who sends a request for a presence room, and for which room.
+ *
+ * @throws RollcallError `bad_request` for a malformed room or name, and the refusals of `authenticate`
+ */
+export async function authorizeVisitor<E>(
+  request: Request,
+  env: E,
+  authenticate: Authenticate<E>,
+): Promise<RoomVisitor> {
+  const room = roomOf(request);
+  const { userId, expiresAtMs, ...visitor } = await identify(request, env, authenticate);
+  const username = visitor.username || userId;
+  if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
+    throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
   }
+  return { room, userId, username, ...(expiresAtMs !== undefined && { expiresAtMs }) };
+}
+
+async function identify<E>(
+  request: Request,
+  env: E,
+  authenticate: Authenticate<E>,
+): Promise<Visitor> {
+  let visitor: Visitor | null;
+  try {
+    visitor = await authenticate(request, env);
+  } catch (thrown) {
+    if (thrown instanceof RollcallError) throw thrown;
+    // A bug in it must not let anybody in, and tells strangers nothing.
+    log("presence_refused", { error: thrown });
+    throw new RollcallError("unauthorized", "Not authenticated");
+  }
+  if (visitor?.userId) return visitor;
+  throw new RollcallError("unauthorized", "Not authenticated");
+}
+
+/**
+ * The room that a request names with `?room=`; default `lobby`.
+ *
+ * @throws RollcallError `bad_request` for a malformed name, and for more than one
+ */
+function roomOf(request: Request): string {
+  const [room = DEFAULT_ROOM, ...more] = new URL(request.url).searchParams.getAll("room");
+  if (ROOM_NAME.test(room) && more.length === 0) return room;
+  throw new RollcallError("bad_request", "room must be 1 to 64 of A-Z a-z 0-9 _ . : -", "room");
+}
+
+/**
+ * The default {@link Authenticate}: a JWT signed with `JWT_SECRET`, whose claim `workspaces` must name
+ * the workspace of a room `workspace:<id>`; in development also `user:<name>`.
+ *
+ * @throws RollcallError `unauthorized`/`token_expired` for the token, `forbidden` for the room of
+ *   another workspace, `unavailable` without `JWT_SECRET`
+ */
+export async function authenticateToken(request: Request, env: PresenceEnv): Promise<Visitor> {
+  const room = roomOf(request);
   const workspace = room.startsWith(WORKSPACE_PREFIX) ? room.slice(WORKSPACE_PREFIX.length) : null;
   const token = requestToken(request);
 
   const developer = isDevelopment(env) ? DEV_TOKEN.exec(token ?? "")?.[1] : undefined;
   if (developer !== undefined) {
     if (workspace !== null) throw new RollcallError("forbidden", "Not a member of this workspace");
-    return { room, ...named(developer, developer) };
+    return { userId: developer };
   }
 
   const secret = requireSecret(env, "JWT_SECRET");
@@ -57,15 +125,8 @@ export async function admitVisitor(
   const { username } = claims;
   const expiresAtMs = expiryOf(claims);
   return {
-    room,
-    ...named(userId, typeof username === "string" && username !== "" ? username : userId),
-    ...(expiresAtMs === undefined ? {} : { expiresAtMs }),
+    userId,
+    ...(typeof username === "string" && username !== "" && { username }),
+    ...(expiresAtMs !== undefined && { expiresAtMs }),
   };
-}
-
-function named(userId: string, username: string): { userId: string; username: string } {
-  if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
-    throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
-  }
-  return { userId, username };
 }

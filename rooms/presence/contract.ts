@@ -1,59 +1,111 @@
 import * as z from "zod/mini";
-import { STATUSES } from "./roster.ts";
+import { defineRecord, type RecordType } from "../../src/actor/record.ts";
+import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { type PresenceEvents, STATUSES, type Status } from "./roster.ts";
 
-/**
- * What sockets say and hear, one file per contract. The rooms' types derive from these schemas, and
- * so does `/asyncapi.json`: what is sent cannot differ from what is described without a compile error.
- */
+const INVALID_STATUS = { error: "Invalid status" };
 
-/** What comes in and goes out, by the event's name. */
-export interface EventSchemas {
-  in: Record<string, z.ZodMiniType>;
-  out: Record<string, z.ZodMiniType>;
+/** A schema for each event of one direction. */
+type Schemas<Events> = { [K in keyof Events]: z.ZodMiniType<Events[K]> };
+
+/** The data of `presence.status` from a client. */
+export function statusChange<S extends string>(
+  statuses: readonly S[],
+): z.ZodMiniType<{ status: S }, { status: S }> {
+  return z.object({ status: z.literal(statuses, INVALID_STATUS) }, INVALID_STATUS);
 }
-/** The event map of a room whose schemas these are. */
-export type EventsOf<S extends EventSchemas> = {
-  in: { [K in keyof S["in"]]: z.infer<S["in"][K]> };
-  out: { [K in keyof S["out"]]: z.infer<S["out"][K]> };
-};
 
-const invalid = { error: "Invalid status" };
-const status = z.enum(STATUSES, invalid);
-const count = z.int().check(z.nonnegative());
-const user = { userId: z.string(), username: z.string() };
-const entry = { ...user, devices: z.int().check(z.positive()), status };
-/** The server's clock, in ms since the epoch. */
-const timestamp = z.int();
+/** A user's status as it is stored: the bare text, as the release before reads it. */
+export function statusRecord<S extends string>(statuses: readonly S[]): RecordType<{ status: S }> {
+  return defineRecord({ version: 1, schema: statusChange(statuses), bare: "status" });
+}
 
-/** Events of the presence contract. */
-export const presenceEvents = {
-  in: {
-    "presence.status": z.object({ status }, invalid),
-    "presence.list": z.object({}),
-  },
-  out: {
-    "presence.sync": z.object({
-      users: z.array(z.object(entry)),
-      totalUsers: count,
-      totalConnections: count,
-    }),
-    "presence.diff": z.object({
-      joins: z.array(z.object(entry)),
-      leaves: z.array(z.object(user)),
-      updates: z.array(
-        z.object({
-          userId: z.string(),
-          username: z.exactOptional(z.string()),
-          devices: z.exactOptional(entry.devices),
-          status: z.exactOptional(status),
-        }),
+/** Events of the presence contract, for its description. */
+function presenceEvents() {
+  const status = z.enum(STATUSES, INVALID_STATUS);
+  const count = z.int().check(z.nonnegative());
+  const user = { userId: z.string(), username: z.string() };
+  const devices = z.int().check(z.positive());
+  const entry = { ...user, devices, status };
+  const timestamp = z.int();
+  return {
+    in: {
+      "presence.status": statusChange<Status>(STATUSES),
+      "presence.list": z.object({}),
+    } satisfies Schemas<PresenceEvents["in"]>,
+    out: {
+      "presence.sync": z.object({
+        users: z.array(z.object(entry)),
+        totalUsers: count,
+        totalConnections: count,
+      }),
+      "presence.diff": z.object({
+        joins: z.array(z.object(entry)),
+        leaves: z.array(z.object(user)),
+        updates: z.array(
+          z.object({
+            userId: z.string(),
+            username: z.exactOptional(z.string()),
+            devices: z.exactOptional(devices),
+            status: z.exactOptional(status),
+          }),
+        ),
+        timestamp,
+      }),
+      "presence.online": z.object({ ...entry, timestamp }),
+      "presence.update": z.object({ ...user, devices, timestamp }),
+      "presence.offline": z.object({ ...user, timestamp }),
+      "presence.status": z.object({ ...user, status, timestamp }),
+    } satisfies Schemas<PresenceEvents["out"]>,
+  };
+}
+
+/** Routes and sockets of the service's presence rooms. */
+export function describePresence(): SystemDescription {
+  const events = presenceEvents();
+  const sync = events.out["presence.sync"];
+  const query = z.object({
+    room: z
+      .optional(z.string())
+      .check(
+        z.describe(
+          "1 to 64 of `A-Z a-z 0-9 _ . : -`, default `lobby`; `workspace:<id>` is for its members",
+        ),
       ),
-      timestamp,
-    }),
-    "presence.online": z.object({ ...entry, timestamp }),
-    "presence.update": z.object({ ...user, devices: entry.devices, timestamp }),
-    "presence.offline": z.object({ ...user, timestamp }),
-    "presence.status": z.object({ ...user, status, timestamp }),
-  },
-} satisfies EventSchemas;
-export type PresenceEvents = EventsOf<typeof presenceEvents>;
+  });
+  const security = ["bearer", "bearerQuery"] as const;
+  return {
+    tag: { name: "Presence", description: "Who is in a room." },
+    routes: [
+      {
+        method: "get",
+        path: "/api/v1/presence",
+        summary: "The users in a presence room",
+        security,
+        query,
+        responses: {
+          200: answered("As presence.sync", sync),
+          400: refused("The room's name is malformed"),
+          401: refused("The token is missing, bad or expired"),
+          403: refused("The room of another workspace"),
+          503: refused("JWT_SECRET is not configured"),
+        },
+      },
+    ],
+    channels: {
+      presence: {
+        address: "/ws/presence",
+        title: "A presence room",
+        description:
+          "The users in a room, with the number of their devices and their status. Clients of protocol 2 get a `presence.diff` per flush, others the single events.",
+        query,
+        security,
+        wire: "room",
+        probes: true,
+        in: events.in,
+        out: events.out,
+      },
+    },
+    components: { PresenceSync: sync },
+  };
+}

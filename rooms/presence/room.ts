@@ -1,28 +1,47 @@
 import * as z from "zod/mini";
+import type { RecordType } from "../../src/actor/record.ts";
 import {
   type ConnectionMeta,
   defineRoom,
   perActor,
+  type Room,
   type VeraniActor,
 } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
-import { admitVisitor } from "./access.ts";
-import { type PresenceEvents, presenceEvents } from "./contract.ts";
-import { diffRoster, type Roster, type RosterEntry, type Status, snapshot } from "./roster.ts";
+import { type Authenticate, authorizeVisitor } from "./access.ts";
+import { statusChange, statusRecord } from "./contract.ts";
+import {
+  diffRoster,
+  type PresenceEvents,
+  type Roster,
+  type RosterEntry,
+  type RosterSync,
+  snapshot,
+} from "./roster.ts";
 
-interface PresenceMeta extends ConnectionMeta {
+export interface PresenceMeta extends ConnectionMeta {
   username: string;
   /** `mobile`, `tablet` or `desktop`, by the user agent. */
   device: string;
 }
 
-type PresenceActor = VeraniActor<PresenceMeta, Env, PresenceEvents>;
+/** The calls of a presence room. `list` answers with a snapshot. */
+export type PresenceCalls<S extends string> = { list: { in: undefined; out: RosterSync<S> } };
+
+export type PresenceRoom<E, S extends string> = Room<
+  PresenceMeta,
+  E,
+  PresenceEvents<S>,
+  PresenceCalls<S>
+>;
+
+type PresenceActor<S extends string> = VeraniActor<PresenceMeta, unknown, PresenceEvents<S>>;
 type PresenceSession = Session<PresenceMeta>;
 
 const CHANNEL = "default";
 /** A dead peer's 15 s of silence, this, and a ping interval before and after it are a minute. */
 const PROBE_MS = 35_000;
-/** Storage key of a user's status, kept while it is not `online`. */
+/** Storage key of a user's status, which is stored while it is not the default. */
 const STATUS_PREFIX = "status:";
 
 function deviceOf(request: Request): string {
@@ -32,119 +51,137 @@ function deviceOf(request: Request): string {
 }
 
 /**
- * Who is in one room. The sockets are the truth: an entry is made anew from the user's sessions
- * whenever one comes or goes, never counted up or down.
+ * The users in one room. The sockets are the truth: an entry is made anew from the user's sessions at
+ * each connect and disconnect, never counted up or down.
  */
-class Presence {
-  readonly #actor: PresenceActor;
-  readonly roster: Roster = new Map();
-  /** What clients of protocol 2 were told last … */
-  readonly #told: Roster = new Map();
-  /** … whose entry changed since, and how many syncs had been made when it did so first. */
-  readonly #dirty = new Map<string, number>();
+class Presence<S extends string> {
+  readonly roster: Roster<S> = new Map();
+  readonly #actor: PresenceActor<S>;
+  readonly #record: RecordType<{ status: S }>;
+  readonly #defaultStatus: S;
+  /** The stored records by user; a user without one has the default status. */
+  readonly #statuses = new Map<string, { status: S }>();
+  /** The roster as clients of protocol 2 last received it. */
+  readonly #sent: Roster<S> = new Map();
+  /** Users whose entry changed since, with the number of syncs at their first change. */
+  readonly #changed = new Map<string, number>();
+  /** Syncs so far. */
   #syncs = 0;
-  /** Those whom a sync showed as they were in between, and how: undefined if only as absent. */
-  readonly #restate = new Map<string, RosterEntry | undefined>();
+  /**
+   * Users whose entry changed before and after a sync, since the last diff, with the entry that the
+   * sync contained (undefined: none). So some clients know another entry than {@link #sent}.
+   */
+  readonly #resend = new Map<string, RosterEntry<S> | undefined>();
   readonly #newcomers = new Set<PresenceSession>();
-  readonly #statuses: Map<string, Status>;
-  /** The users of `presence.sync` as JSON: joins add to it, all else has it made anew. */
+  /** The users of `presence.sync` as JSON. A join is appended; other changes discard it. */
   #encodedUsers: string | null = null;
 
-  constructor(actor: PresenceActor) {
+  constructor(actor: PresenceActor<S>, statuses: readonly S[]) {
     this.#actor = actor;
-    const stored = actor.getStorage().kv.list<Status>({ prefix: STATUS_PREFIX });
-    this.#statuses = new Map(
-      [...stored].map(([key, status]) => [key.slice(STATUS_PREFIX.length), status]),
-    );
+    this.#record = statusRecord(statuses);
+    this.#defaultStatus = statuses[0] as S;
+    for (const [key, value] of actor.getStorage().kv.list({ prefix: STATUS_PREFIX })) {
+      const record = this.#record.read(value);
+      if (record) this.#statuses.set(key.slice(STATUS_PREFIX.length), record);
+    }
   }
 
-  #entry(userId: string): RosterEntry | undefined {
+  #statusOf(userId: string): S {
+    return this.#statuses.get(userId)?.status ?? this.#defaultStatus;
+  }
+
+  #entryOf(userId: string): RosterEntry<S> | undefined {
     const sessions = this.#actor.sessionsOf(userId);
     const [first] = sessions;
     if (!first) return undefined;
     const { username } = first.meta;
-    const status = this.#statuses.get(userId) ?? "online";
-    return { userId, username, devices: sessions.size, status };
+    return { userId, username, devices: sessions.size, status: this.#statusOf(userId) };
   }
 
   /**
-   * Makes the roster from the sockets that are there, and forgets what is stored of users who are
-   * not. Says whether there was any.
+   * Makes the roster from the sockets that are there, and deletes the stored statuses of users without
+   * one.
+   *
+   * @returns whether there was such a status
    */
   restore(): boolean {
-    this.tell();
+    this.sendDiff();
     for (const { meta } of this.#actor.sessions.values()) {
-      const entry = this.#entry(meta.userId);
+      const entry = this.#entryOf(meta.userId);
       if (!entry) continue;
       this.roster.set(meta.userId, entry);
-      this.#told.set(meta.userId, entry);
+      this.#sent.set(meta.userId, entry);
     }
     this.#encodedUsers = null;
-    const gone = [...this.#statuses.keys()].filter((userId) => !this.roster.has(userId));
-    if (gone.length === 0) return false;
+    const absent = [...this.#statuses.keys()].filter((userId) => !this.roster.has(userId));
+    if (absent.length === 0) return false;
     const storage = this.#actor.getStorage();
     storage.transactionSync(() => {
-      for (const userId of gone) storage.kv.delete(STATUS_PREFIX + userId);
+      for (const userId of absent) storage.kv.delete(STATUS_PREFIX + userId);
     });
-    for (const userId of gone) this.#statuses.delete(userId);
+    for (const userId of absent) this.#statuses.delete(userId);
     return true;
   }
 
-  joined(session: PresenceSession): void {
+  connected(session: PresenceSession): void {
     this.#newcomers.add(session);
-    this.#changed(session.meta.userId, session);
+    this.#update(session.meta.userId, session);
   }
 
-  left(session: PresenceSession): void {
+  disconnected(session: PresenceSession): void {
     const { userId } = session.meta;
     this.#newcomers.delete(session);
     if (this.#actor.sessionsOf(userId).size === 0 && this.#statuses.delete(userId)) {
       this.#actor.getStorage().kv.delete(STATUS_PREFIX + userId);
     }
-    this.#changed(userId, session);
+    this.#update(userId, session);
   }
 
-  /** Stores a user's status, then tells everyone. */
-  setStatus({ userId, username }: PresenceMeta, status: Status): void {
-    // Whoever has not heard of the user's arrival yet must hear of it first.
-    this.tell();
+  /** Stores a user's status, then sends it to everyone. */
+  setStatus({ userId, username }: PresenceMeta, status: S): void {
+    // Clients that have not received the user's arrival yet must receive it first.
+    this.sendDiff();
+    const record = { ...this.#statuses.get(userId), status };
+    const stored = this.#record.write(record);
+    // Bare, so a record with fields of a later version is kept.
+    const isDefault = stored === this.#defaultStatus;
     const storage = this.#actor.getStorage();
     storage.transactionSync(() => {
-      if (status !== (this.#statuses.get(userId) ?? "online")) {
-        if (status === "online") storage.kv.delete(STATUS_PREFIX + userId);
-        else storage.kv.put(STATUS_PREFIX + userId, status);
+      if (status !== this.#statusOf(userId)) {
+        if (isDefault) storage.kv.delete(STATUS_PREFIX + userId);
+        else storage.kv.put(STATUS_PREFIX + userId, stored);
       }
       const data = { userId, username, status, timestamp: Date.now() };
       this.#actor.emit.to(CHANNEL).emit("presence.status", data);
     });
-    if (status === "online") this.#statuses.delete(userId);
-    else this.#statuses.set(userId, status);
-    const entry = this.#entry(userId);
+    if (isDefault) this.#statuses.delete(userId);
+    else this.#statuses.set(userId, record);
+    const entry = this.#entryOf(userId);
     if (!entry) return;
     this.roster.set(userId, entry);
-    this.#told.set(userId, entry);
+    this.#sent.set(userId, entry);
     this.#encodedUsers = null;
   }
 
-  /** Brings a user's entry up to date and lets the others know. */
-  #changed(userId: string, cause: PresenceSession): void {
+  /** Brings a user's entry up to date and notifies the others. */
+  #update(userId: string, cause: PresenceSession): void {
     const old = this.roster.get(userId);
-    const now = this.#entry(userId);
+    const now = this.#entryOf(userId);
     if (now) this.roster.set(userId, now);
     else this.roster.delete(userId);
     if (!old && now && this.#encodedUsers !== null) {
       this.#encodedUsers += `${this.#encodedUsers === "" ? "" : ","}${JSON.stringify(now)}`;
     } else this.#encodedUsers = null;
 
-    this.#tellLegacy(cause, old, now);
-    const dirtySince = this.#dirty.get(userId);
-    if (dirtySince === undefined) this.#dirty.set(userId, this.#syncs);
-    else if (dirtySince < this.#syncs) this.#restate.set(userId, old ?? this.#restate.get(userId));
-    this.#actor.atFlush("presence", () => this.tell());
+    this.#sendSingleEvent(cause, old, now);
+    const changedAt = this.#changed.get(userId);
+    if (changedAt === undefined) this.#changed.set(userId, this.#syncs);
+    else if (changedAt < this.#syncs) this.#resend.set(userId, old ?? this.#resend.get(userId));
+    this.#actor.atFlush("presence", () => this.sendDiff());
   }
 
-  /** Clients of protocol 1 get the single event at once: they take no lists, so it saves nothing to wait. */
-  #tellLegacy(cause: PresenceSession, old?: RosterEntry, now?: RosterEntry): void {
+  /** Clients of protocol 1 get the single event at once: they take no lists, so waiting saves nothing. */
+  #sendSingleEvent(cause: PresenceSession, old?: RosterEntry<S>, now?: RosterEntry<S>): void {
     const { emit } = this.#actor;
     const others = emit.where((session) => session.protocol === 1 && session !== cause);
     const { userId, username } = cause.meta;
@@ -157,24 +194,25 @@ class Presence {
     }
   }
 
-  /** Tells clients of protocol 2 what changed since the last time. */
-  tell(): void {
-    // Some know this user otherwise than they were told: a whole entry, or a leave, sets all right.
-    for (const [userId, shown] of this.#restate) {
-      if (this.roster.has(userId)) this.#told.delete(userId);
-      else if (shown) this.#told.set(userId, shown);
+  /** Sends clients of protocol 2 what changed since the last diff. */
+  sendDiff(): void {
+    // A whole entry, or a leave, is right for clients with either of the two entries.
+    for (const [userId, shown] of this.#resend) {
+      if (this.roster.has(userId)) this.#sent.delete(userId);
+      else if (shown) this.#sent.set(userId, shown);
     }
-    const diff = diffRoster(this.#told, this.roster, this.#dirty.keys(), Date.now());
-    // A single newcomer has it all in its sync; among several, each needs to hear of the others.
-    const isLone = this.#newcomers.size === 1 && this.#dirty.size === 1 && this.#restate.size === 0;
+    const diff = diffRoster(this.#sent, this.roster, this.#changed.keys(), Date.now());
+    // A single newcomer has it all in its sync; several newcomers need the joins of each other.
+    const isLone =
+      this.#newcomers.size === 1 && this.#changed.size === 1 && this.#resend.size === 0;
     const only = isLone ? [...this.#newcomers][0] : null;
-    for (const userId of this.#dirty.keys()) {
+    for (const userId of this.#changed.keys()) {
       const entry = this.roster.get(userId);
-      if (entry) this.#told.set(userId, entry);
-      else this.#told.delete(userId);
+      if (entry) this.#sent.set(userId, entry);
+      else this.#sent.delete(userId);
     }
-    this.#dirty.clear();
-    this.#restate.clear();
+    this.#changed.clear();
+    this.#resend.clear();
     this.#newcomers.clear();
     if (!diff) return;
     const { emit } = this.#actor;
@@ -182,7 +220,7 @@ class Presence {
   }
 
   /** `presence.sync` as a frame. */
-  encodedSync(): string {
+  encodeSync(): string {
     this.#syncs += 1;
     this.#encodedUsers ??= [...this.roster.values()]
       .map((entry) => JSON.stringify(entry))
@@ -193,48 +231,59 @@ class Presence {
   }
 }
 
-const presenceOf = perActor((actor: PresenceActor) => new Presence(actor));
+export interface PresenceRoomOptions<E, S extends string> {
+  name: string;
+  websocketPath: string;
+  authenticate: Authenticate<E>;
+  /** The first one is the default. */
+  statuses: readonly S[];
+}
 
-/** Who is online, with how many devices and which status. One actor per room name. */
-export const presence = defineRoom<PresenceMeta, Env, PresenceEvents>({
-  name: "presence-room",
-  websocketPath: "/ws/presence",
-  liveness: { probeMs: PROBE_MS },
+/** The room of a presence system: one actor per room name. */
+export function definePresence<E, S extends string>(
+  options: PresenceRoomOptions<E, S>,
+): PresenceRoom<E, S> {
+  const { name, websocketPath, authenticate, statuses } = options;
+  const presenceOf = perActor((actor: PresenceActor<S>) => new Presence(actor, statuses));
 
-  async extractMeta(request, env) {
-    const { room: _, ...visitor } = await admitVisitor(request, env);
-    const clientId = crypto.randomUUID();
-    return { ...visitor, clientId, channels: [CHANNEL], device: deviceOf(request) };
-  },
+  const room = defineRoom<PresenceMeta, E, PresenceEvents<S>>({
+    name,
+    websocketPath,
+    liveness: { probeMs: PROBE_MS },
 
-  onConnect({ actor, session }) {
-    const here = presenceOf(actor);
-    here.joined(session);
-    session.enqueue(here.encodedSync());
-  },
+    async extractMeta(request, env) {
+      const { room: _, ...visitor } = await authorizeVisitor(request, env, authenticate);
+      const clientId = crypto.randomUUID();
+      return { ...visitor, clientId, channels: [CHANNEL], device: deviceOf(request) };
+    },
 
-  onDisconnect({ actor, session }) {
-    presenceOf(actor).left(session);
-  },
+    onConnect({ actor, session }) {
+      const here = presenceOf(actor);
+      here.connected(session);
+      session.enqueue(here.encodeSync());
+    },
 
-  onHibernationRestore(actor) {
-    const here = presenceOf(actor);
-    if (here.restore())
+    onDisconnect({ actor, session }) {
+      presenceOf(actor).disconnected(session);
+    },
+
+    onHibernationRestore(actor) {
+      const here = presenceOf(actor);
+      if (!here.restore()) return;
       actor.emit.to(CHANNEL).emit("presence.sync", snapshot(here.roster.values()));
-  },
-});
+    },
+  });
 
-const { "presence.status": statusChange } = presenceEvents.in;
-presence.on("presence.status", statusChange, ({ actor, meta }, { status }) => {
-  presenceOf(actor).setStatus(meta, status);
-});
+  room.on("presence.status", statusChange(statuses), ({ actor, meta }, { status }) => {
+    presenceOf(actor).setStatus(meta, status);
+  });
 
-presence.on("presence.list", ({ actor, session }) => {
-  session.enqueue(presenceOf(actor).encodedSync());
-});
+  room.on("presence.list", ({ actor, session }) => {
+    session.enqueue(presenceOf(actor).encodeSync());
+  });
 
-/** The same for those who only need a look. */
-presence.ingest("list", z.undefined(), (actor) => {
-  actor.cleanupStaleSessions();
-  return snapshot(presenceOf(actor).roster.values());
-});
+  return room.call("list", z.undefined(), (actor) => {
+    actor.cleanupStaleSessions();
+    return snapshot(presenceOf(actor).roster.values());
+  });
+}

@@ -1,53 +1,62 @@
 /**
- * Who is here: pure functions over a list of users. The server makes snapshots and diffs of it, the
- * client folds them back, with the very same code.
+ * Who is in a presence room: types of its events, and pure functions over a list of users. The server
+ * makes snapshots and diffs with this code, and the client folds them back with the same code.
  */
+
+/** The statuses of the service's own rooms. The first one is the default. */
 export const STATUSES = ["online", "away", "busy"] as const;
 export type Status = (typeof STATUSES)[number];
 
-/** A user who is here. `devices` is the number of that user's live sockets, at least 1. */
-export interface RosterEntry {
+/** A user in the room. `devices` is the number of the user's live sockets, at least 1. */
+export interface RosterEntry<S extends string = Status> {
   userId: string;
   username: string;
   devices: number;
-  status: Status;
+  status: S;
 }
 
-export type Roster = Map<string, RosterEntry>;
+/** The users of a room by `userId`. */
+export type Roster<S extends string = Status> = Map<string, RosterEntry<S>>;
 
-/** `presence.sync`: everyone who is here. Authoritative: it replaces what a client knew. */
-export interface RosterSync {
-  users: RosterEntry[];
+/** `presence.sync`: everyone in the room. Authoritative: it replaces what a client knew. */
+export interface RosterSync<S extends string = Status> {
+  users: RosterEntry<S>[];
   totalUsers: number;
   totalConnections: number;
 }
 
-/** `presence.diff`: what changed since the last one. Times are the server's, in ms. */
-export interface RosterDiff {
-  joins: RosterEntry[];
+/** `presence.diff`: what changed since the last one. `timestamp` is server time in ms. */
+export interface RosterDiff<S extends string = Status> {
+  joins: RosterEntry<S>[];
   leaves: { userId: string; username: string }[];
-  updates: { userId: string; username?: string; devices?: number; status?: Status }[];
+  updates: { userId: string; username?: string; devices?: number; status?: S }[];
   timestamp: number;
 }
 
-/** The single events of the presence contract, which Verani's clients know. */
-export type PresenceEvent =
-  | {
-      event: "presence.online";
-      data: RosterEntry & { timestamp: number };
-    }
-  | {
-      event: "presence.update";
-      data: { userId: string; username: string; devices: number; timestamp: number };
-    }
-  | { event: "presence.offline"; data: { userId: string; username: string; timestamp: number } }
-  | {
-      event: "presence.status";
-      data: { userId: string; username: string; status: Status; timestamp: number };
-    };
+/** The events of a presence room, as both ends type them. */
+export interface PresenceEvents<S extends string = Status> {
+  in: { "presence.status": { status: S }; "presence.list": object };
+  out: {
+    "presence.sync": RosterSync<S>;
+    /** Only to clients of protocol 2, in place of the single events but `presence.status`. */
+    "presence.diff": RosterDiff<S>;
+    "presence.online": RosterEntry<S> & { timestamp: number };
+    "presence.update": { userId: string; username: string; devices: number; timestamp: number };
+    "presence.offline": { userId: string; username: string; timestamp: number };
+    "presence.status": { userId: string; username: string; status: S; timestamp: number };
+  };
+}
 
-/** The whole roster as `presence.sync` tells it. */
-export function snapshot(roster: Iterable<RosterEntry>): RosterSync {
+/** The single events of the presence contract, which Verani's clients know. */
+export type PresenceEvent<S extends string = Status> = {
+  [K in SingleEvent]: { event: K; data: PresenceEvents<S>["out"][K] };
+}[SingleEvent];
+type SingleEvent = "presence.online" | "presence.update" | "presence.offline" | "presence.status";
+
+/** The whole roster as the data of `presence.sync`. */
+export function snapshot<S extends string = Status>(
+  roster: Iterable<RosterEntry<S>>,
+): RosterSync<S> {
   const users = [...roster];
   return {
     users,
@@ -56,8 +65,8 @@ export function snapshot(roster: Iterable<RosterEntry>): RosterSync {
   };
 }
 
-/** A roster that holds exactly what a `presence.sync` says. */
-export function rosterOf(sync: RosterSync): Roster {
+/** A roster with exactly the users of a `presence.sync`. */
+export function rosterOf<S extends string = Status>(sync: RosterSync<S>): Roster<S> {
   return new Map(
     sync.users.map(({ userId, username, devices, status }) => [
       userId,
@@ -67,16 +76,16 @@ export function rosterOf(sync: RosterSync): Roster {
 }
 
 /**
- * What has to be told of `userIds` to someone who knows `before`, so that they know `after`.
- * Null when nothing changed.
+ * The changes to `userIds` that turn the roster `before` into the roster `after`; null when there is
+ * none.
  */
-export function diffRoster(
-  before: ReadonlyMap<string, RosterEntry>,
-  after: ReadonlyMap<string, RosterEntry>,
+export function diffRoster<S extends string = Status>(
+  before: ReadonlyMap<string, RosterEntry<S>>,
+  after: ReadonlyMap<string, RosterEntry<S>>,
   userIds: Iterable<string>,
   timestamp: number,
-): RosterDiff | null {
-  const diff: RosterDiff = { joins: [], leaves: [], updates: [], timestamp };
+): RosterDiff<S> | null {
+  const diff: RosterDiff<S> = { joins: [], leaves: [], updates: [], timestamp };
   for (const userId of userIds) {
     const old = before.get(userId);
     const now = after.get(userId);
@@ -101,12 +110,15 @@ export function diffRoster(
 }
 
 /**
- * Folds a diff into `roster` and returns it as the single events of the contract. What `roster`
- * knew already (one's own join, a join that the last sync held) gives no event.
+ * Folds a diff into `roster` and returns the changes as single events. A change that `roster` already
+ * has gives no event: the client's own join, or a join that the last sync contained.
  */
-export function applyDiff(roster: Roster, diff: RosterDiff): PresenceEvent[] {
+export function applyDiff<S extends string = Status>(
+  roster: Roster<S>,
+  diff: RosterDiff<S>,
+): PresenceEvent<S>[] {
   const { timestamp } = diff;
-  const events: PresenceEvent[] = [];
+  const events: PresenceEvent<S>[] = [];
   for (const { userId, username } of diff.leaves) {
     if (!roster.delete(userId)) continue;
     events.push({ event: "presence.offline", data: { userId, username, timestamp } });
@@ -127,8 +139,11 @@ export function applyDiff(roster: Roster, diff: RosterDiff): PresenceEvent[] {
   return events;
 }
 
-/** Folds a single event, as a server without diffs sends it, into `roster`. */
-export function applyEvent(roster: Roster, { event, data }: PresenceEvent): void {
+/** Folds a single event, as a server of protocol 1 sends it, into `roster`. */
+export function applyEvent<S extends string = Status>(
+  roster: Roster<S>,
+  { event, data }: PresenceEvent<S>,
+): void {
   const known = roster.get(data.userId);
   if (event === "presence.online") {
     const { userId, username, devices, status } = data;
@@ -140,10 +155,14 @@ export function applyEvent(roster: Roster, { event, data }: PresenceEvent): void
   } else if (known && event === "presence.status") known.status = data.status;
 }
 
-function changes(old: RosterEntry, now: RosterEntry, timestamp: number): PresenceEvent[] {
+function changes<S extends string>(
+  old: RosterEntry<S>,
+  now: RosterEntry<S>,
+  timestamp: number,
+): PresenceEvent<S>[] {
   const { userId, username } = now;
-  const events: PresenceEvent[] = [];
-  // A user is called what their oldest device is called, which may leave before the others.
+  const events: PresenceEvent<S>[] = [];
+  // The username is the oldest device's, so it changes when that device leaves before the others.
   if (old.devices !== now.devices || old.username !== now.username) {
     const { devices } = now;
     events.push({ event: "presence.update", data: { userId, username, devices, timestamp } });

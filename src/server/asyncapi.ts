@@ -4,9 +4,9 @@ import { deviceEvents } from "../../rooms/devices/events.ts";
 import { envelope, fanoutMessages } from "../../rooms/fanout/contract.ts";
 import { moodEvents } from "../../rooms/moods/contract.ts";
 import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
-import { presenceEvents } from "../../rooms/presence/contract.ts";
 import { ID_LENGTH, NAME_LENGTH } from "../wire/frames.ts";
-import { errorPayload, probeFrames, protocolFrames } from "./description/protocol.ts";
+import { describeService } from "./description/documents.ts";
+import { errorPayload, protocolFrames } from "./description/protocol.ts";
 
 export interface JsonSchema {
   [keyword: string]: unknown;
@@ -131,25 +131,11 @@ const v: JsonSchema = {
   description:
     "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
 };
-const probe: JsonSchema = {
-  const: "1",
-  description:
-    "With `v=2`: once no `probed` has come for `lookMs` of `hello`, this client sends a `probe` in place of its next ping, which makes the server look for dead sockets",
-};
 const userId = text("A UUID in lower case");
 const JWT = ["bearer", "bearerQuery"];
 const PRESENCE_TOKEN = ["presenceToken", "presenceTokenQuery"];
 
 const CHANNELS: Record<string, Channel> = {
-  presence: {
-    address: "/ws/presence",
-    title: "A presence room",
-    description:
-      "Who is in a room, with how many devices and which status. Clients of protocol 2 hear a `presence.diff` per flush, others the single events.",
-    query: object({ room: text("Default `lobby`"), token, v, probe }, []),
-    security: JWT,
-    ...roomMessages(presenceEvents, probeFrames),
-  },
   devices: {
     address: "/ws/devices",
     title: "The devices of a user",
@@ -297,5 +283,10 @@ export function describeEvents(info: AsyncApi["info"], url: URL): AsyncApi {
       bindings: isSocket ? { ws: { method: "GET", query } } : {},
     };
   }
+  // Systems whose contract describes their channels.
+  const { channels, operations, components } = describeService().asyncapi;
+  Object.assign(document.channels, channels);
+  Object.assign(document.operations, operations);
+  Object.assign(document.components.messages, components.messages);
   return document;
 }

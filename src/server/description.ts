@@ -2,6 +2,7 @@ import { OpenAPIHono } from "@hono/zod-openapi";
 import type { AppEnv } from "../http/routes.ts";
 import { PROTOCOL_VERSION } from "../wire/version.ts";
 import { describeEvents, SECURITY } from "./asyncapi.ts";
+import { describeService } from "./description/documents.ts";
 import { renderDocs } from "./docs-page.ts";
 
 const TITLE = "Rollcall";
@@ -33,7 +34,7 @@ export type OpenApi = ReturnType<OpenAPIHono<AppEnv>["getOpenAPI31Document"]>;
 
 /** The HTTP routes of `app` as OpenAPI 3.1. */
 export function describeRoutes(app: OpenAPIHono<AppEnv>, url: URL): OpenApi {
-  return app.getOpenAPI31Document({
+  const described = app.getOpenAPI31Document({
     openapi: "3.1.0",
     info: {
       title: TITLE,
@@ -44,6 +45,14 @@ export function describeRoutes(app: OpenAPIHono<AppEnv>, url: URL): OpenApi {
     servers: [{ url: url.origin }],
     tags: TAGS,
   });
+  // Systems whose contract describes their routes.
+  const { paths, components } = describeService().openapi;
+  const schemas = { ...described.components?.schemas, ...components.schemas };
+  return {
+    ...described,
+    paths: { ...described.paths, ...paths },
+    components: { ...described.components, schemas },
+  } as OpenApi;
 }
 
 /**

@@ -4,8 +4,7 @@ import { fanout } from "../../rooms/fanout/room.ts";
 import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
 import { moods } from "../../rooms/moods/room.ts";
 import { moodRoutes } from "../../rooms/moods/routes.ts";
-import { presence } from "../../rooms/presence/room.ts";
-import { presenceRoutes } from "../../rooms/presence/routes.ts";
+import { presence } from "../../rooms/presence/index.ts";
 import { workspaceRoutes } from "../../rooms/workspace/forward.ts";
 import { createActorHandler } from "../actor/actor.ts";
 import { createApp, notFound } from "./app.ts";
@@ -13,13 +12,15 @@ import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
 import { descriptionRoutes } from "./description.ts";
 
+const lobby = presence<Env>();
+
 export class DeviceRoom extends createActorHandler(devices) {}
 export class FanoutRoom extends createActorHandler(fanout) {}
 export class MoodRoom extends createActorHandler(moods) {}
-export class PresenceRoom extends createActorHandler(presence) {}
+export class PresenceRoom extends createActorHandler(lobby) {}
 
 const app = createApp<Env>({
-  presence: { routes: presenceRoutes },
+  presence: lobby,
   devices: { routes: deviceRoutes },
   fanout: { routes: fanoutRoutes },
   moods: { routes: moodRoutes },

@@ -1,8 +1,9 @@
 /** The presence room and its route as src/server/worker.ts has them, without the other rooms. */
-import { presence } from "../../rooms/presence/room.ts";
-import { presenceRoutes } from "../../rooms/presence/routes.ts";
+import { presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
 
-export class PresenceRoom extends createActorHandler(presence) {}
+const lobby = presence<Env>();
 
-export default presenceRoutes();
+export class PresenceRoom extends createActorHandler(lobby) {}
+
+export default lobby.routes();

@@ -1,12 +1,13 @@
 /** Presence rooms whose every event is counted: ours, the bare one, PartyServer's. */
-import { presence } from "../../rooms/presence/room.ts";
-import { presenceRoutes } from "../../rooms/presence/routes.ts";
+import { presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import partyRoute, { Presence } from "./peers/partyserver.worker.ts";
 import bareRoute, { Room } from "./peers/presence.worker.ts";
 import type { Count, Counts } from "./wakeups.ts";
 
-export class PresenceRoom extends createActorHandler(presence) {}
+const lobby = presence<Env>();
+
+export class PresenceRoom extends createActorHandler(lobby) {}
 export { Presence, Room };
 
 /** After so long without an event the runtime puts an actor to sleep. */
@@ -45,7 +46,7 @@ count("Rollcall", PresenceRoom);
 count("bare Durable Object", Room);
 count("PartyServer", Presence);
 
-const ours = presenceRoutes();
+const ours = lobby.routes();
 
 export default {
   fetch(
