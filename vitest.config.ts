@@ -55,7 +55,11 @@ export default defineConfig({
         ],
         test: {
           name: "room",
-          include: ["test/room/**/*.test.ts", "test/http/**/*.test.ts"],
+          include: [
+            "test/room/**/*.test.ts",
+            "test/http/**/*.test.ts",
+            "test/compat/storage/**/*.test.ts",
+          ],
           // Properties run hundreds of plays; the machine may be busy.
           testTimeout: 60_000,
         },
@@ -81,7 +85,7 @@ export default defineConfig({
         test: {
           name: "e2e",
           environment: "node",
-          include: ["test/e2e/**/*.test.ts"],
+          include: ["test/e2e/**/*.test.ts", "test/compat/*.test.ts"],
           // Mostly they wait, for sleeps and expiries: two real servers at a time do on two cores.
           testTimeout: 120_000,
           hookTimeout: 90_000,

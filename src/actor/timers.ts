@@ -131,7 +131,8 @@ export class Timers {
 
   #arm(atMs: number | undefined): void {
     if (atMs === undefined || (this.#alarmAt !== null && this.#alarmAt <= atMs)) return;
-    this.#alarmAt = Math.min(atMs, Date.now() + FARTHEST_MS);
+    // The runtime takes no alarm at or before 0, which a deadline of a damaged row may be.
+    this.#alarmAt = Math.min(Math.max(atMs, 1), Date.now() + FARTHEST_MS);
     this.stats.alarmsSet += 1;
     void this.#storage.setAlarm(this.#alarmAt);
   }

@@ -1,0 +1,67 @@
+import { env } from "cloudflare:workers";
+import { describe, expect, it, vi } from "vitest";
+import type { Lab } from "../../room/rooms.ts";
+import { connect, freshName } from "../../room/socket.ts";
+import { GARBAGE, LATER, replaceMemory, rowsOf } from "./actor.ts";
+
+const KEY = "rollcall:timers";
+/** Time until a deadline of these tests, in ms. */
+const SOON_MS = 300;
+
+/** An actor that finds `timers` in its storage. */
+async function actor(timers: unknown): Promise<DurableObjectStub<Lab>> {
+  const stub = env.LAB.getByName(freshName()) as unknown as DurableObjectStub<Lab>;
+  await replaceMemory(stub, { rows: { [KEY]: timers } });
+  return stub;
+}
+
+/** Starts the actor, and waits until its timer `name` has fired. */
+async function fires(stub: DurableObjectStub<Lab>, name: string): Promise<void> {
+  await vi.waitFor(
+    async () => {
+      const journal = await stub.ingest("journal", undefined);
+      expect(journal).toMatchObject({ ok: true, value: expect.arrayContaining([`rang ${name}`]) });
+    },
+    { timeout: 5_000 },
+  );
+}
+
+const stored = async (stub: DurableObjectStub<Lab>) => (await rowsOf(stub))[KEY];
+
+describe("deadlines in storage", () => {
+  it("of the previous release fire, and those that are not due stay", async () => {
+    const tomorrow = Date.now() + 24 * 3_600_000;
+    const stub = await actor({ ring: Date.now() + SOON_MS, chime: tomorrow });
+    await fires(stub, "ring");
+    await vi.waitFor(async () => expect(await stored(stub)).toMatchObject({ chime: tomorrow }));
+    expect(await stored(stub)).not.toHaveProperty("ring");
+  });
+
+  // The row has no version: every number in it is a deadline.
+  it("of a next release fire, and what is not known today stays in the row", async () => {
+    const tomorrow = Date.now() + 24 * 3_600_000;
+    const stub = await actor({ ring: Date.now() + SOON_MS, unheardOf: tomorrow, ...LATER });
+    await fires(stub, "ring");
+    await vi.waitFor(async () => expect(await stored(stub)).not.toHaveProperty("ring"));
+    expect(await stored(stub)).toMatchObject({ unheardOf: tomorrow, ...LATER });
+  });
+
+  it("that are garbage neither fire nor keep others from it", async () => {
+    const bad = { nothing: null, text: "soon", never: Number.NaN, list: [1], endless: Infinity };
+    const stub = await actor({ ...bad, ring: Date.now() + SOON_MS });
+    await fires(stub, "ring");
+    const socket = await connect(stub, "/ws?v=2");
+    await socket.ask("timer.set", { name: "chime", atMs: Date.now() + SOON_MS });
+    await fires(stub, "chime");
+  });
+
+  it("can be set where the whole row is garbage", async () => {
+    const rings = GARBAGE.map(async (row) => {
+      const stub = await actor(row);
+      const socket = await connect(stub, "/ws?v=2");
+      await socket.ask("timer.set", { name: "ring", atMs: Date.now() + SOON_MS });
+      await fires(stub, "ring");
+    });
+    await Promise.all(rings);
+  });
+});
