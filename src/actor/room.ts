@@ -79,12 +79,12 @@ export type EventHandler<
 > = (ctx: MessageContext<M, E, V>, data: D) => unknown;
 
 /** Runs in the actor for a call from a Worker; returns plain data. */
-export type CallHandler<M extends ConnectionMeta, E, V extends EventMap, D> = (
+type CallHandler<M extends ConnectionMeta, E, V extends EventMap, D> = (
   actor: VeraniActor<M, E, V>,
   data: D,
 ) => unknown;
 
-export type TimerHandler<M extends ConnectionMeta, E, V extends EventMap> = (
+type TimerHandler<M extends ConnectionMeta, E, V extends EventMap> = (
   actor: VeraniActor<M, E, V>,
 ) => Awaitable<void>;
 

@@ -10,7 +10,7 @@ import type { RoomDefinition } from "./room.ts";
 import { Session } from "./session.ts";
 
 /** What upgrades to the sockets of a room need. */
-export interface UpgradeOptions<M extends ConnectionMeta, E> {
+interface UpgradeOptions<M extends ConnectionMeta, E> {
   room: Pick<RoomDefinition<M, E>, "extractMeta">;
   env: E;
   websocketPath: string;

@@ -13,7 +13,7 @@ import {
   unwrapEvent,
 } from "../../src/wire/frames.ts";
 
-/** Generous: these machines stall for seconds now and then. */
+/** Machines that run tests may stall for seconds. */
 const DEADLINE_MS = 8_000;
 
 export interface Received {
@@ -24,17 +24,17 @@ export interface Received {
   message: number;
 }
 
-/** A client's socket that collects what comes in, and waits for what should. */
+/** A client's socket that collects what it receives and waits for what a test expects. */
 export class TestSocket {
   /** Every message as it came. */
   readonly messages: string[] = [];
   readonly received: Received[] = [];
-  /** What this client makes of the presence events, as our client does. */
+  /** The roster that the presence events add up to, as in our client. */
   readonly roster: Roster = new Map();
   closed: { code: number; reason: string } | null = null;
   readonly #ws: WebSocket;
   readonly #taken = new Set<Received>();
-  readonly #waiting = new Set<() => void>();
+  readonly #listeners = new Set<() => void>();
 
   constructor(ws: WebSocket) {
     this.#ws = ws;
@@ -46,11 +46,11 @@ export class TestSocket {
         this.received.push(received);
         this.#fold(received);
       }
-      for (const look of [...this.#waiting]) look();
+      for (const notify of [...this.#listeners]) notify();
     });
     ws.addEventListener("close", ({ code, reason }) => {
       this.closed = { code, reason };
-      for (const look of [...this.#waiting]) look();
+      for (const notify of [...this.#listeners]) notify();
     });
     ws.accept();
   }
@@ -84,7 +84,7 @@ export class TestSocket {
     return frame;
   }
 
-  /** The first event of this name that was not taken yet; waits for it if need be. */
+  /** The first event of this name that no earlier call took; waits for it if need be. */
   async event(name: string, matches: (data: Untyped) => boolean = () => true): Promise<Untyped> {
     return (await this.next(({ event, data }) => event === name && matches(data), name)).data;
   }
@@ -97,12 +97,12 @@ export class TestSocket {
     return found;
   }
 
-  /** Counts what came so far as taken: {@link event} waits for what is new. */
+  /** Takes all events received so far: {@link event} then waits for a new one. */
   skip(): void {
     for (const one of this.received) this.#taken.add(one);
   }
 
-  /** Waits until `holds`; looks whenever something comes in. */
+  /** Waits until `holds` is true; checks it whenever something is received. */
   async until(holds: () => boolean, what: string): Promise<void> {
     const deadline = AbortSignal.timeout(DEADLINE_MS);
     while (!holds()) {
@@ -110,16 +110,16 @@ export class TestSocket {
         throw new Error(`${what} did not come; received: ${this.messages.slice(-10).join("\n")}`);
       }
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#waiting.add(resolve);
+      this.#listeners.add(resolve);
       deadline.addEventListener("abort", () => resolve(), { once: true });
       await promise;
-      this.#waiting.delete(resolve);
+      this.#listeners.delete(resolve);
     }
   }
 
   /** Everything that the server sent to this socket so far has arrived once this resolves. */
   async caughtUp(): Promise<void> {
-    // Not the bytes that the runtime answers: this pong queues behind everything else.
+    // Not the exact bytes that the runtime answers itself: this pong is queued behind all the rest.
     this.send('{"type":"ping","data":0}');
     await this.next(({ frame }) => frame.type === "pong", "pong");
   }
@@ -146,7 +146,7 @@ interface Fetching {
   fetch(url: string, init: RequestInit): Promise<Response>;
 }
 
-/** Asks for an upgrade and gives the answer, whatever it is. */
+/** Requests an upgrade. @returns the answer, whatever it is */
 export function upgrade(
   target: Fetching | null,
   path: string,
@@ -156,7 +156,7 @@ export function upgrade(
   return (target ?? (exports.default as Fetching)).fetch(`https://rollcall.test${path}`, init);
 }
 
-/** A client in an actor (`target`), or through the Worker (null). */
+/** A client of an actor (`target`), or of the Worker (null). */
 export async function connect(
   target: Fetching | null,
   path: string,

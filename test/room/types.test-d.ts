@@ -1,4 +1,4 @@
-/** Checked by tsc, not run: what must compile, and what must not. */
+/** For tsc, never run: code that must compile, and code that must not. */
 import { z } from "zod";
 import {
   type CallTarget,
@@ -55,7 +55,7 @@ chat.ingest("add", z.object({ n: z.number() }), (actor, { n }) => {
 });
 chat.on("*", ({ frame }) => frame.type satisfies string);
 
-// Written for Verani: nothing is typed, everything is taken.
+// Written for Verani: untyped events, with any data.
 const untyped = defineRoom({ extractMeta: () => ({ userId: "", clientId: "", channels: [] }) });
 untyped.on("anything", async (ctx, data) => {
   ctx.actor.emit.to("default").emit("whatever", { text: data.text, deep: data.a.b.c });

@@ -15,7 +15,7 @@ function isSingle(message: string): boolean {
 }
 
 describe("protocol 1", () => {
-  it("looks as Verani 0.5 does, before and after hibernation", async () => {
+  it("sends the same frames as Verani 0.5, before and after hibernation", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?user=anna&client=c1");
     await socket.event("welcome");
@@ -34,7 +34,7 @@ describe("protocol 1", () => {
     ]);
   });
 
-  it("gets no list, no hello and no ack", async () => {
+  it("sends no list of frames, no hello and no ack", async () => {
     const socket = await connect(newLab(), "/ws");
     socket.send({ type: "note", data: { text: "x" }, id: "1" });
     socket.emit("burst", { count: 50 });
@@ -46,7 +46,7 @@ describe("protocol 1", () => {
 });
 
 describe("protocol 2", () => {
-  it("begins with a hello that tells session, epoch and ping interval", async () => {
+  it("begins with a hello that holds session, epoch and ping interval", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const hello = await socket.event("hello");
@@ -60,7 +60,7 @@ describe("protocol 2", () => {
     });
   });
 
-  it("answers a frame that has an id with what the handler returned", async () => {
+  it("answers a frame that has an id with an ack that holds what the handler returned", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const good = { users: [{ name: "anna" }, { name: "berta" }] };
@@ -70,7 +70,7 @@ describe("protocol 2", () => {
     expect(await socket.ask("note", { text: "" })).toMatchObject({ type: "ack", data: null });
   });
 
-  it("answers what cannot be done with a nack that says why", async () => {
+  it("answers a frame that has an id with a nack and its reason when no handler could do it", async () => {
     const socket = await connect(newLab(), "/ws?v=2");
     const why = async (event: string, data?: unknown) => (await socket.ask(event, data)).error;
     expect(await why("nobody.listens")).toMatchObject({ code: "unknown_event" });
@@ -81,7 +81,7 @@ describe("protocol 2", () => {
     ).toMatchObject({ code: "invalid_data", path: "users.1.name" });
   });
 
-  it("asks a client and waits for its answer, its refusal, its silence or its leaving", async () => {
+  it("lets a handler ask a client and gives it the answer, the refusal, or a timeout", async () => {
     const socket = await connect(newLab(), "/ws?v=2");
     const question = async (): Promise<MessageFrame> =>
       (await socket.next(({ event }) => event === "question")).frame;
@@ -108,7 +108,7 @@ describe("protocol 2", () => {
     expect((await socket.ask("notes")).type).toBe("ack");
   });
 
-  it("gives up a question to a client that leaves, and to one of protocol 1", async () => {
+  it("rejects a question to a client that leaves before it answers, and one to a client of protocol 1", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     socket.emit("ask", { event: "question", timeoutMs: 60_000 });
@@ -123,7 +123,7 @@ describe("protocol 2", () => {
     });
   });
 
-  it("gathers a burst into few messages and keeps its order, a lone event waits for nothing", async () => {
+  it("sends a burst in few messages and in order, and a lone event at once", async () => {
     const stub = newLab();
     const [sender, other] = await Promise.all([connect(stub, "/ws?v=2"), connect(stub, "/ws?v=2")]);
     sender.emit("burst", { count: 500 });
@@ -138,7 +138,7 @@ describe("protocol 2", () => {
     expect(other.messages).toHaveLength(before + 1);
   });
 
-  it("gets what waited for its window when the actor was evicted", async () => {
+  it("delivers the events that waited for their window when the actor was evicted", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws?v=2");
     const emits = Array.from({ length: 40 }, (_, n) =>
@@ -149,7 +149,7 @@ describe("protocol 2", () => {
     await socket.event("note", ({ n }) => n === 39);
   });
 
-  it("keeps one sender's events in order when they come one by one, also out of sleep", async () => {
+  it("keeps the events of one sender in order when they come one by one, also out of sleep", async () => {
     const stub = newLab();
     const [sender, other, old] = await Promise.all([
       connect(stub, "/ws?v=2"),
@@ -170,7 +170,7 @@ describe("protocol 2", () => {
 });
 
 describe("an event", () => {
-  it("reaches a channel without its sender, a user on all devices, or nobody", async () => {
+  it("reaches a channel without its sender, a user on all sockets, or nobody", async () => {
     const stub = newLab();
     const [a, b1, b2, c] = await Promise.all([
       connect(stub, "/ws?v=2&user=a&channels=default,news"),
@@ -189,7 +189,7 @@ describe("an event", () => {
     expect([a, b1, b2, c].map(texts)).toEqual([["4"], ["1", "2"], ["2"], []]);
   });
 
-  it("keeps its name whatever its data says", async () => {
+  it("keeps its name whatever its data holds", async () => {
     const socket = await connect(newLab(), "/ws");
     await socket.event("welcome");
     const cases: unknown[] = [{ type: "evil", n: 1 }, { type: 7 }, [1, 2], "text", 5, true];
@@ -208,14 +208,14 @@ describe("an event", () => {
     ]);
   });
 
-  it("of any name is caught by a * handler, after its own", async () => {
+  it("of any name runs the * handler after its own handlers", async () => {
     const socket = await connect(env.CATCHING.getByName(freshName()), "/ws?v=2");
     expect((await socket.ask("known")).data).toBe("known");
     expect((await socket.ask("anything")).data).toBe("caught");
     expect(await socket.event("caught", ({ name }) => name === "known")).toBeTruthy();
   });
 
-  it("that nobody takes goes to onMessage, or is ignored", async () => {
+  it("without a handler goes to onMessage, or is ignored where there is none", async () => {
     const fallback = await connect(env.FALLBACK.getByName(freshName()), "/ws?v=2");
     expect((await fallback.ask("whatever")).data).toEqual({ fallback: "whatever" });
     const stub = newLab();
@@ -225,7 +225,7 @@ describe("an event", () => {
     expect(socket.events).toEqual(["welcome"]);
   });
 
-  it("whose handler throws costs an error event, not the socket", async () => {
+  it("whose handler throws gives its sender an error event and keeps the socket open", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws");
     socket.emit("throw");
@@ -241,7 +241,7 @@ describe("an event", () => {
     });
   });
 
-  it("with bad data gives an error with code and path, and its handler is not run", async () => {
+  it("with invalid data gives its sender an error with code and path, and runs no handler", async () => {
     const stub = newLab();
     const socket = await connect(stub, "/ws");
     for (const data of [{ users: [{ name: 5 }] }, { users: "x" }, undefined, null, "x", [1]]) {
@@ -257,7 +257,7 @@ describe("an event", () => {
 
 describe("limits", () => {
   it.each([["text"], ["binary"]])(
-    "close a socket that sends 64 KiB and a byte (%s)",
+    "close a socket that sends a frame of 64 KiB and a byte (%s), and no other socket",
     async (kind) => {
       const stub = newLab();
       const [big, other] = await Promise.all([connect(stub, "/ws"), connect(stub, "/ws")]);
@@ -275,7 +275,7 @@ describe("limits", () => {
     },
   );
 
-  it("tell who sends too fast once, then close with 4429; others go on", async () => {
+  it("send one error to a client that sends too fast, then close it with 4429, while others go on", async () => {
     const stub = env.TIGHT.getByName(freshName());
     const [fast, other] = await Promise.all([
       connect(stub, "/ws?v=2&userId=a"),
@@ -290,7 +290,7 @@ describe("limits", () => {
     expect(other.events.filter((event) => event === "said")).toHaveLength(5);
   });
 
-  it("let 100 frames through at once", async () => {
+  it("take 100 frames at once and drop the next with an error", async () => {
     const socket = await connect(newLab(), "/ws?v=2");
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() });
     onTestFinished(() => void vi.useRealTimers());
@@ -312,9 +312,9 @@ describe("limits", () => {
     await socket.event("said");
   });
 
-  it("hold against 10 000 malformed frames: an error each, and nobody else notices", async () => {
+  it("answer each of 10 000 malformed frames with an error, unnoticed by another client", async () => {
     const stub = newLab();
-    const witness = await connect(stub, "/ws?v=2&user=witness");
+    const bystander = await connect(stub, "/ws?v=2&user=bystander");
     const valid = fc.record({ type: fc.constantFrom("note", "checked"), data: fc.jsonValue() });
     const malformed = fc.oneof(
       fc.string({ maxLength: 60, unit: "binary" }),
@@ -366,7 +366,7 @@ describe("limits", () => {
     // A socket may send 100 at once.
     for (let from = 0; from < frames.length; from += 100) {
       const batch = frames.slice(from, from + 100);
-      witness.send('{"type":"ping"}');
+      bystander.send('{"type":"ping"}');
       const socket = await connect(stub, "/ws?v=2&channels=none");
       for (const frame of batch) socket.send(frame);
       const errors = () => socket.received.filter(({ event }) => event === "error");
@@ -374,14 +374,14 @@ describe("limits", () => {
       expect(errors().every(({ data }) => data.code === "bad_frame")).toBe(true);
       await socket.close();
     }
-    expect((await witness.ask("notes")).type).toBe("ack");
-    const noticed = witness.events.filter((event) => event !== "left" && event !== "pong");
+    expect((await bystander.ask("notes")).type).toBe("ack");
+    const noticed = bystander.events.filter((event) => event !== "left" && event !== "pong");
     expect(noticed).toEqual(["hello", "welcome", "ack"]);
     expect(await stub.getSessionCount()).toBe(1);
   });
 });
 
-/** What the server rightly takes as a frame. */
+/** Whether the server is right to take the text as a frame. */
 function isFrame(text: string): boolean {
   try {
     const value: unknown = JSON.parse(text);

@@ -31,7 +31,7 @@ function codeOf(task: () => unknown): string | undefined {
 }
 
 describe("a frame", () => {
-  it("comes back from text as it was", () => {
+  it("is the same after it was encoded and parsed", () => {
     const frame = fc.record(
       { type: name, channel: fc.string({ maxLength: 256 }), data: json, id },
       { requiredKeys: ["type"] },
@@ -47,7 +47,7 @@ describe("a frame", () => {
     );
   });
 
-  it("is refused with bad_frame, or is null to who decodes, when it is none", () => {
+  it("that is malformed throws bad_frame when parsed, is null when decoded, and is left out of a list", () => {
     const texts = ["", "x", "null", "5", "[]", "{}", '{"type":5}', '{"type":""}', '{"type":"a"'];
     for (const text of texts) {
       expect(
@@ -67,7 +67,7 @@ describe("a frame", () => {
     ]);
   });
 
-  it("may have 65 536 bytes of UTF-8 and not one more", () => {
+  it("of 65 536 bytes of UTF-8 is parsed, and one byte more throws too_large", () => {
     const frame = (bytes: number, filler: string) => {
       const size = new TextEncoder().encode(filler).byteLength;
       const room = bytes - '{"type":"a","data":""}'.length;
@@ -92,7 +92,7 @@ describe("a frame", () => {
     );
   });
 
-  it("has no __proto__ key at any depth, in any spelling", () => {
+  it("with a __proto__ key at any depth and in any spelling throws bad_frame", () => {
     const letter = (char: string) =>
       fc.constantFrom(
         char,
@@ -114,7 +114,7 @@ describe("a frame", () => {
 });
 
 describe("an event", () => {
-  it("arrives under its own name with its own data, whatever the data", () => {
+  it("arrives under its own name with its own data, whatever the data is", () => {
     fc.assert(
       fc.property(name, json, fc.string({ maxLength: 20 }), (event, data, channel) => {
         let text: string;
@@ -122,7 +122,7 @@ describe("an event", () => {
           text = encodeEvent(event, data, channel);
         } catch (thrown) {
           expect(thrown).toMatchObject({ code: "bad_frame" });
-          expect(["ping", "pong", "hello", "ack", "nack", "event"]).toContain(event);
+          expect(["ping", "pong", "probed", "hello", "ack", "nack", "event"]).toContain(event);
           return;
         }
         const [frame] = parseFrames(text);
@@ -157,7 +157,7 @@ describe("an event", () => {
     }
   });
 
-  it("looks as Verani sends it when its data is plain", () => {
+  it("with plain data is encoded as Verani encodes it", () => {
     expect(encodeEvent("said", { text: "hi" }, "default")).toBe(
       '{"type":"event","channel":"default","data":{"type":"said","text":"hi"}}',
     );
@@ -167,10 +167,10 @@ describe("an event", () => {
     expect(encodeEvent("said", [1], "c")).toBe('{"type":"said","channel":"c","data":[1]}');
   });
 
-  it("is refused with a name that is empty, too long or the protocol's own", () => {
+  it("throws bad_frame when its name is empty, too long or a frame type of the protocol", () => {
     expect(codeOf(() => encodeEvent("", {}, "c"))).toBe("bad_frame");
     expect(codeOf(() => encodeEvent("x".repeat(257), {}, "c"))).toBe("bad_frame");
-    for (const own of ["ping", "pong", "hello", "ack", "nack"]) {
+    for (const own of ["ping", "pong", "probed", "hello", "ack", "nack"]) {
       expect(codeOf(() => encodeEvent(own, [], "c"))).toBe("bad_frame");
       expect(codeOf(() => encodeEvent(own, {}, "c"))).toBeUndefined();
     }
@@ -179,7 +179,7 @@ describe("an event", () => {
 });
 
 describe("an answer", () => {
-  it("carries its id and what was returned, or why not", () => {
+  it("holds its id and what the handler returned, or the error", () => {
     expect(encodeAck("1", undefined)).toBe('{"type":"ack","id":"1","data":null}');
     const error = { code: "conflict", message: "Taken", path: "seat" } as const;
     expect(parseFrames(encodeNack("2", error))).toEqual([{ type: "nack", id: "2", error }]);
