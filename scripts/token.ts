@@ -6,7 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
-import { UUID } from "../rooms/devices/contract.ts";
+import { UUID } from "../rooms/devices/device.ts";
 import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../rooms/devices/token.ts";
 import { readDevVars } from "./dev-vars.ts";
 

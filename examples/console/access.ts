@@ -1,4 +1,4 @@
-import type { Heartbeat } from "../../rooms/devices/contract.ts";
+import type { Heartbeat } from "../../rooms/devices/device.ts";
 
 /** A heartbeat as a daemon posts it. */
 export type { Heartbeat };

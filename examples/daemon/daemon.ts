@@ -5,7 +5,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import type { Heartbeat } from "../../rooms/devices/contract.ts";
+import type { Heartbeat } from "../../rooms/devices/device.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
 
 const USAGE = `usage: npm run daemon -- --user UUID [--device UUID] [--url URL] [--ttl MS]

@@ -5,7 +5,7 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { type Heartbeat, UUID } from "../../rooms/devices/contract.ts";
+import { type Heartbeat, UUID } from "../../rooms/devices/device.ts";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
 

@@ -1,50 +1,141 @@
-import { z } from "zod";
+import * as z from "zod/mini";
+import { defineRecord } from "../../src/actor/record.ts";
+import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { type DeviceEvents, type Heartbeat, UUID } from "./device.ts";
+import { READ_SCOPE, TOKEN_TTL_MAX_MS } from "./token.ts";
 
-/**
- * What daemons say of devices, and what watchers hear: shared by the route that judges heartbeats
- * and the room that keeps them.
- */
+export type { DeviceEvents, Heartbeat } from "./device.ts";
 
-/** A UUID of version 1 to 8 in lower case; users write down any variant, so it is not looked at. */
-export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-
-export const uuid = z.string().regex(UUID, { error: "must be a lowercase UUID" });
-
-/** Longest time that a heartbeat may vouch for, in ms. */
+/** The longest time for which a heartbeat can keep a device online, in ms. */
 const TTL_MAX_MS = 86_400_000;
+/** Heartbeats of one batch. */
+const BATCH_LENGTH = 500;
+/** Scopes of a token, and the characters of each. */
+const SCOPES = 16;
+const SCOPE_LENGTH = 64;
 
-const counter = z.int({ error: "must be a whole number" }).min(0, { error: "must be 0 or more" });
+// ── What comes in ───────────────────────────────────────────────────────────────────────────────
 
-/** One sign of life of a device, or of its end. Times are the daemon's, in ms since the epoch. */
+const isObject = { error: "must be an object" };
+
+export const uuid = z
+  .string({ error: "must be a string" })
+  .check(z.regex(UUID, { error: "must be a lowercase UUID" }));
+
+const counter = z
+  .int({ error: "must be a whole number" })
+  .check(z.gte(0, { error: "must be 0 or more" }));
+
+function duration(maxMs: number) {
+  return z
+    .int({ error: "must be a whole number" })
+    .check(
+      z.gte(1, { error: "must be 1 or more" }),
+      z.lte(maxMs, { error: `must be at most ${maxMs}` }),
+    );
+}
+
+/** The body of a heartbeat. */
 export const heartbeat = z.object(
   {
     schema_version: z.literal(1, { error: "must be 1" }),
     user_id: uuid,
     device_id: uuid,
     status: z.enum(["online", "offline"], { error: "must be online or offline" }),
-    source: z.string({ error: "must be a string" }).min(1, { error: "must not be empty" }),
+    source: z
+      .string({ error: "must be a string" })
+      .check(z.minLength(1, { error: "must not be empty" })),
     sent_at_ms: counter,
     seq: counter,
-    ttl_ms: z
-      .int({ error: "must be a whole number" })
-      .min(1, { error: "must be 1 or more" })
-      .max(TTL_MAX_MS, { error: `must be at most ${TTL_MAX_MS}` }),
+    ttl_ms: duration(TTL_MAX_MS),
   },
-  { error: "must be an object" },
-);
-export type Heartbeat = z.infer<typeof heartbeat>;
+  isObject,
+) satisfies z.ZodMiniType<Heartbeat>;
 
-/** What is stored of a device, as `device:<device_id>`. */
+/** The body of a batch. Each entry is checked by itself: a bad one does not affect the others. */
+export const batch = z.object(
+  {
+    heartbeats: z
+      .array(z.unknown(), { error: "must be a list" })
+      .check(z.maxLength(BATCH_LENGTH, { error: `must have at most ${BATCH_LENGTH} entries` })),
+  },
+  isObject,
+);
+
+/** A request for a presence token. */
+export const tokenRequest = z.object(
+  {
+    user_id: uuid,
+    device_id: uuid,
+    scope: z._default(
+      z
+        .array(
+          z
+            .string({ error: "must be a string" })
+            .check(
+              z.minLength(1, { error: "must not be empty" }),
+              z.maxLength(SCOPE_LENGTH, { error: `must have at most ${SCOPE_LENGTH} characters` }),
+            ),
+          { error: "must be a list" },
+        )
+        .check(z.maxLength(SCOPES, { error: `must have at most ${SCOPES} entries` })),
+      [READ_SCOPE],
+    ),
+    ttl_ms: z.optional(duration(TOKEN_TTL_MAX_MS)),
+  },
+  isObject,
+);
+
+// ── Calls and records ───────────────────────────────────────────────────────────────────────────
+
+/** What this release reads of a heartbeat that a Worker sends to an actor. */
+function isHeartbeat(value: unknown): value is Heartbeat {
+  const beat = value as Partial<Heartbeat> | null | undefined;
+  return (
+    typeof beat?.device_id === "string" &&
+    typeof beat.status === "string" &&
+    typeof beat.sent_at_ms === "number" &&
+    typeof beat.seq === "number" &&
+    typeof beat.ttl_ms === "number"
+  );
+}
+
+/**
+ * Heartbeats from a Worker, maybe of another release, which has checked them in full. This costs
+ * little, and leaves alone the fields that a later release may add.
+ */
+export const beats = z.custom<Heartbeat[]>(
+  (value) => Array.isArray(value) && value.every(isHeartbeat),
+  { error: "must be a list of heartbeats" },
+);
+
+/** A device in storage, at `device:<device_id>`. */
 export interface DeviceRecord extends Heartbeat {
   /** `sent_at_ms` of the last online heartbeat; null when there was none. */
   last_heartbeat_ms: number | null;
   /** `sent_at_ms` of the offline heartbeat, or the server's time of the expiry; null while online. */
   last_offline_ms: number | null;
-  /** Server time of the last change, in ms: what expiry counts from. */
+  /** Server time of the last change, in ms. Expiry counts from here. */
   updated_at_ms: number;
 }
 
-/** What the debug route tells. Times are in ms since the epoch, null where there is none. */
+export const deviceRecord = defineRecord<DeviceRecord>({
+  version: 1,
+  schema: z.extend(heartbeat, {
+    last_heartbeat_ms: z.nullable(z.number()),
+    last_offline_ms: z.nullable(z.number()),
+    updated_at_ms: z.number(),
+  }),
+});
+
+/** Stored while some keep-alives of an actor are in memory only: bare `true`. */
+export const unsavedMark = defineRecord({
+  version: 1,
+  schema: z.object({ held: z.literal(true) }),
+  bare: "held",
+});
+
+/** What the debug route shows. Times are in ms since the epoch; null where there is none. */
 export interface DeviceInspection {
   /** Watching connections: streams, and sockets of clients. */
   active_streams: number;
@@ -62,5 +153,128 @@ export interface DeviceInspection {
     set_alarm_total: number;
     delete_alarm_total: number;
     list_records_total: number;
+  };
+}
+
+// ── Description ─────────────────────────────────────────────────────────────────────────────────
+
+/** Routes and sockets of device presence. */
+export function describeDevices(): SystemDescription {
+  const out = {
+    "device.sync": z.object({ devices: z.array(heartbeat) }),
+    "device.update": heartbeat,
+  } satisfies { [K in keyof DeviceEvents["out"]]: z.ZodMiniType<DeviceEvents["out"][K]> };
+  const json = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
+
+  const ingest = ["ingest"] as const;
+  const ingestRefusals = {
+    400: refused("The payload is not as described, or too large"),
+    401: refused("Missing or wrong ingest token"),
+    503: refused("The ingest token is not configured"),
+  };
+  const watch = ["presenceToken", "presenceTokenQuery"] as const;
+  const watched = z.object({ user_id: uuid });
+  const watchRefusals = {
+    400: refused("user_id is missing or no UUID"),
+    401: refused("No token"),
+    403: refused("The token is not valid here, or has expired"),
+    503: refused("The signing key is not configured"),
+  };
+
+  return {
+    tag: {
+      name: "Devices",
+      description: "Which devices of a user are online, by their heartbeats.",
+    },
+    routes: [
+      {
+        method: "post",
+        path: "/api/v1/daemon/presence/heartbeat",
+        summary: "One heartbeat of a device",
+        security: ingest,
+        body: json(heartbeat),
+        responses: {
+          204: { description: "Accepted" },
+          ...ingestRefusals,
+          409: refused("Older than the device's last heartbeat"),
+        },
+      },
+      {
+        method: "post",
+        path: "/api/v1/daemon/presence/heartbeats",
+        summary: "Heartbeats of many devices and users",
+        security: ingest,
+        body: json(z.object({ heartbeats: z.array(heartbeat).check(z.maxLength(BATCH_LENGTH)) })),
+        responses: {
+          200: answered(
+            "One result per heartbeat, in order",
+            z.object({
+              results: z.array(
+                z.object({
+                  status: z.int().check(z.describe("204, or the refusal: 400, 409, 503")),
+                  error: z.optional(z.string()),
+                  details: z.optional(z.string()),
+                }),
+              ),
+            }),
+          ),
+          ...ingestRefusals,
+        },
+      },
+      {
+        method: "post",
+        path: "/api/v1/presence/tokens",
+        summary: "A presence token, for a backend to hand to its phones",
+        security: ingest,
+        body: json(tokenRequest),
+        responses: {
+          201: answered("The token", z.object({ token: z.string(), expires_at_ms: z.int() })),
+          ...ingestRefusals,
+        },
+      },
+      {
+        method: "get",
+        path: "/api/v1/mobile/presence",
+        summary: "The devices of a user",
+        security: watch,
+        query: watched,
+        responses: { 200: answered("The devices", out["device.sync"]), ...watchRefusals },
+      },
+      {
+        method: "get",
+        path: "/api/v1/mobile/presence/stream",
+        summary: "The devices of a user and their changes, as server-sent events",
+        security: watch,
+        query: watched,
+        responses: {
+          200: {
+            description: "One event per device, then each heartbeat and change",
+            content: { "text/event-stream": heartbeat },
+          },
+          ...watchRefusals,
+        },
+      },
+    ],
+    channels: {
+      devices: {
+        address: "/ws/devices",
+        title: "The devices of a user",
+        description: "All of them first, then each heartbeat and change.",
+        query: z.object({ user_id: z.string().check(z.describe("A UUID in lower case")) }),
+        security: watch,
+        wire: "room",
+        in: {},
+        out,
+      },
+      deviceStream: {
+        address: "/api/v1/mobile/presence/stream",
+        title: "The devices of a user, as server-sent events",
+        description: "One event per device, then each heartbeat and change.",
+        security: watch,
+        wire: "plain",
+        in: {},
+        out: { device: heartbeat },
+      },
+    },
   };
 }

@@ -2,17 +2,17 @@ import { base64url } from "jose";
 import * as z from "zod/mini";
 import { RollcallError } from "../../src/wire/errors.ts";
 
-/** Scope that a token needs to watch its user's devices. */
+/** The scope of a token that may watch its user's devices. */
 export const READ_SCOPE = "presence:read";
 
-/** Lifetime of a token that asks for none, in ms. */
+/** Default lifetime of a token, in ms. */
 export const TOKEN_TTL_MS = 15 * 60_000;
 /** Longest lifetime of a token, in ms. */
 export const TOKEN_TTL_MAX_MS = 24 * 3_600_000;
 
-/** A token that is longer is none of ours. */
+/** Characters of a token. A longer one is refused before its signature is computed. */
 const TOKEN_LENGTH = 8_192;
-/** Two parts; a SHA-256 is 43 characters long. */
+/** Two parts; a SHA-256 has 43 characters. */
 const FORM = /^([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$/;
 
 const claims = z.object({
@@ -24,7 +24,7 @@ const claims = z.object({
   exp_ms: z.number(),
 });
 
-/** What a presence token says. Times are in ms since the epoch. */
+/** The payload of a presence token. Times are in ms since the epoch. */
 export type PresenceClaims = z.infer<typeof claims>;
 
 const encoder = new TextEncoder();
@@ -46,9 +46,10 @@ export async function signPresenceToken(payload: PresenceClaims, secret: string)
 }
 
 /**
- * A fresh token.
+ * A new token.
  *
- * @param ttlMs lifetime in ms, up to {@link TOKEN_TTL_MAX_MS}, which the caller checks
+ * @param grant `scope` defaults to {@link READ_SCOPE}; `ttlMs`, the lifetime, to
+ *   {@link TOKEN_TTL_MS}. The caller checks that it is at most {@link TOKEN_TTL_MAX_MS}.
  */
 export async function mintPresenceToken(
   grant: { user_id: string; device_id: string; scope?: string[]; ttlMs?: number },
@@ -63,9 +64,9 @@ export async function mintPresenceToken(
 }
 
 /**
- * What a token says, once its signature and its time hold.
+ * The payload of a token that is signed with `secret` and has not expired.
  *
- * @throws RollcallError `forbidden`: the form, the signature or the payload is wrong, or it expired
+ * @throws RollcallError `forbidden` when form, signature or payload is wrong, or the token expired
  */
 export async function verifyPresenceToken(
   token: string,
@@ -82,10 +83,10 @@ export async function verifyPresenceToken(
   if (!(await crypto.subtle.verify("HMAC", key, signature as BufferSource, encoder.encode(body)))) {
     throw new RollcallError("forbidden", "The token's signature is wrong");
   }
-  const said = parseClaims(body);
-  if (!said) throw new RollcallError("forbidden", "The token's payload is malformed");
-  if (nowMs >= said.exp_ms) throw new RollcallError("forbidden", "The token has expired");
-  return said;
+  const payload = parseClaims(body);
+  if (!payload) throw new RollcallError("forbidden", "The token's payload is malformed");
+  if (nowMs >= payload.exp_ms) throw new RollcallError("forbidden", "The token has expired");
+  return payload;
 }
 
 function parseClaims(body: string): PresenceClaims | null {

@@ -7,20 +7,21 @@ export function bearerToken(request: Request): string | null {
 }
 
 /**
- * The token of a request: the header counts where both it and `?token=` are there, be it blank or
- * malformed. Another scheme than Bearer, such as a proxy's Basic, is none of our business.
+ * The token of a request, from the header or from `?token=`. If the header names the scheme Bearer,
+ * the query is ignored, even when the header's token is blank or malformed. Other schemes are ignored:
+ * a proxy may have its own, such as Basic.
  */
 export function requestToken(request: Request): string | null {
   if (/^bearer\b/i.test(request.headers.get("Authorization") ?? "")) return bearerToken(request);
   return new URL(request.url).searchParams.get("token") || null;
 }
 
-/** Bytes of the longest secret that can be compared: a longer one equals nothing. */
+/** Bytes of the longest secret that can be compared. A longer one equals nothing. */
 const SECRET_BYTES = 1_024;
 
 /**
- * Whether a secret is the configured one, in a time that tells neither where they differ nor their
- * length: both are compared over the same number of bytes.
+ * Whether a secret is the configured one. The time it takes depends neither on the place of the first
+ * difference nor on the lengths: both are compared over the same number of bytes.
  */
 export function equalSecrets(given: string, expected: string): boolean {
   const [a, b] = [new Uint8Array(SECRET_BYTES), new Uint8Array(SECRET_BYTES)];

@@ -1,6 +1,4 @@
 import * as z from "zod/mini";
-import { heartbeat } from "../../rooms/devices/contract.ts";
-import { deviceEvents } from "../../rooms/devices/events.ts";
 import { envelope, fanoutMessages } from "../../rooms/fanout/contract.ts";
 import { moodEvents } from "../../rooms/moods/contract.ts";
 import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
@@ -131,19 +129,9 @@ const v: JsonSchema = {
   description:
     "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
 };
-const userId = text("A UUID in lower case");
 const JWT = ["bearer", "bearerQuery"];
-const PRESENCE_TOKEN = ["presenceToken", "presenceTokenQuery"];
 
 const CHANNELS: Record<string, Channel> = {
-  devices: {
-    address: "/ws/devices",
-    title: "The devices of a user",
-    description: "All of them first, then each heartbeat and change.",
-    query: object({ user_id: userId, token, v }, ["user_id"]),
-    security: PRESENCE_TOKEN,
-    ...roomMessages(deviceEvents),
-  },
   moods: {
     address: "/ws/moods",
     title: "A session of the mood count",
@@ -175,13 +163,6 @@ const CHANNELS: Record<string, Channel> = {
       ...mapMessages(fanoutMessages.out, (_, schema) => toSchema(schema, "output")),
       pong: { const: "pong" },
     },
-  },
-  deviceStream: {
-    address: "/api/v1/mobile/presence/stream",
-    title: "The devices of a user, as server-sent events",
-    description: "One event per device, then each heartbeat and change.",
-    security: PRESENCE_TOKEN,
-    ...streamMessages("device", heartbeat),
   },
   moodStream: {
     address: "/api/presence/stream",

@@ -1,50 +1,14 @@
-import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { Hono } from "hono";
 import { requestedUser } from "../../rooms/devices/access.ts";
-import { type DeviceInspection, uuid } from "../../rooms/devices/contract.ts";
+import type { DeviceRoom } from "../../rooms/devices/room.ts";
 import { isDevelopment } from "../access/secrets.ts";
-import { callIngest } from "../actor/call.ts";
+import { call } from "../actor/call.ts";
 import { allowCors } from "../http/cors.ts";
 import type { AppEnv } from "../http/routes.ts";
-import { refused } from "../http/routes.ts";
 
-const tags = ["Debugging"];
-const inspected = {
-  200: {
-    description: "What the actor tells of itself",
-    content: { "application/json": { schema: z.looseObject({}) } },
-  },
-  403: refused("Not in development"),
-};
-const ACTORS = {
-  presence: "The actor of a presence room",
-  fanout: "The fan-out's actor of a user",
-  devices: "The actor of a user's devices",
-};
-const description = [
-  ...Object.entries(ACTORS).map(([actor, summary]) =>
-    createRoute({
-      method: "get",
-      path: `/debug/actors/${actor}/{name}`,
-      tags,
-      summary,
-      request: { params: z.object({ name: z.string() }) },
-      responses: inspected,
-    }),
-  ),
-  createRoute({
-    method: "get",
-    path: "/debug/presence",
-    tags,
-    summary: "The devices of a user as they are kept",
-    request: { query: z.object({ user_id: uuid }) },
-    responses: { ...inspected, 400: refused("user_id is missing or no UUID") },
-  }),
-];
-
-/** What actors tell of themselves. Asking wakes them. Off outside development. */
-export function debugRoutes(): OpenAPIHono<AppEnv> {
-  const app = new OpenAPIHono<AppEnv>();
-  for (const route of description) app.openAPIRegistry.registerPath(route);
+/** What actors report about themselves. A request wakes the actor. Off outside development. */
+export function debugRoutes(): Hono<AppEnv> {
+  const app = new Hono<AppEnv>();
   allowCors(app, "/debug/presence", {
     methods: "GET, POST, OPTIONS",
     headers: "Content-Type, Authorization",
@@ -64,8 +28,7 @@ export function debugRoutes(): OpenAPIHono<AppEnv> {
   );
   app.get("/debug/presence", async (c) => {
     const stub = c.env.DEVICES.getByName(requestedUser(c.req.raw));
-    const inspection = await callIngest(stub, "inspect", undefined);
-    return c.json(inspection as DeviceInspection);
+    return c.json(await call<DeviceRoom>(stub).inspect());
   });
   return app;
 }

@@ -1,5 +1,4 @@
-import { devices } from "../../rooms/devices/room.ts";
-import { deviceRoutes } from "../../rooms/devices/routes.ts";
+import { devices } from "../../rooms/devices/index.ts";
 import { fanout } from "../../rooms/fanout/room.ts";
 import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
 import { moods } from "../../rooms/moods/room.ts";
@@ -13,15 +12,16 @@ import { debugRoutes } from "./debug.ts";
 import { descriptionRoutes } from "./description.ts";
 
 const lobby = presence<Env>();
+const phones = devices<Env>();
 
-export class DeviceRoom extends createActorHandler(devices) {}
+export class DeviceRoom extends createActorHandler(phones) {}
 export class FanoutRoom extends createActorHandler(fanout) {}
 export class MoodRoom extends createActorHandler(moods) {}
 export class PresenceRoom extends createActorHandler(lobby) {}
 
 const app = createApp<Env>({
   presence: lobby,
-  devices: { routes: deviceRoutes },
+  devices: phones,
   fanout: { routes: fanoutRoutes },
   moods: { routes: moodRoutes },
   workspace: { routes: workspaceRoutes },

@@ -10,7 +10,7 @@ import type {
 } from "../../client/client.ts";
 import type { MoodState } from "../../client/moods.ts";
 import type { Device } from "../../client/react.ts";
-import type { DeviceEvents } from "../../rooms/devices/events.ts";
+import type { DeviceEvents } from "../../rooms/devices/device.ts";
 import type { MoodEvents } from "../../rooms/moods/contract.ts";
 import type { PresenceEvents as RoomEvents } from "../../rooms/presence/roster.ts";
 

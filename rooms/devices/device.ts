@@ -1,0 +1,37 @@
+/** Devices as daemons send them and clients see them. Without a schema, so that clients can share it. */
+
+/** A UUID of version 1 to 8 in lower case. The variant is not checked: people write any. */
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** A device's sign of life, or its goodbye. Times are the daemon's, in ms since the epoch. */
+export interface Heartbeat {
+  schema_version: 1;
+  /** {@link UUID}, as `device_id`. */
+  user_id: string;
+  device_id: string;
+  status: "online" | "offline";
+  /** The program that sends it. Not empty. */
+  source: string;
+  /** For an expiry that the server noticed: the server's time. */
+  sent_at_ms: number;
+  seq: number;
+  /** The device turns offline when no heartbeat comes for so long. 1–86 400 000. */
+  ttl_ms: number;
+}
+
+/** Events of the devices socket. Clients send none. */
+export interface DeviceEvents {
+  in: object;
+  out: {
+    /** All devices of the user, once after connecting. */
+    "device.sync": { devices: Heartbeat[] };
+    /** Each heartbeat and change after that. */
+    "device.update": Heartbeat;
+  };
+}
+
+/** The devices after a `device.update`: a known device keeps its place, a new one comes last. */
+export function replaceDevice(devices: readonly Heartbeat[], device: Heartbeat): Heartbeat[] {
+  const place = devices.findIndex(({ device_id }) => device_id === device.device_id);
+  return place < 0 ? [...devices, device] : devices.with(place, device);
+}

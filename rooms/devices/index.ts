@@ -1,0 +1,83 @@
+/**
+ * Device presence: `rollcall/rooms/devices`.
+ *
+ * @example
+ * const phones = devices({ authenticateWatcher: readLogin });
+ * export class DeviceRoom extends createActorHandler(phones) {}
+ * export default phones.routes();
+ */
+import type { Limits } from "../../src/actor/limits.ts";
+import type { System } from "../../src/http/system.ts";
+import {
+  type AuthenticateDaemon,
+  type AuthenticateWatcher,
+  authenticateIngestToken,
+  authenticatePresenceToken,
+  type DeviceEnv,
+} from "./access.ts";
+import { type DeviceRoom, defineDevices } from "./room.ts";
+import { deviceRoutes } from "./routes.ts";
+
+export {
+  type AuthenticateDaemon,
+  type AuthenticateWatcher,
+  authenticateIngestToken,
+  authenticatePresenceToken,
+  type DeviceEnv,
+  type Watcher,
+} from "./access.ts";
+export { type DeviceInspection, type DeviceRecord, describeDevices } from "./contract.ts";
+export { type DeviceEvents, type Heartbeat, replaceDevice, UUID } from "./device.ts";
+export type { DeviceRoom } from "./room.ts";
+export {
+  mintPresenceToken,
+  type PresenceClaims,
+  READ_SCOPE,
+  TOKEN_TTL_MAX_MS,
+  TOKEN_TTL_MS,
+} from "./token.ts";
+
+export interface DeviceOptions<E> {
+  /** Name of the Durable Object binding in `wrangler.toml`. Default `DEVICES`. */
+  binding?: string;
+  /**
+   * Which user's devices the sender of a request may watch. Streams pass the header `Authorization`
+   * and `?token=` on to the actor, nothing else. Default {@link authenticatePresenceToken}.
+   */
+  authenticateWatcher?: AuthenticateWatcher<E>;
+  /** Whether a request may send heartbeats and mint tokens. Default {@link authenticateIngestToken}. */
+  authenticateDaemon?: AuthenticateDaemon<E>;
+  /**
+   * A keep-alive (a heartbeat that changes nothing but times) may stay unsaved for so long, in ms.
+   * Default: the variable `PRESENCE_DO_KEEPALIVE_FLUSH_MS`, else 30 000. 0 stores each.
+   */
+  flushMs?: number;
+  /** A device is forgotten so long after it went offline, in ms. Default 30 days. */
+  forgetMs?: number;
+  /** Limits of the watchers' sockets. Default `LIMITS`. */
+  limits?: Partial<Limits>;
+}
+
+const FORGET_MS = 30 * 24 * 3_600_000;
+
+/**
+ * Device presence: daemons send heartbeats over HTTP, and clients watch their user's devices over a
+ * socket or a stream. One actor per user, named by the `user_id`.
+ *
+ * @returns the room, for `createActorHandler`, with its `routes()`, for the Worker
+ */
+export function devices<E extends object = DeviceEnv>(
+  options: DeviceOptions<E> = {},
+): DeviceRoom<E> & System<E> {
+  const {
+    binding = "DEVICES",
+    authenticateWatcher = authenticatePresenceToken as AuthenticateWatcher<object>,
+    authenticateDaemon = authenticateIngestToken as AuthenticateDaemon<object>,
+    flushMs,
+    forgetMs = FORGET_MS,
+    limits = {},
+  } = options;
+  const room = defineDevices<E>({ authenticateWatcher, flushMs, forgetMs, limits });
+  const routes = () => deviceRoutes<E>({ binding, authenticateWatcher, authenticateDaemon });
+  return Object.assign(room, { routes });
+}
