@@ -1,17 +1,194 @@
 import * as z from "zod/mini";
-import { MOODS, type Mood, type MoodState } from "./tally.ts";
+import { defineRecord } from "../../src/actor/record.ts";
+import { answered, type SystemDescription } from "../../src/http/describe.ts";
+import { invalidMood } from "./access.ts";
+import { MOODS, type MoodEvents, type MoodState, SESSION_ID_LENGTH, type Tally } from "./tally.ts";
 
-export const mood = z.enum(MOODS, { error: `mood must be one of ${MOODS.join(", ")}` });
-const count = z.int().check(z.nonnegative());
+/** Bytes of a request's body: many times what a session id of any script takes. */
+export const BODY_BYTES = 4_096;
 
-/** Events of the mood contract. */
-export const moodEvents = {
-  in: { "mood.set": z.object({ mood }) },
-  out: {
-    "mood.state": z.object({ count, moods: z.record(mood, count), timestamp: z.int() }),
-  },
+/** A schema that takes `T` and gives it as it is. */
+type Same<T> = z.ZodMiniType<T, T>;
+
+// ── Events and calls ───────────────────────────────────────────────────────────────────────────
+
+function moodOf<M extends string>(moods: readonly M[]) {
+  return z.literal(moods, { error: invalidMood(moods) });
+}
+
+/** The data of `mood.set`. */
+export function moodChange<M extends string>(moods: readonly M[]): Same<{ mood: M }> {
+  return z.object({ mood: moodOf(moods) });
+}
+
+const sessionId = z.string().check(z.minLength(1));
+
+/** The data of the call `heartbeat`. */
+export function heartbeatCall<M extends string>(
+  moods: readonly M[],
+): Same<{ sessionId: string; mood: M }> {
+  return z.object({ sessionId, mood: moodOf(moods) });
+}
+
+/** The data of the call `leave`. */
+export const leaveCall = z.object({ sessionId });
+
+/** From a shard to the total. The numbers are absolute: the next report makes up for a lost one. */
+export interface Report {
+  shard: number;
+  tally: Tally;
+  /** Whether it has sockets: these need the other shards' count, and a crash takes them. */
+  watched: boolean;
+  atMs: number;
+}
+
+/** From the total to a shard: the count of all the other shards. */
+export interface Others {
+  tally: Tally;
+  /** Grows with each message: an answer and a call may overtake each other. */
+  version: number;
+}
+
+/** The calls between the actors of a deployment. */
+export type ShardCalls = {
+  report: { in: Report; out: Others };
+  count: { in: Others | undefined; out: Report };
 };
-export interface MoodEvents {
-  in: { "mood.set": { mood: Mood } };
-  out: { "mood.state": MoodState };
+
+const whole = z.int().check(z.nonnegative());
+const tallyOf = (moodCount: number) => z.array(whole).check(z.length(moodCount));
+
+export function reportOf(moodCount: number): Same<Report> {
+  const tally = tallyOf(moodCount);
+  return z.object({ shard: whole, tally, watched: z.boolean(), atMs: z.number() });
+}
+
+export function othersOf(moodCount: number): Same<Others> {
+  return z.object({ tally: tallyOf(moodCount), version: z.number() });
+}
+
+// ── Storage ────────────────────────────────────────────────────────────────────────────────────
+
+/** One row of the journal: the changes since the row before. */
+export interface Segment {
+  /** Rows are read in this order: later ones win. */
+  order: number;
+  writtenAtMs: number;
+  /** Until then heartbeats may have come that no row contains; 0: none has. */
+  openUntilMs: number;
+  /** Session ids; `moods` and `beats` belong to them by position. */
+  ids: string[];
+  moods: Uint8Array<ArrayBuffer>;
+  /** Times of the last heartbeats, in ms. */
+  beats: Float64Array<ArrayBuffer>;
+}
+
+export const segmentRecord = defineRecord<Segment>({
+  version: 1,
+  schema: z
+    .object({
+      order: z.number(),
+      writtenAtMs: z.number(),
+      openUntilMs: z.number(),
+      ids: z.array(z.string()),
+      moods: z.instanceof(Uint8Array<ArrayBuffer>),
+      beats: z.instanceof(Float64Array<ArrayBuffer>),
+    })
+    .check(
+      z.refine(
+        ({ ids, moods, beats }) => ids.length === moods.length && ids.length === beats.length,
+      ),
+    ),
+});
+
+// ── Description ────────────────────────────────────────────────────────────────────────────────
+
+/** Routes, sockets and streams of the service's mood count. */
+export function describeMoods(): SystemDescription {
+  const mood = moodOf(MOODS);
+  const state = z.object({
+    count: whole,
+    moods: z.record(mood, whole),
+    timestamp: z.int().check(z.describe("Server time in ms")),
+  }) satisfies z.ZodMiniType<MoodState>;
+  const events = {
+    in: { "mood.set": moodChange(MOODS) },
+    out: { "mood.state": state },
+  } satisfies { [D in keyof MoodEvents]: { [K in keyof MoodEvents[D]]: Same<MoodEvents[D][K]> } };
+  const failure = z.object({ error: z.string() });
+  const id = z.string().check(z.minLength(1), z.maxLength(SESSION_ID_LENGTH));
+  const unavailable = answered("MOOD_SHARDS is malformed, or an actor does not answer", failure);
+  const refused = {
+    400: answered("The message names the wrong field; or the body is no JSON", failure),
+    413: answered(`The body has more than ${BODY_BYTES} bytes`, failure),
+    503: unavailable,
+  };
+  const json = (schema: z.ZodMiniType) => ({ "application/json": schema });
+
+  return {
+    tag: {
+      name: "Moods",
+      description: "How many people are here, and in which mood. No account needed.",
+    },
+    routes: [
+      {
+        method: "post",
+        path: "/api/heartbeat",
+        summary: "Counts a session, in a mood, for 30 s",
+        body: {
+          description: "A missing mood is `presence`. Any content type will do.",
+          content: json(z.object({ sessionId: id, mood: z.optional(mood) })),
+        },
+        responses: { 200: answered("The count, the caller included", state), ...refused },
+      },
+      {
+        method: "post",
+        path: "/api/leave",
+        summary: "Ends a session; works from navigator.sendBeacon",
+        body: {
+          description: "The session that leaves",
+          content: json(z.object({ sessionId: id })),
+        },
+        responses: {
+          200: answered("Also for an unknown session", z.object({ success: z.literal(true) })),
+          ...refused,
+        },
+      },
+      {
+        method: "get",
+        path: "/api/presence",
+        summary: "How many people are here, and in which mood",
+        responses: { 200: answered("At most a second old", state), 503: unavailable },
+      },
+      {
+        method: "get",
+        path: "/api/presence/stream",
+        summary: "The same at once, then whenever it changes, at most once a second",
+        responses: {
+          200: { description: "Server-sent events", content: { "text/event-stream": state } },
+          503: unavailable,
+        },
+      },
+    ],
+    channels: {
+      moods: {
+        address: "/ws/moods",
+        title: "A session of the mood count",
+        description:
+          "A socket counts while it lives; without a ping or frame for 30 s it is closed with 4408.",
+        query: z.object({ sessionId: id, mood: z.optional(mood) }),
+        wire: "room",
+        ...events,
+      },
+      moodStream: {
+        address: "/api/presence/stream",
+        title: "The mood count, as server-sent events",
+        description: "At once, then whenever it changes, at most once a second.",
+        wire: "plain",
+        in: {},
+        out: { state },
+      },
+    },
+    components: { MoodState: state, MoodError: failure },
+  };
 }

@@ -1,29 +1,36 @@
-import { MOODS, SESSION_TTL_MS, type Tally } from "./tally.ts";
+import type { Tally } from "./tally.ts";
 
-/** One session that is counted. */
+/** A session that is counted. */
 export interface Guest {
   readonly id: string;
-  /** Index into {@link MOODS}. */
+  /** Index into the list of moods. */
   mood: number;
   /** Time of the last heartbeat in ms, or 0: only a socket keeps it here. */
   beatAtMs: number;
   /** Whether it has a socket. */
   attached: boolean;
-  /** Neighbours in the order of heartbeats, for those who have one. */
+  /** Neighbours in the order of heartbeats, for guests that have one. */
   older: Guest | null;
   newer: Guest | null;
 }
 
 /**
- * Who is here, counted. All sessions live equally long after a heartbeat, so a list in the order of
- * heartbeats is also the order in which they expire: a heartbeat moves its session to the end, and
- * expiry takes from the front. Nothing ever looks at all sessions.
+ * The sessions that are here, counted by mood. All live equally long after a heartbeat, so a list in
+ * the order of heartbeats is also the order in which they expire: a heartbeat moves its session to the
+ * end, and expiry takes from the front. No operation visits all sessions.
  */
 export class Headcount {
-  readonly tally: Tally = MOODS.map(() => 0);
+  readonly tally: Tally;
+  readonly #ttlMs: number;
   readonly #guests = new Map<string, Guest>();
   #oldest: Guest | null = null;
   #newest: Guest | null = null;
+
+  /** @param ttlMs time from a session's last heartbeat to its end */
+  constructor(moodCount: number, ttlMs: number) {
+    this.tally = new Array(moodCount).fill(0);
+    this.#ttlMs = ttlMs;
+  }
 
   get size(): number {
     return this.#guests.size;
@@ -35,12 +42,12 @@ export class Headcount {
 
   /** When the first session expires that has no heartbeat until then, in ms. */
   get expiresAtMs(): number | undefined {
-    return this.#oldest ? this.#oldest.beatAtMs + SESSION_TTL_MS : undefined;
+    return this.#oldest ? this.#oldest.beatAtMs + this.#ttlMs : undefined;
   }
 
-  /** A heartbeat at `atMs`; the list stays in order also where a clock was set back. */
+  /** A heartbeat at `atMs`. The list stays in order even if the clock was set back. */
   beat(id: string, mood: number, atMs: number): Guest {
-    const guest = this.#seat(id, mood);
+    const guest = this.#register(id, mood);
     this.#forgetBeat(guest);
     guest.beatAtMs = Math.max(atMs, this.#newest?.beatAtMs ?? 0);
     guest.older = this.#newest;
@@ -52,7 +59,7 @@ export class Headcount {
 
   /** The session has a socket. */
   attach(id: string, mood: number): Guest {
-    const guest = this.#seat(id, mood);
+    const guest = this.#register(id, mood);
     guest.attached = true;
     return guest;
   }
@@ -70,10 +77,10 @@ export class Headcount {
     if (guest) this.#remove(guest);
   }
 
-  /** Lets go of those whose last heartbeat is too long ago; says whether anyone left. */
+  /** Removes sessions whose last heartbeat is too long ago. @returns whether there was any */
   expire(nowMs: number): boolean {
     const before = this.#guests.size;
-    while (this.#oldest && this.#oldest.beatAtMs + SESSION_TTL_MS <= nowMs) {
+    while (this.#oldest && this.#oldest.beatAtMs + this.#ttlMs <= nowMs) {
       const guest = this.#oldest;
       this.#forgetBeat(guest);
       if (!guest.attached) this.#remove(guest);
@@ -81,7 +88,7 @@ export class Headcount {
     return this.#guests.size < before;
   }
 
-  #seat(id: string, mood: number): Guest {
+  #register(id: string, mood: number): Guest {
     let guest = this.#guests.get(id);
     if (!guest) {
       guest = { id, mood, beatAtMs: 0, attached: false, older: null, newer: null };

@@ -1,460 +1,194 @@
-import { z } from "zod";
-import { callIngest } from "../../src/actor/call.ts";
+import * as z from "zod/mini";
 import {
   type ConnectionMeta,
   defineRoom,
   perActor,
+  type Room,
   type VeraniActor,
 } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
+import { namespaceOf } from "../../src/http/binding.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { encodeEvent } from "../../src/wire/frames.ts";
-import { type MoodEvents, moodEvents, mood as moodSchema } from "./contract.ts";
+import { parseMood, parseSessionId } from "./access.ts";
+import {
+  heartbeatCall,
+  leaveCall,
+  moodChange,
+  othersOf,
+  reportOf,
+  type ShardCalls,
+} from "./contract.ts";
 import { Headcount } from "./headcount.ts";
 import { GONE, Journal } from "./journal.ts";
 import {
-  MOODS,
-  type Mood,
+  type CountHost,
+  type GlobalCount,
+  keyOf,
+  remaining,
+  Shard,
+  SingleShard,
+} from "./shards.ts";
+import {
+  type MoodEvents,
   type MoodState,
-  parseMood,
-  parseSessionId,
-  SESSION_TTL_MS,
   shardCount,
-  shardName,
-  type Tally,
+  shardIndex,
   toMoodState,
   totalName,
 } from "./tally.ts";
+import { DETECTOR, Total } from "./total.ts";
 
-interface MoodMeta extends ConnectionMeta {
-  /** Absent: it only watches, as streams do. */
+/** The release before knows these fields by the same names: each reads the other's attachments. */
+export interface MoodMeta<M extends string> extends ConnectionMeta {
+  /** Absent: it only receives the count, as streams do. */
   sessionId?: string;
-  /** The total holds this socket, to notice when a crash takes it. It is told nothing. */
+  /** Whether it is the total's failure detector. It receives nothing. */
   isWitness?: boolean;
-  mood: Mood;
-  /** What this socket was told last, as {@link keyOf}, and when (ms). */
+  mood: M;
+  /** The count that this socket received last, as {@link keyOf}, and when (ms). */
   told?: string;
   toldAtMs?: number;
 }
 
-type MoodActor = VeraniActor<MoodMeta, Env, MoodEvents>;
-type MoodSession = Session<MoodMeta>;
-
-/** What a shard tells the total. Absolute numbers: one that gets lost is mended by the next. */
-interface Report {
-  shard: number;
-  tally: Tally;
-  /** Whether it has sockets: these want to hear of the others, and a crash takes them. */
-  watched: boolean;
-  atMs: number;
+/** The variables that the room reads. */
+export interface MoodEnv {
+  MOOD_SHARDS?: string;
 }
 
-/** What the total tells a shard: how many are in all the others. */
-interface Others {
-  tally: Tally;
-  /** Grows with every telling: an answer and a call may overtake each other. */
-  version: number;
+/** The calls of the mood room: those of routes, and those between its actors. */
+export type MoodCalls<M extends string> = {
+  heartbeat: { in: { sessionId: string; mood: M }; out: MoodState<M> };
+  leave: { in: { sessionId: string }; out: undefined };
+  state: { in: undefined; out: MoodState<M> };
+} & ShardCalls;
+
+export type MoodRoom<E, M extends string> = Room<MoodMeta<M>, E, MoodEvents<M>, MoodCalls<M>>;
+
+export interface MoodRoomOptions<M extends string> {
+  name: string;
+  websocketPath: string;
+  binding: string;
+  moods: readonly M[];
+  defaultMood: M;
+  ttlMs: number;
 }
+
+type MoodActor<M extends string> = VeraniActor<MoodMeta<M>, unknown, MoodEvents<M>>;
+type MoodSession<M extends string> = Session<MoodMeta<M>>;
 
 /** Sessions of one shard: some 60 MB, half of what an actor may use. */
-const MOST_SESSIONS = 250_000;
+const MAX_SESSIONS = 250_000;
 /** Time between two `mood.state` to one socket, in ms. */
-const TELL_EVERY_MS = 1_000;
-/** A report, and what a shard knows of the others, are at most this old each: together within 1 s. */
-const REPORT_EVERY_MS = 500;
-/** How long the total believes a report of what a crash does not take, in ms. */
-const TRUST_MS = 30_000;
-/** After which a shard that did not answer is asked again, in ms. */
-const RETRY_MS = 1_000;
-/** Time that a shard has to answer the total, in ms, and that the total has, which may ask shards first. */
-const SHARD_ANSWER_MS = 2_000;
-const TOTAL_ANSWER_MS = 2 * SHARD_ANSWER_MS;
+const SEND_INTERVAL_MS = 1_000;
 /** Expiries within this time share a wake-up, in ms. */
 const EXPIRY_STEP_MS = 500;
+const CHANNEL = "default";
 
 const userOf = (sessionId: string) => `session:${sessionId}`;
-const keyOf = (tally: Tally) => tally.join();
-const moodIndex = (mood: Mood) => MOODS.indexOf(mood);
-const sum = (tallies: Iterable<Tally>): Tally => {
-  const total = MOODS.map(() => 0);
-  for (const tally of tallies) for (const [i, n] of tally.entries()) total[i] = (total[i] ?? 0) + n;
-  return total;
-};
 
-/** What is left of a pause of `everyMs` that began at `sinceMs`, by a clock that may be set back. */
-const restOf = (everyMs: number, sinceMs: number) =>
-  Math.min(Math.max(sinceMs + everyMs - Date.now(), 0), everyMs);
-
-const nobodyIn = (shard: number): Report => ({ shard, tally: sum([]), watched: false, atMs: 0 });
-
-/** The host is nobody's: a shard is called through its stub. */
-const WITNESS_URL = "https://moods/ws/moods?witness";
-
-/** Who wants to hear how many are here. */
-function* listenersOf(actor: MoodActor): Generator<MoodSession> {
+/** The sockets that receive the count. */
+function* listenersOf<M extends string>(actor: MoodActor<M>): Generator<MoodSession<M>> {
   for (const session of actor.sessions.values()) if (!session.meta.isWitness) yield session;
 }
 
-/** An answer in time: an actor that is silent must not silence those who ask it. */
-function within<T>(limitMs: number, answer: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const late = () => reject(new RollcallError("timeout", "An actor did not answer in time"));
-    const timer = setTimeout(late, limitMs);
-    answer.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}
-
-/** Where the global count comes from. */
-interface Totals {
-  /** As far as known now. */
-  readonly tally: Tally;
-  /** Resolves when {@link tally} is at most a second old. */
-  fresh(): Promise<void>;
-  /** The own count, or whether anyone here listens, has changed. */
-  changed(): void;
-  /** When {@link fresh} should be called though nobody asks, in ms. */
-  readonly dueAtMs: number | undefined;
-}
-
-/** The only shard: its count is the count. */
-class Alone implements Totals {
-  readonly tally: Tally;
-  readonly dueAtMs = undefined;
-
-  constructor(own: Tally) {
-    this.tally = own;
-  }
-
-  async fresh(): Promise<void> {}
-  changed(): void {}
-}
-
-/** One shard of several: its own count, and what the total said of the others. */
-class Shard implements Totals {
-  readonly dueAtMs = undefined;
-  readonly #actor: MoodActor;
-  readonly #index: number;
-  readonly #own: Tally;
-  readonly #onOthers: () => void;
-  #others: Others | null = null;
-  #othersAtMs = 0;
-  #reporting: Promise<void> | null = null;
-  #reportedAtMs = 0;
-  #unreported = false;
-  #scheduled = false;
-
-  constructor(actor: MoodActor, index: number, own: Tally, onOthers: () => void) {
-    this.#actor = actor;
-    this.#index = index;
-    this.#own = own;
-    this.#onOthers = onOthers;
-  }
-
-  get tally(): Tally {
-    return sum([this.#own, this.#others?.tally ?? []]);
-  }
-
-  /** @throws RollcallError `unavailable` when the total does not answer and never has */
-  async fresh(): Promise<void> {
-    if (Date.now() - this.#othersAtMs < REPORT_EVERY_MS) return;
-    try {
-      await this.report();
-    } catch (error) {
-      if (!this.#others) throw new RollcallError("unavailable", "The total does not answer");
-      log("moods_total_unreachable", { error });
-    }
-  }
-
-  changed(): void {
-    this.#unreported = true;
-    if (this.#scheduled || this.#reporting) return;
-    this.#scheduled = true;
-    setTimeout(
-      () => {
-        this.#scheduled = false;
-        if (this.#unreported) this.#actor.keep(this.report());
-      },
-      restOf(REPORT_EVERY_MS, this.#reportedAtMs),
-    );
-  }
-
-  /** Tells the total how many are here, and learns of the others. What fails is tried again. */
-  report(): Promise<void> {
-    this.#reporting ??= this.#exchange().finally(() => {
-      this.#reporting = null;
-      if (this.#unreported) this.changed();
-    });
-    return this.#reporting;
-  }
-
-  async #exchange(): Promise<void> {
-    const { env, timers } = this.#actor;
-    this.#reportedAtMs = Date.now();
-    const stub = env.MOODS.getByName(totalName(shardCount(env)));
-    try {
-      const answer = callIngest(stub, "report", this.ownReport());
-      this.hear(othersSchema.parse(await within(TOTAL_ANSWER_MS, answer)));
-    } catch (error) {
-      timers.soonest("report", Date.now() + RETRY_MS);
-      throw error;
-    }
-  }
-
-  ownReport(): Report {
-    this.#unreported = false;
-    const watched = listenersOf(this.#actor).next().done === false;
-    return { shard: this.#index, tally: [...this.#own], watched, atMs: Date.now() };
-  }
-
-  hear(others: Others): void {
-    if (this.#others && this.#others.version > others.version) return;
-    const isNews = keyOf(others.tally) !== keyOf(this.#others?.tally ?? []);
-    this.#others = others;
-    this.#othersAtMs = Date.now();
-    if (isNews) this.#onOthers();
-  }
-}
-
-/** What the total knows of a shard. */
-interface Known {
-  report: Report;
-  /** From then on it is to be asked, should anybody want to know, in ms. */
-  staleAtMs: number;
-  /** What it was told last of the others, as {@link keyOf}. */
-  told: string | undefined;
-  isWitnessed: boolean;
-}
-
-/**
- * Adds up the shards. Holds nothing that it could not ask for again.
- *
- * What a shard has stored outlives a crash, and its alarm has it report what became of that. The
- * sockets that it had do not, and nothing then wakes it. So the total has a socket of its own to
- * every shard that has any, the witness, which the crash closes as well. Asking such shards every
- * second would be as exact, but would keep all of them awake; a socket that goes out keeps just the
- * total in memory, and that while anybody is connected.
- */
-class Total implements Totals {
-  readonly #actor: MoodActor;
-  readonly #shards: number;
-  readonly #onNews: () => void;
-  readonly #known = new Map<number, Known>();
-  #asking: Promise<void> | null = null;
-  #version = 0;
-  #spreading = false;
-  #spreadAtMs = 0;
-
-  constructor(actor: MoodActor, shards: number, onNews: () => void) {
-    this.#actor = actor;
-    this.#shards = shards;
-    this.#onNews = onNews;
-  }
-
-  get tally(): Tally {
-    return sum([...this.#known.values()].map(({ report }) => report.tally));
-  }
-
-  /** Asks every shard that never reported, and those whose last report is too old to be believed. */
-  fresh(): Promise<void> {
-    this.#asking ??= this.#askAll().finally(() => {
-      this.#asking = null;
-    });
-    return this.#asking;
-  }
-
-  async #askAll(): Promise<void> {
-    const now = Date.now();
-    const unsure = Array.from({ length: this.#shards }, (_, shard) => shard).filter(
-      (shard) => (this.#known.get(shard)?.staleAtMs ?? 0) <= now,
-    );
-    await Promise.all(unsure.map((shard) => this.#ask(shard)));
-  }
-
-  /** Has a shard report, and tells it of the others on the way. */
-  async #ask(shard: number, others?: Others): Promise<void> {
-    try {
-      const answer = callIngest(this.#stub(shard), "count", others);
-      this.adopt(reportSchema.parse(await within(SHARD_ANSWER_MS, answer)));
-    } catch (error) {
-      log("moods_shard_unreachable", { shard, error });
-      const known = this.#knownOf(shard);
-      const now = Date.now();
-      // No heartbeat got through to it either: whom it last spoke of has expired by now.
-      if (now - known.report.atMs >= TRUST_MS) known.report = nobodyIn(shard);
-      known.told = undefined;
-      known.staleAtMs = now + RETRY_MS;
-      this.#onNews();
-    }
-  }
-
-  adopt(report: Report): void {
-    const known = this.#knownOf(report.shard);
-    const { report: old, told } = known;
-    if (old.atMs > report.atMs) return;
-    // A shard that has nobody can only be wrong until its next event, which it then reports.
-    const isEmpty = !report.watched && report.tally.every((n) => n === 0);
-    known.report = report;
-    known.staleAtMs = isEmpty ? Number.POSITIVE_INFINITY : Date.now() + TRUST_MS;
-    if (report.watched) this.#actor.keep(this.#witness(known));
-    const isBehind = report.watched && told === undefined;
-    if (isBehind || keyOf(old.tally) !== keyOf(report.tally)) this.changed();
-  }
-
-  /** Holds a socket until the shard closes it, as it does after a while with all that do not ping. */
-  async #witness(known: Known): Promise<void> {
-    if (known.isWitnessed) return;
-    known.isWitnessed = true;
-    const { shard } = known.report;
-    try {
-      const upgrade = new Request(WITNESS_URL, { headers: { Upgrade: "websocket" } });
-      const { webSocket } = await within(SHARD_ANSWER_MS, this.#stub(shard).fetch(upgrade));
-      if (!webSocket) throw new RollcallError("unavailable", "The shard takes no sockets");
-      const ended = new Promise((resolve) => {
-        webSocket.addEventListener("close", resolve);
-        webSocket.addEventListener("error", resolve);
-      });
-      webSocket.accept();
-      await ended;
-      known.isWitnessed = false;
-      await this.#ask(shard);
-    } catch (error) {
-      log("moods_unwitnessed", { shard, error });
-      known.isWitnessed = false;
-      known.staleAtMs = Date.now() + RETRY_MS;
-      this.#onNews();
-    }
-  }
-
-  /** How many there are in all shards but this one; notes that it knows. */
-  tellOthers(shard: number): Others {
-    const others = [...this.#known.values()].filter(({ report }) => report.shard !== shard);
-    const tally = sum(others.map(({ report }) => report.tally));
-    this.#knownOf(shard).told = keyOf(tally);
-    // The clock, so that the next instance of the total goes on from there.
-    this.#version = Math.max(this.#version + 1, Date.now());
-    return { tally, version: this.#version };
-  }
-
-  changed(): void {
-    this.#onNews();
-    if (this.#spreading) return;
-    this.#spreading = true;
-    setTimeout(
-      () => {
-        this.#spreading = false;
-        this.#spreadAtMs = Date.now();
-        this.#actor.keep(this.#spread());
-      },
-      restOf(REPORT_EVERY_MS, this.#spreadAtMs),
-    );
-  }
-
-  /** Lets shards with sockets know. The others learn it when they report. */
-  async #spread(): Promise<void> {
-    const watched = [...this.#known.values()].filter(({ report }) => report.watched);
-    const calls = watched.map(({ report: { shard }, told }) => {
-      const others = this.tellOthers(shard);
-      return keyOf(others.tally) === told ? undefined : this.#ask(shard, others);
-    });
-    await Promise.all(calls);
-  }
-
-  get dueAtMs(): number | undefined {
-    const known = [...this.#known.values()];
-    const isWatched = this.#actor.sessions.size > 0 || known.some(({ report }) => report.watched);
-    const dueAtMs = Math.min(...known.map(({ staleAtMs }) => staleAtMs));
-    return isWatched && dueAtMs < Number.POSITIVE_INFINITY ? dueAtMs : undefined;
-  }
-
-  #knownOf(shard: number): Known {
-    let known = this.#known.get(shard);
-    if (!known) {
-      known = { report: nobodyIn(shard), staleAtMs: 0, told: undefined, isWitnessed: false };
-      this.#known.set(shard, known);
-    }
-    return known;
-  }
-
-  #stub(shard: number) {
-    return this.#actor.env.MOODS.getByName(shardName(shard));
-  }
-}
-
-/** What one instance of the actor knows. */
-class Moods {
-  readonly totals: Totals;
-  readonly #actor: MoodActor;
-  readonly #guests = new Headcount();
+/** The state of one instance of the actor. */
+class Moods<M extends string> {
+  readonly total: GlobalCount;
+  readonly #actor: MoodActor<M>;
+  readonly #options: MoodRoomOptions<M>;
+  readonly #guests: Headcount;
   readonly #journal: Journal;
-  #telling = false;
-  #toldAtMs: number;
+  #isSending = false;
+  #sentAtMs: number;
 
-  constructor(actor: MoodActor) {
+  constructor(actor: MoodActor<M>, options: MoodRoomOptions<M>) {
     this.#actor = actor;
-    const now = Date.now();
-    this.#journal = new Journal(actor.getStorage().kv, now);
+    this.#options = options;
+    const { ttlMs, moods } = options;
+    const moodCount = moods.length;
+    this.#guests = new Headcount(moodCount, ttlMs);
+    this.#journal = new Journal(actor.getStorage().kv, Date.now(), { moodCount, ttlMs });
     for (const { id, mood, beatAtMs } of this.#journal.restored) {
       this.#guests.beat(id, mood, beatAtMs);
     }
     const sockets = [...actor.sessions.values()];
     for (const { meta } of sockets) {
-      if (meta.sessionId) this.#guests.attach(meta.sessionId, moodIndex(meta.mood));
+      if (meta.sessionId) this.#guests.attach(meta.sessionId, this.#indexOf(meta.mood));
     }
-    this.#toldAtMs = sockets.reduce((at, { meta }) => Math.max(at, meta.toldAtMs ?? 0), 0);
-    this.totals = this.#makeTotals();
+    this.#sentAtMs = sockets.reduce((at, { meta }) => Math.max(at, meta.toldAtMs ?? 0), 0);
+    this.total = this.#makeTotal();
   }
 
-  #makeTotals(): Totals {
-    const { name, env } = this.#actor;
-    const shards = shardCount(env);
-    const onNews = () => {
-      this.#arm();
-      this.#tellSoon();
+  #makeTotal(): GlobalCount {
+    const { name, env, timers } = this.#actor;
+    const { binding, websocketPath, moods, ttlMs } = this.#options;
+    const shards = shardCount(env as MoodEnv);
+    if (shards === 1) return new SingleShard(this.#guests.tally);
+    const host: CountHost = {
+      shards,
+      moodCount: moods.length,
+      ttlMs,
+      websocketPath,
+      stub: (name) => namespaceOf(env, binding).getByName(name),
+      hasListeners: () => listenersOf(this.#actor).next().done === false,
+      keep: (promise) => this.#actor.keep(promise),
+      reportAt: (atMs) => timers.soonest("report", atMs),
+      onNews: () => {
+        this.#setAlarm();
+        this.#scheduleSend();
+      },
     };
-    if (shards === 1) return new Alone(this.#guests.tally);
-    if (name === totalName(shards)) return new Total(this.#actor, shards, onNews);
-    const index = Number(name.slice(shardName(0).length - 1));
-    return new Shard(this.#actor, index, this.#guests.tally, onNews);
+    if (name === totalName(shards)) return new Total(host);
+    return new Shard(host, shardIndex(name), this.#guests.tally);
   }
 
-  /** After a start: what the last instance was about to say is said now. */
+  /** A mood that there is no longer counts as the default. */
+  #indexOf(mood: M): number {
+    const { moods, defaultMood } = this.#options;
+    const index = moods.indexOf(mood);
+    return index >= 0 ? index : moods.indexOf(defaultMood);
+  }
+
+  /** After a start: sends what the last instance was about to send. */
   resume(): void {
     this.#guests.expire(Date.now());
     this.#changed();
   }
 
-  async heartbeat(sessionId: string, mood: Mood): Promise<MoodState> {
-    const now = this.#turn();
+  async heartbeat(sessionId: string, mood: M): Promise<MoodState<M>> {
+    const now = this.#tick();
     const known = this.#guests.get(sessionId);
-    if (!known && this.#guests.size >= MOST_SESSIONS) {
+    if (!known && this.#guests.size >= MAX_SESSIONS) {
       throw new RollcallError("unavailable", "There are more sessions than this server takes");
     }
-    const isNews = !known || known.beatAtMs === 0 || known.mood !== moodIndex(mood);
-    const guest = this.#guests.beat(sessionId, moodIndex(mood), now);
-    this.#arm();
+    const index = this.#indexOf(mood);
+    const isNews = !known || known.beatAtMs === 0 || known.mood !== index;
+    const guest = this.#guests.beat(sessionId, index, now);
+    this.#setAlarm();
     if (isNews) {
-      if (guest.attached) this.#rememberMood(sessionId, mood);
+      if (guest.attached) this.#storeMood(sessionId, mood);
       this.#changed();
       await this.#journal.commit(guest);
     } else await this.#journal.keep(guest, now);
     return this.state();
   }
 
-  async setMood(sessionId: string, mood: Mood): Promise<void> {
-    this.#turn();
-    // It may have left while the frame was being looked at.
+  async setMood(sessionId: string, mood: M): Promise<void> {
+    this.#tick();
+    // It may have left while the frame waited.
     if (this.#actor.sessionsOf(userOf(sessionId)).size === 0) return;
-    const guest = this.#guests.attach(sessionId, moodIndex(mood));
-    this.#rememberMood(sessionId, mood);
+    const guest = this.#guests.attach(sessionId, this.#indexOf(mood));
+    this.#storeMood(sessionId, mood);
     this.#changed();
-    // Without a heartbeat it lives by its sockets alone, and these know the mood.
+    // Without a heartbeat the session lives by its sockets alone, and these store the mood.
     if (guest.beatAtMs > 0) await this.#journal.commit(guest);
   }
 
-  /** A socket has gone, of this session or of a watcher. */
+  /** A socket has closed, of this session or of one that only receives. */
   detach(sessionId: string | undefined): void {
-    this.#turn();
+    this.#tick();
     if (sessionId !== undefined && this.#actor.sessionsOf(userOf(sessionId)).size === 0) {
       this.#guests.detach(sessionId);
     }
@@ -462,7 +196,7 @@ class Moods {
   }
 
   async leave(sessionId: string): Promise<void> {
-    const now = this.#turn();
+    const now = this.#tick();
     const guest = this.#guests.get(sessionId);
     if (!guest) return;
     const hadBeat = guest.beatAtMs > 0;
@@ -474,46 +208,46 @@ class Moods {
     if (hadBeat) await this.#journal.commit({ id: sessionId, mood: GONE, beatAtMs: now });
   }
 
-  /** The global count, at most a second old; the own sessions are always counted as of now. */
-  async state(): Promise<MoodState> {
-    await this.totals.fresh();
-    return toMoodState(this.totals.tally, this.#turn());
+  /** The global count, at most a second old. The own sessions are always counted as of now. */
+  async state(): Promise<MoodState<M>> {
+    await this.total.refresh();
+    return toMoodState(this.#options.moods, this.total.tally, this.#tick());
   }
 
-  /** When time alone changes something here, in ms. */
+  /** When time alone changes the count, in ms. */
   get dueAtMs(): number | undefined {
     const own = this.#guests.expiresAtMs ?? this.#journal.obsoleteAtMs;
     const stepped = own && Math.ceil(own / EXPIRY_STEP_MS) * EXPIRY_STEP_MS;
-    const times = [stepped, this.totals.dueAtMs].filter((time) => time !== undefined);
+    const times = [stepped, this.total.dueAtMs].filter((time) => time !== undefined);
     return times.length === 0 ? undefined : Math.min(...times);
   }
 
-  /** Time has passed. */
+  /** {@link dueAtMs} has come. */
   async due(): Promise<void> {
-    const now = this.#turn();
+    const now = this.#tick();
     if (this.#guests.expiresAtMs === undefined) this.#journal.sweep(now);
-    if ((this.totals.dueAtMs ?? now + 1) <= now) await this.totals.fresh();
+    if ((this.total.dueAtMs ?? now + 1) <= now) await this.total.refresh();
   }
 
-  /** Tells a socket that has just connected; where the total is silent it waits for the next news. */
-  async welcome(session: MoodSession): Promise<void> {
+  /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
+  async sendFirst(session: MoodSession<M>): Promise<void> {
     try {
       const state = await this.state();
-      this.#tell(session, keyOf(this.totals.tally), frameOf(state), state.timestamp);
+      this.#send(session, keyOf(this.total.tally), encodeState(state), state.timestamp);
     } catch (error) {
       log("moods_unknown", { error });
     }
-    this.#arm();
+    this.#setAlarm();
   }
 
-  /** Every event begins here: whoever has expired is not counted, alarm or not. */
-  #turn(): number {
+  /** Begins every event: expired sessions are not counted, even if the alarm is late. @returns now */
+  #tick(): number {
     const now = Date.now();
     if (this.#guests.expire(now)) this.#changed();
     return now;
   }
 
-  #rememberMood(sessionId: string, mood: Mood): void {
+  #storeMood(sessionId: string, mood: M): void {
     for (const session of this.#actor.sessionsOf(userOf(sessionId))) {
       session.meta.mood = mood;
       session.store();
@@ -521,42 +255,42 @@ class Moods {
   }
 
   #changed(): void {
-    this.#arm();
-    this.totals.changed();
-    this.#tellSoon();
+    this.#setAlarm();
+    this.total.changed();
+    this.#scheduleSend();
   }
 
-  /** Sees to it that the alarm comes in time. */
-  #arm(): void {
+  #setAlarm(): void {
     const { dueAtMs } = this;
     if (dueAtMs !== undefined) this.#actor.timers.wakeAt(dueAtMs);
   }
 
-  /** Tells the sockets, at most once a second; the first news leave at once. */
-  #tellSoon(): void {
-    if (this.#telling || listenersOf(this.#actor).next().done) return;
-    this.#telling = true;
-    setTimeout(() => this.#actor.keep(this.#tellAll()), restOf(TELL_EVERY_MS, this.#toldAtMs));
+  /** Sends the count to the sockets, at most once a second; after a pause, at once. */
+  #scheduleSend(): void {
+    if (this.#isSending || listenersOf(this.#actor).next().done) return;
+    this.#isSending = true;
+    const delayMs = remaining(SEND_INTERVAL_MS, this.#sentAtMs);
+    setTimeout(() => this.#actor.keep(this.#sendAll()), delayMs);
   }
 
-  async #tellAll(): Promise<void> {
+  async #sendAll(): Promise<void> {
     try {
       const state = await this.state();
-      const key = keyOf(this.totals.tally);
-      const frame = frameOf(state);
+      const key = keyOf(this.total.tally);
+      const frame = encodeState(state);
       for (const session of listenersOf(this.#actor)) {
         if (session.open && session.meta.told !== key) {
-          this.#tell(session, key, frame, state.timestamp);
-          this.#toldAtMs = state.timestamp;
+          this.#send(session, key, frame, state.timestamp);
+          this.#sentAtMs = state.timestamp;
         }
       }
     } finally {
-      this.#telling = false;
+      this.#isSending = false;
     }
   }
 
-  /** Says it, and notes with the socket that it did: the next instance need not say it again. */
-  #tell(session: MoodSession, key: string, frame: string, atMs: number): void {
+  /** Sends a count, and notes it with the socket: the next instance need not send it again. */
+  #send(session: MoodSession<M>, key: string, frame: string, atMs: number): void {
     session.enqueue(frame);
     session.meta.told = key;
     session.meta.toldAtMs = atMs;
@@ -564,99 +298,93 @@ class Moods {
   }
 }
 
-const frameOf = (state: MoodEvents["out"]["mood.state"]) =>
-  encodeEvent("mood.state", state, "default");
-const moodsOf = perActor((actor: MoodActor) => new Moods(actor));
+const encodeState = (state: object) => encodeEvent("mood.state", state, CHANNEL);
 
-/**
- * How many anonymous sessions are here, and in which mood. Actors named `shard:<i>` count; with more
- * than one of them (`MOOD_SHARDS`) the actor named `total` adds up.
- */
-export const moods = defineRoom<MoodMeta, Env, MoodEvents>({
-  name: "mood-room",
-  websocketPath: "/ws/moods",
-  liveness: {
-    pingMs: 10_000,
-    firstPingMs: SESSION_TTL_MS,
-    deadAfterMs: SESSION_TTL_MS,
-    legacyDeadAfterMs: SESSION_TTL_MS,
-    sweepMs: EXPIRY_STEP_MS,
-    requirePing: true,
-  },
+/** The room of a mood count. Actors `shard:<i>` count; if there are several, `total` adds them up. */
+export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): MoodRoom<E, M> {
+  const { name, websocketPath, moods, defaultMood, ttlMs } = options;
+  const moodsOf = perActor((actor: MoodActor<M>) => new Moods(actor, options));
 
-  extractMeta(request) {
-    const query = new URL(request.url).searchParams;
-    const clientId = crypto.randomUUID();
-    const own = query.get("sessionId");
-    if (own === null) {
-      const isWitness = query.has("witness");
-      return { userId: `watcher:${clientId}`, clientId, channels: [], mood: "presence", isWitness };
-    }
-    const sessionId = parseSessionId(own);
-    const mood = parseMood(query.get("mood") ?? undefined);
-    return { userId: userOf(sessionId), clientId, channels: [], sessionId, mood };
-  },
+  const room = defineRoom<MoodMeta<M>, E, MoodEvents<M>>({
+    name,
+    websocketPath,
+    liveness: {
+      // So two of three pings may get lost.
+      pingMs: Math.floor(ttlMs / 3),
+      firstPingMs: ttlMs,
+      deadAfterMs: ttlMs,
+      legacyDeadAfterMs: ttlMs,
+      sweepMs: EXPIRY_STEP_MS,
+      requirePing: true,
+    },
 
-  async onConnect({ actor, session, meta }) {
-    const here = moodsOf(actor);
-    if (meta.sessionId !== undefined) await here.setMood(meta.sessionId, meta.mood);
-    if (!meta.isWitness) await here.welcome(session);
-  },
+    extractMeta(request) {
+      const query = new URL(request.url).searchParams;
+      const clientId = crypto.randomUUID();
+      const id = query.get("sessionId");
+      if (id === null) {
+        const userId = `watcher:${clientId}`;
+        const isWitness = query.has(DETECTOR);
+        return { userId, clientId, channels: [], mood: defaultMood, isWitness };
+      }
+      const sessionId = parseSessionId(id);
+      const mood = parseMood(query.get("mood") ?? undefined, moods, defaultMood);
+      return { userId: userOf(sessionId), clientId, channels: [], sessionId, mood };
+    },
 
-  onDisconnect({ actor, meta }) {
-    moodsOf(actor).detach(meta.sessionId);
-  },
+    async onConnect({ actor, session, meta }) {
+      const here = moodsOf(actor);
+      if (meta.sessionId !== undefined) await here.setMood(meta.sessionId, meta.mood);
+      if (!meta.isWitness) await here.sendFirst(session);
+    },
 
-  onHibernationRestore(actor) {
-    moodsOf(actor).resume();
-  },
+    onDisconnect({ actor, meta }) {
+      moodsOf(actor).detach(meta.sessionId);
+    },
 
-  dueAt(actor) {
-    return moodsOf(actor).dueAtMs;
-  },
+    onHibernationRestore(actor) {
+      moodsOf(actor).resume();
+    },
 
-  onDue(actor) {
-    return moodsOf(actor).due();
-  },
-});
+    dueAt(actor) {
+      return moodsOf(actor).dueAtMs;
+    },
 
-moods.on("mood.set", moodEvents.in["mood.set"], async ({ actor, meta }, { mood }) => {
-  if (meta.sessionId === undefined) throw new RollcallError("forbidden", "A watcher has no mood");
-  await moodsOf(actor).setMood(meta.sessionId, mood);
-});
+    onDue(actor) {
+      return moodsOf(actor).due();
+    },
+  });
 
-const sessionId = z.string().min(1);
-moods.ingest("heartbeat", z.object({ sessionId, mood: moodSchema }), (actor, data) =>
-  moodsOf(actor).heartbeat(data.sessionId, data.mood),
-);
-moods.ingest("leave", z.object({ sessionId }), async (actor, data) => {
-  await moodsOf(actor).leave(data.sessionId);
-});
-moods.ingest("state", z.undefined(), (actor) => moodsOf(actor).state());
+  room.on("mood.set", moodChange(moods), async ({ actor, meta }, { mood }) => {
+    if (meta.sessionId === undefined) throw new RollcallError("forbidden", "A watcher has no mood");
+    await moodsOf(actor).setMood(meta.sessionId, mood);
+  });
 
-// Between the actors.
-const tallySchema = z.array(z.int().nonnegative()).length(MOODS.length);
-const othersSchema = z.object({ tally: tallySchema, version: z.number() });
-const reportSchema = z.object({
-  shard: z.int().nonnegative(),
-  tally: tallySchema,
-  watched: z.boolean(),
-  atMs: z.number(),
-});
-function roleOf<T>(actor: MoodActor, role: new (...args: never[]) => T): T {
-  const { totals } = moodsOf(actor);
-  if (totals instanceof role) return totals;
-  throw new RollcallError("unprocessable", `${actor.name} is no ${role.name} here`);
+  function roleOf<T>(actor: MoodActor<M>, role: new (...args: never[]) => T): T {
+    const { total } = moodsOf(actor);
+    if (total instanceof role) return total;
+    throw new RollcallError("unprocessable", `${actor.name} is no ${role.name} here`);
+  }
+  room.timer("report", (actor) => roleOf(actor, Shard).report());
+
+  return room
+    .call("heartbeat", heartbeatCall(moods), (actor, { sessionId, mood }) =>
+      moodsOf(actor).heartbeat(sessionId, mood),
+    )
+    .call("leave", leaveCall, async (actor, { sessionId }) => {
+      await moodsOf(actor).leave(sessionId);
+      return undefined;
+    })
+    .call("state", z.undefined(), (actor) => moodsOf(actor).state())
+    .call("report", reportOf(moods.length), async (actor, report) => {
+      const total = roleOf(actor, Total);
+      total.adopt(report);
+      await total.refresh();
+      return total.othersOf(report.shard);
+    })
+    .call("count", z.optional(othersOf(moods.length)), (actor, others) => {
+      const shard = roleOf(actor, Shard);
+      if (others) shard.receive(others);
+      return shard.ownReport();
+    });
 }
-moods.ingest("report", reportSchema, async (actor, report) => {
-  const total = roleOf(actor, Total);
-  total.adopt(report);
-  await total.fresh();
-  return total.tellOthers(report.shard);
-});
-moods.ingest("count", othersSchema.optional(), (actor, others) => {
-  const shard = roleOf(actor, Shard);
-  if (others) shard.hear(others);
-  return shard.ownReport();
-});
-moods.timer("report", (actor) => roleOf(actor, Shard).report());

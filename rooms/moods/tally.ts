@@ -1,63 +1,57 @@
 import { RollcallError } from "../../src/wire/errors.ts";
 
 /**
- * The words of the mood contract, shared by routes, room and client: pure, and without anything of
+ * Types and pure functions of the mood count, shared by routes, room and client. Nothing here needs
  * Workers or browsers.
  */
+
+/** The moods of the service. */
 export const MOODS = ["gratitude", "presence", "release", "connection"] as const;
 export type Mood = (typeof MOODS)[number];
+/** The mood of a session that gives none, in the service. */
+export const DEFAULT_MOOD: Mood = "presence";
 
-/** How many people are here, and in which mood. `timestamp` is the server's, in ms. */
-export interface MoodState {
+/** The number of sessions, in total and by mood. `timestamp` is server time in ms. */
+export interface MoodState<M extends string = Mood> {
   count: number;
-  moods: Record<Mood, number>;
+  moods: Record<M, number>;
   timestamp: number;
 }
 
-/** How many are in each mood, in the order of {@link MOODS}. */
+/** The events of the mood room, as both ends type them. */
+export interface MoodEvents<M extends string = Mood> {
+  in: { "mood.set": { mood: M } };
+  out: { "mood.state": MoodState<M> };
+}
+
+/** The number of sessions in each mood, in the order of the list of moods. */
 export type Tally = number[];
 
-/** A session without a socket is gone this long after its last heartbeat, in ms. */
+/** A session without a socket is gone this long after its last heartbeat, in ms, by default. */
 export const SESSION_TTL_MS = 30_000;
 
 /** Characters (Unicode code points, so that no script counts double) of a session id. */
 export const SESSION_ID_LENGTH = 64;
 
-const DEFAULT_MOOD: Mood = "presence";
-
-/** @throws RollcallError `bad_request` naming `sessionId` when it is no string of 1 to 64 characters */
-export function parseSessionId(value: unknown): string {
-  const fail = (why: string) => new RollcallError("bad_request", `sessionId ${why}`, "sessionId");
-  if (value === undefined || value === null) throw fail("is missing");
-  if (typeof value !== "string") throw fail("must be a string");
-  if (value === "") throw fail("must not be empty");
-  // A code point has at most two UTF-16 units: what is longer need not be counted.
-  const tooLong =
-    value.length > 2 * SESSION_ID_LENGTH ||
-    (value.length > SESSION_ID_LENGTH && [...value].length > SESSION_ID_LENGTH);
-  if (tooLong) throw fail(`must have at most ${SESSION_ID_LENGTH} characters`);
-  return value;
+/** The sum of `tallies`, for `moodCount` moods. */
+export function sumTallies(moodCount: number, tallies: Iterable<Tally>): Tally {
+  const total: Tally = new Array(moodCount).fill(0);
+  for (const tally of tallies) for (const [i, n] of tally.entries()) total[i] = (total[i] ?? 0) + n;
+  return total;
 }
 
-/**
- * A missing mood is `presence`.
- *
- * @throws RollcallError `bad_request` naming `mood` for anything that is none
- */
-export function parseMood(value: unknown): Mood {
-  if (value === undefined) return DEFAULT_MOOD;
-  const mood = MOODS.find((known) => known === value);
-  if (mood) return mood;
-  throw new RollcallError("bad_request", `mood must be one of ${MOODS.join(", ")}`, "mood");
-}
-
-export function toMoodState(tally: Tally, timestamp: number): MoodState {
-  const moods = Object.fromEntries(MOODS.map((mood, i) => [mood, tally[i] ?? 0]));
+/** A tally as the data of `mood.state`. */
+export function toMoodState<M extends string>(
+  moods: readonly M[],
+  tally: Tally,
+  timestamp: number,
+): MoodState<M> {
+  const byMood = Object.fromEntries(moods.map((mood, i) => [mood, tally[i] ?? 0]));
   const count = tally.reduce((sum, n) => sum + n, 0);
-  return { count, moods: moods as Record<Mood, number>, timestamp };
+  return { count, moods: byMood as Record<M, number>, timestamp };
 }
 
-const MOST_SHARDS = 256;
+const MAX_SHARDS = 256;
 
 /**
  * `MOOD_SHARDS` as a number.
@@ -66,25 +60,33 @@ const MOST_SHARDS = 256;
  */
 export function shardCount(env: { MOOD_SHARDS?: string }): number {
   const shards = Number(env.MOOD_SHARDS ?? 1);
-  if (Number.isInteger(shards) && shards >= 1 && shards <= MOST_SHARDS) return shards;
-  throw new RollcallError("unavailable", `MOOD_SHARDS must be 1 to ${MOST_SHARDS}`);
+  if (Number.isInteger(shards) && shards >= 1 && shards <= MAX_SHARDS) return shards;
+  throw new RollcallError("unavailable", `MOOD_SHARDS must be 1 to ${MAX_SHARDS}`);
 }
 
-/** Which of `shards` actors counts this session: FNV-1a over its UTF-16 units. */
+/** The number of the actor, of `shards`, that counts this session: FNV-1a over its UTF-16 units. */
 export function shardOf(sessionId: string, shards: number): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < sessionId.length; i++) {
     hash = Math.imul(hash ^ sessionId.charCodeAt(i), 0x01000193);
   }
-  // The low bits of FNV know little of the early characters.
+  // FNV's low bits depend little on the first characters.
   return ((hash ^ (hash >>> 15)) >>> 0) % shards;
 }
 
+const SHARD_PREFIX = "shard:";
+
+/** The name of an actor that counts sessions. */
 export function shardName(index: number): string {
-  return `shard:${index}`;
+  return SHARD_PREFIX + index;
 }
 
-/** The actor that knows the total: the shard itself where there is but one. */
+/** The number of the actor that is named {@link shardName}. */
+export function shardIndex(name: string): number {
+  return Number(name.slice(SHARD_PREFIX.length));
+}
+
+/** The name of the actor that adds up the shards; a single shard needs none, and is it itself. */
 export function totalName(shards: number): string {
   return shards === 1 ? shardName(0) : "total";
 }

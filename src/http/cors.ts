@@ -4,8 +4,8 @@ import type { Env, Hono } from "hono";
 export interface CorsPolicy {
   /** `Access-Control-Allow-Methods`, as the contract writes it. */
   methods: string;
-  /** `Access-Control-Allow-Headers`. */
-  headers: string;
+  /** `Access-Control-Allow-Headers`. Default: the headers that the request names. */
+  headers?: string;
   /** How long a browser may keep the answer, in seconds; without it, as long as it likes. */
   maxAgeS?: number;
 }
@@ -19,10 +19,15 @@ export function allowCors<E extends Env>(
   const preflight = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": methods,
-    "Access-Control-Allow-Headers": headers,
     ...(maxAgeS !== undefined && { "Access-Control-Max-Age": `${maxAgeS}` }),
   };
-  app.options(path, () => new Response(null, { status: 204, headers: preflight }));
+  app.options(path, (c) => {
+    const allowed = headers ?? c.req.header("Access-Control-Request-Headers");
+    return new Response(null, {
+      status: 204,
+      headers: { ...preflight, ...(allowed && { "Access-Control-Allow-Headers": allowed }) },
+    });
+  });
   app.use(path, async (c, next) => {
     await next();
     c.res.headers.set("Access-Control-Allow-Origin", "*");

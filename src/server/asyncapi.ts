@@ -1,10 +1,6 @@
 import * as z from "zod/mini";
 import { envelope, fanoutMessages } from "../../rooms/fanout/contract.ts";
-import { moodEvents } from "../../rooms/moods/contract.ts";
-import { MOODS, SESSION_ID_LENGTH } from "../../rooms/moods/tally.ts";
-import { ID_LENGTH, NAME_LENGTH } from "../wire/frames.ts";
 import { describeService } from "./description/documents.ts";
-import { errorPayload, protocolFrames } from "./description/protocol.ts";
 
 export interface JsonSchema {
   [keyword: string]: unknown;
@@ -72,51 +68,6 @@ function mapMessages(
   );
 }
 
-const id: JsonSchema = { type: "string", minLength: 1, maxLength: ID_LENGTH };
-const channelName: JsonSchema = { type: "string", maxLength: NAME_LENGTH };
-
-/** As `encodeEvent` writes it: the event's name stands in the data. */
-function eventFrame(event: string, schema: Schema): JsonSchema {
-  const data = toSchema(schema, "output");
-  const named: JsonSchema = {
-    ...data,
-    properties: { type: { const: event }, ...data.properties },
-    required: ["type", ...(data.required ?? [])],
-  };
-  const properties = { type: { const: "event" }, channel: channelName, data: named };
-  return object(properties, ["type", "channel", "data"]);
-}
-
-/** As a client writes it: with an `id` it asks for an ack. */
-function clientFrame(event: string, schema: Schema): JsonSchema {
-  const data = toSchema(schema, "input");
-  const required = (data.required ?? []).length > 0 ? ["type", "data"] : ["type"];
-  return object({ type: { const: event }, channel: channelName, id, data }, required);
-}
-
-interface Sides {
-  in: Record<string, Schema>;
-  out: Record<string, Schema>;
-}
-
-/** The messages of a room that speaks the framework's own wire. */
-function roomMessages(events: Sides, more: Sides = { in: {}, out: {} }) {
-  return {
-    in: {
-      ...mapMessages(events.in, clientFrame),
-      ...mapMessages({ ...protocolFrames.in, ...more.in }, (_, schema) =>
-        toSchema(schema, "input"),
-      ),
-    },
-    out: {
-      ...mapMessages({ ...events.out, error: errorPayload }, eventFrame),
-      ...mapMessages({ ...protocolFrames.out, ...more.out }, (_, schema) =>
-        toSchema(schema, "output"),
-      ),
-    },
-  };
-}
-
 /** One event of a stream: its `data:`, as JSON. */
 function streamMessages(name: string, schema: Schema): { in: Messages; out: Messages } {
   return { in: {}, out: { [name]: toSchema(schema, "output") } };
@@ -124,30 +75,9 @@ function streamMessages(name: string, schema: Schema): { in: Messages; out: Mess
 
 const text = (description: string): JsonSchema => ({ type: "string", description });
 const token = text("Instead of the header Authorization, which browsers cannot set on sockets");
-const v: JsonSchema = {
-  const: "2",
-  description:
-    "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
-};
 const JWT = ["bearer", "bearerQuery"];
 
 const CHANNELS: Record<string, Channel> = {
-  moods: {
-    address: "/ws/moods",
-    title: "A session of the mood count",
-    description:
-      "A socket counts while it lives; without a ping or frame for 30 s it is closed with 4408.",
-    query: object(
-      {
-        sessionId: { type: "string", minLength: 1, maxLength: SESSION_ID_LENGTH },
-        mood: { enum: [...MOODS] },
-        v,
-      },
-      ["sessionId"],
-    ),
-    security: [],
-    ...roomMessages(moodEvents),
-  },
   fanout: {
     address: "/ws/fanout",
     title: "What is published to a user",
@@ -163,13 +93,6 @@ const CHANNELS: Record<string, Channel> = {
       ...mapMessages(fanoutMessages.out, (_, schema) => toSchema(schema, "output")),
       pong: { const: "pong" },
     },
-  },
-  moodStream: {
-    address: "/api/presence/stream",
-    title: "The mood count, as server-sent events",
-    description: "At once, then whenever it changes, at most once a second.",
-    security: [],
-    ...streamMessages("state", moodEvents.out["mood.state"]),
   },
   fanoutStream: {
     address: "/fanout/stream",

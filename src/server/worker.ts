@@ -1,8 +1,7 @@
 import { devices } from "../../rooms/devices/index.ts";
 import { fanout } from "../../rooms/fanout/room.ts";
 import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
-import { moods } from "../../rooms/moods/room.ts";
-import { moodRoutes } from "../../rooms/moods/routes.ts";
+import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
 import { workspaceRoutes } from "../../rooms/workspace/forward.ts";
 import { createActorHandler } from "../actor/actor.ts";
@@ -13,17 +12,18 @@ import { descriptionRoutes } from "./description.ts";
 
 const lobby = presence<Env>();
 const phones = devices<Env>();
+const mood = moods<Env>();
 
 export class DeviceRoom extends createActorHandler(phones) {}
 export class FanoutRoom extends createActorHandler(fanout) {}
-export class MoodRoom extends createActorHandler(moods) {}
+export class MoodRoom extends createActorHandler(mood) {}
 export class PresenceRoom extends createActorHandler(lobby) {}
 
 const app = createApp<Env>({
   presence: lobby,
   devices: phones,
   fanout: { routes: fanoutRoutes },
-  moods: { routes: moodRoutes },
+  moods: mood,
   workspace: { routes: workspaceRoutes },
 });
 // What belongs to the service alone.

@@ -1,10 +1,12 @@
 /** The mood room as src/server/worker.ts has it; a request has heartbeats sent to its one shard. */
-import { moods } from "../../rooms/moods/room.ts";
+import { moods } from "../../rooms/moods/index.ts";
 import { type MoodState, shardName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { callIngest } from "../../src/actor/call.ts";
+import { call } from "../../src/actor/call.ts";
 
-export class MoodRoom extends createActorHandler(moods) {}
+const room = moods<Env>();
+
+export class MoodRoom extends createActorHandler(room) {}
 
 const IN_FLIGHT = 64;
 
@@ -21,10 +23,7 @@ export default {
       Array.from({ length: IN_FLIGHT }, async () => {
         while (sent < beats) {
           const sessionId = `${sent++ % sessions}`.padStart(36, "session-");
-          last = (await callIngest(stub, "heartbeat", {
-            sessionId,
-            mood: "presence",
-          })) as MoodState;
+          last = await call(stub, room).heartbeat({ sessionId, mood: "presence" });
         }
       }),
     );

@@ -1,11 +1,13 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { vi } from "vitest";
-import { moods } from "../../rooms/moods/room.ts";
+import { moods } from "../../rooms/moods/index.ts";
 import { type Mood, type MoodState, shardName, totalName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import worker from "../../src/server/worker.ts";
 import { TestSocket } from "./socket.ts";
+
+const room = moods<Env>();
 
 type Namespace = "MOODS" | "MOODS4" | "MOODS8";
 
@@ -14,12 +16,12 @@ function withShards(real: Cloudflare.Env, shards: number, namespace: Namespace):
   return { ...real, MOOD_SHARDS: `${shards}`, MOODS: real[namespace] } as unknown as Env;
 }
 
-export class FourMoodShards extends createActorHandler(moods) {
+export class FourMoodShards extends createActorHandler(room) {
   constructor(state: DurableObjectState, real: Cloudflare.Env) {
     super(state, withShards(real, 4, "MOODS4"));
   }
 }
-export class EightMoodShards extends createActorHandler(moods) {
+export class EightMoodShards extends createActorHandler(room) {
   constructor(state: DurableObjectState, real: Cloudflare.Env) {
     super(state, withShards(real, 8, "MOODS8"));
   }

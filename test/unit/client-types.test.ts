@@ -11,7 +11,7 @@ import type {
 import type { MoodState } from "../../client/moods.ts";
 import type { Device } from "../../client/react.ts";
 import type { DeviceEvents } from "../../rooms/devices/device.ts";
-import type { MoodEvents } from "../../rooms/moods/contract.ts";
+import type { MoodEvents } from "../../rooms/moods/tally.ts";
 import type { PresenceEvents as RoomEvents } from "../../rooms/presence/roster.ts";
 
 /** Seen from the server, as `defineRoom<Meta, Env, ChatEvents>` takes it. */

@@ -25,7 +25,7 @@ const step = fc.oneof<fc.WeightedArbitrary<Step>[]>(
 test("counts whoever beat in the last 30 s or has a socket, whatever happens in whatever order", () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60, size: "max" }), (steps) => {
-      const headcount = new Headcount();
+      const headcount = new Headcount(MOODS.length, SESSION_TTL_MS);
       const model = new Map<string, { mood: number; beatAtMs: number; attached: boolean }>();
       let now = 1_000_000;
       for (const one of steps) {

@@ -1,12 +1,13 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Entry, GONE, Journal, type Rows } from "../../rooms/moods/journal.ts";
-import { SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
+import { MOODS, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
 
 /** What a row's budget may cost a session in precision after a crash, in ms. */
 const WINDOW_MS = 10_000;
 const STEADY_ROWS_PER_SECOND = 0.2;
 const BURST_ROWS = 20;
+const OPTIONS = { moodCount: MOODS.length, ttlMs: SESSION_TTL_MS };
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -52,7 +53,7 @@ class House {
   readonly truth = new Map<string, Entry>();
   /** What this instance knows: after a crash it may think that somebody beat who did not. */
   known = new Map<string, Entry>();
-  journal = new Journal(this.storage, Date.now());
+  journal = new Journal(this.storage, Date.now(), OPTIONS);
 
   async pass(ms: number): Promise<void> {
     await vi.advanceTimersByTimeAsync(ms);
@@ -88,7 +89,7 @@ class House {
   /** Memory is lost, and what waited to be written. */
   crash(): void {
     this.storage = this.storage.after();
-    this.journal = new Journal(this.storage, Date.now());
+    this.journal = new Journal(this.storage, Date.now(), OPTIONS);
     this.known = new Map(this.journal.restored.map((entry) => [entry.id, entry]));
   }
 }
@@ -201,7 +202,7 @@ test("heartbeats that only keep sessions here cost rows by the clock, however ma
 
 test("sessions that come at the same time share a row", async () => {
   const storage = new Storage();
-  const journal = new Journal(storage, Date.now());
+  const journal = new Journal(storage, Date.now(), OPTIONS);
   const entries = Array.from({ length: 100 }, (_, i) => ({
     id: `s${i}`,
     mood: i % 4,
@@ -211,12 +212,12 @@ test("sessions that come at the same time share a row", async () => {
   await vi.advanceTimersByTimeAsync(0);
   await stored;
   expect(storage.puts).toBe(1);
-  expect(new Journal(storage, Date.now()).restored).toEqual(entries);
+  expect(new Journal(storage, Date.now(), OPTIONS).restored).toEqual(entries);
 });
 
 test("what could not be stored is refused, and stored with the next that can", async () => {
   const storage = new Storage();
-  const journal = new Journal(storage, Date.now());
+  const journal = new Journal(storage, Date.now(), OPTIONS);
   storage.fails = true;
   const refused = expect(
     journal.commit({ id: "a", mood: 0, beatAtMs: Date.now() }),
@@ -227,6 +228,6 @@ test("what could not be stored is refused, and stored with the next that can", a
   const stored = journal.commit({ id: "b", mood: 1, beatAtMs: Date.now() });
   await vi.advanceTimersByTimeAsync(0);
   await stored;
-  const restored = new Journal(storage, Date.now()).restored.map(({ id }) => id);
+  const restored = new Journal(storage, Date.now(), OPTIONS).restored.map(({ id }) => id);
   expect(restored).toEqual(["a", "b"]);
 });

@@ -1,4 +1,5 @@
 import { describeDevices } from "../../../rooms/devices/contract.ts";
+import { describeMoods } from "../../../rooms/moods/contract.ts";
 import { describePresence } from "../../../rooms/presence/contract.ts";
 import type { SystemDescription } from "../../http/describe.ts";
 import { PROTOCOL_VERSION } from "../../wire/version.ts";
@@ -9,7 +10,12 @@ import { type OpenApi, toOpenApi } from "./openapi.ts";
 const TITLE = "Rollcall";
 
 /** The systems that the service offers, in the order of the documents. */
-const SYSTEMS: (() => SystemDescription)[] = [describePresence, describeDevices, describeDebug];
+const SYSTEMS: (() => SystemDescription)[] = [
+  describePresence,
+  describeDevices,
+  describeMoods,
+  describeDebug,
+];
 
 /** Both descriptions of the service. They are made at build time (`scripts/assets.ts`). */
 export function describeService(): { openapi: OpenApi; asyncapi: AsyncApi } {

@@ -1,0 +1,72 @@
+/**
+ * Anonymous presence with moods: `rollcall/rooms/moods`.
+ *
+ * @example
+ * const focus = moods({ moods: ["deep", "light", "break"], ttlMs: 60_000 });
+ * export class MoodRoom extends createActorHandler(focus) {}
+ * export default focus.routes();
+ */
+import type { System } from "../../src/http/system.ts";
+import { GONE } from "./journal.ts";
+import { defineMoods, type MoodEnv, type MoodRoom } from "./room.ts";
+import { moodRoutes } from "./routes.ts";
+import { DEFAULT_MOOD, MOODS, type Mood, SESSION_TTL_MS } from "./tally.ts";
+
+export { describeMoods } from "./contract.ts";
+export type { MoodCalls, MoodEnv, MoodMeta, MoodRoom } from "./room.ts";
+export {
+  DEFAULT_MOOD,
+  MOODS,
+  type Mood,
+  type MoodEvents,
+  type MoodState,
+  SESSION_ID_LENGTH,
+  SESSION_TTL_MS,
+} from "./tally.ts";
+
+export interface MoodOptions<M extends string = Mood> {
+  /** Name of the room, for logs. Default `mood-room`. */
+  name?: string;
+  /** Path of the upgrade, in the Worker and in the actors. Default `/ws/moods`. */
+  websocketPath?: string;
+  /** Name of the Durable Object binding in `wrangler.toml`. Default `MOODS`. */
+  binding?: string;
+  /** 1 to 255 different moods. Default gratitude, presence, release, connection. */
+  moods?: readonly [M, ...M[]];
+  /** The mood of a session that gives none. Default: `presence`, or the first of your own `moods`. */
+  defaultMood?: NoInfer<M>;
+  /**
+   * A session without a socket is gone this long after its last heartbeat, and a socket this long after
+   * its last ping or frame, in ms. At least 3 000; default 30 000. Clients should send three in it.
+   */
+  ttlMs?: number;
+}
+
+const MIN_TTL_MS = 3_000;
+
+/**
+ * Counts anonymous sessions by mood. The variable `MOOD_SHARDS` is the number of actors that count.
+ *
+ * @returns the room, for `createActorHandler`, with its `routes()`, for the Worker
+ * @throws RangeError when an option is out of its range
+ */
+export function moods<E extends object = MoodEnv, const M extends string = Mood>(
+  options: MoodOptions<M> = {},
+): MoodRoom<E, M> & System<E> {
+  const {
+    name = "mood-room",
+    websocketPath = "/ws/moods",
+    binding = "MOODS",
+    moods = MOODS as readonly string[] as readonly M[],
+    defaultMood = (options.moods?.[0] ?? DEFAULT_MOOD) as M,
+    ttlMs = SESSION_TTL_MS,
+  } = options;
+  if (moods.length === 0 || moods.length > GONE || new Set(moods).size < moods.length) {
+    throw new RangeError(`moods must be 1 to ${GONE} different texts`);
+  }
+  if (!moods.includes(defaultMood)) throw new RangeError("defaultMood must be one of moods");
+  if (!(ttlMs >= MIN_TTL_MS)) throw new RangeError(`ttlMs must be at least ${MIN_TTL_MS}`);
+  const settings = { websocketPath, binding, moods, defaultMood };
+  const room = defineMoods<E, M>({ ...settings, name, ttlMs });
+  return Object.assign(room, { routes: () => moodRoutes<E, M>(settings) });
+}
