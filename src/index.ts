@@ -1,6 +1,6 @@
 /**
- * The library: rooms as Durable Objects. Its surface is Verani 0.5's, so that with the alias
- * `"verani": "npm:rollcall"` a room moves over as it is, and what Rollcall adds.
+ * The library: rooms as Durable Objects. It exports all of Verani 0.5's names, so that rooms written
+ * for Verani run with the alias `"verani": "npm:rollcall"`, and Rollcall's own.
  */
 export { createActorHandler, restoreSessions } from "./actor/actor.ts";
 export { storeAttachment } from "./actor/attachment.ts";

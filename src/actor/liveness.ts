@@ -18,10 +18,10 @@ export interface Liveness {
   /** Least time between two sweeps by alarm, each of which is a wake-up and a row, in ms. */
   sweepMs: number;
   /**
-   * Above 0: a client that can (of protocol 2, with `probe=1`, as `VeraniClient`) sends a probe once
-   * nobody has for so long, in ms, and a ping interval more; the actor then sweeps. While all clients
-   * can, sweeps cost no row. If all die at once, nobody is left to probe, and their sessions stay for
-   * up to 10 minutes: for rooms where only the members need `onDisconnect`.
+   * Above 0: a client that can probe (of protocol 2, with `probe=1`, as `VeraniClient`) sends a probe
+   * once none has come for this long, in ms, or up to a ping interval later; the actor then sweeps.
+   * While all clients can probe, sweeps cost no row. If all die at once, nobody is left to probe, and
+   * their sessions stay for up to 10 minutes. For rooms whose `onDisconnect` matters to members only.
    */
   probeMs: number;
   /**

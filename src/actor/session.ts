@@ -52,6 +52,7 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
  */
 export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recipient, Peer {
   readonly ws: WebSocket;
+  readonly protocol: Protocol;
   /** For reading. A handler that changes it uses `ctx.meta`, which is written back. */
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until it ends. */
@@ -86,6 +87,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   ) {
     this.#host = host;
     this.ws = ws;
+    this.protocol = attachment.protocol;
     this.#attachment = attachment;
     this.meta = meta;
     this.open = open;
@@ -132,10 +134,6 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   get id(): string {
     return this.#attachment.id;
-  }
-
-  get protocol(): Protocol {
-    return this.#attachment.protocol;
   }
 
   /** Whether its client sends probes. */
