@@ -28,7 +28,7 @@ describe("connecting", () => {
       room: "lobby",
       token: "user:alice",
       v: "2",
-      look: "1",
+      probe: "1",
     });
   });
 
