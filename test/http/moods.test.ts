@@ -2,10 +2,10 @@ import { reset } from "cloudflare:test";
 import { afterEach, describe, expect, test } from "vitest";
 import { Deployment } from "../room/moods.ts";
 
-const house = new Deployment(1);
+const deployment = new Deployment(1);
 afterEach(() => reset());
 
-describe("what is wrong is named", () => {
+describe("the answer names the fault", () => {
   const bodies: [string, string, RegExp][] = [
     ["no JSON", "sessionId=a", /no JSON/],
     ["nothing", "", /no JSON/],
@@ -18,23 +18,29 @@ describe("what is wrong is named", () => {
     ["a sessionId of 65 emoji", JSON.stringify({ sessionId: "🦊".repeat(65) }), /64/],
   ];
   for (const path of ["/api/heartbeat", "/api/leave"]) {
-    test.each(bodies)(`${path}: %s`, async (_, body, why) => {
-      const answer = await house.request(path, { method: "POST", body });
+    test.each(bodies)(`of a body for ${path}: %s`, async (_, body, why) => {
+      const answer = await deployment.request(path, { method: "POST", body });
       expect(answer.status).toBe(400);
       expect(await answer.json()).toEqual({ error: expect.stringMatching(why) });
       expect(answer.headers.get("Access-Control-Allow-Origin")).toBe("*");
     });
   }
 
-  test.each(["joy", "", 1, null, "__proto__"])("mood %j", async (mood) => {
-    const answer = await house.post("/api/heartbeat", { sessionId: "a", mood });
-    expect(answer.status).toBe(400);
-    expect(await answer.json()).toEqual({ error: expect.stringMatching(/^mood /) });
-    expect((await house.look()).count).toBe(0);
-  });
+  test.each(["joy", "", 1, null, "__proto__"])(
+    "of the mood %j, which does not exist",
+    async (mood) => {
+      const answer = await deployment.post("/api/heartbeat", { sessionId: "a", mood });
+      expect(answer.status).toBe(400);
+      expect(await answer.json()).toEqual({ error: expect.stringMatching(/^mood /) });
+      expect((await deployment.state()).count).toBe(0);
+    },
+  );
 
-  test("a body that is far too large", async () => {
-    const answer = await house.post("/api/heartbeat", { sessionId: "a", rest: "x".repeat(5_000) });
+  test("of a body of more than 4096 bytes", async () => {
+    const answer = await deployment.post("/api/heartbeat", {
+      sessionId: "a",
+      rest: "x".repeat(5_000),
+    });
     expect(answer.status).toBe(413);
     expect(await answer.json()).toEqual({ error: expect.stringMatching(/4096 bytes/) });
   });
@@ -43,14 +49,16 @@ describe("what is wrong is named", () => {
     ["", "sessionId is missing"],
     ["?sessionId=", "sessionId must not be empty"],
     ["?sessionId=a&mood=joy", "mood must be one of gratitude, presence, release, connection"],
-  ])("a socket at /ws/moods%s", async (query, error) => {
-    const answer = await house.request(`/ws/moods${query}`, { headers: { Upgrade: "websocket" } });
+  ])("of an upgrade to /ws/moods%s", async (query, error) => {
+    const answer = await deployment.request(`/ws/moods${query}`, {
+      headers: { Upgrade: "websocket" },
+    });
     expect(answer.status).toBe(400);
     expect(await answer.json()).toEqual({ error });
   });
 
-  test("no socket at /ws/moods", async () => {
-    expect((await house.request("/ws/moods?sessionId=a")).status).toBe(426);
+  test("of a request to /ws/moods that is no upgrade, by its status 426", async () => {
+    expect((await deployment.request("/ws/moods?sessionId=a")).status).toBe(426);
   });
 });
 
@@ -62,19 +70,19 @@ test.each([
   "猫".repeat(64),
   "🦊".repeat(64),
   "\u0000",
-])("%j is a session id like any other", async (sessionId) => {
-  expect(await house.heartbeat(sessionId)).toMatchObject({ count: 1, moods: { presence: 1 } });
-  expect(await house.heartbeat(sessionId, "release")).toMatchObject({
+])("%j works as a session id like any other", async (sessionId) => {
+  expect(await deployment.heartbeat(sessionId)).toMatchObject({ count: 1, moods: { presence: 1 } });
+  expect(await deployment.heartbeat(sessionId, "release")).toMatchObject({
     count: 1,
     moods: { presence: 0, release: 1 },
   });
-  await house.leave(sessionId);
-  expect(await house.look()).toMatchObject({ count: 0 });
+  await deployment.leave(sessionId);
+  expect(await deployment.state()).toMatchObject({ count: 0 });
 });
 
-test("a heartbeat answers with the count, the caller in it, and the server's time", async () => {
+test("a heartbeat is answered with the count, the caller included, and the server's time", async () => {
   const before = Date.now();
-  const answer = await house.post("/api/heartbeat", { sessionId: "a", mood: "gratitude" });
+  const answer = await deployment.post("/api/heartbeat", { sessionId: "a", mood: "gratitude" });
   expect(await answer.json()).toEqual({
     count: 1,
     moods: { gratitude: 1, presence: 0, release: 0, connection: 0 },
@@ -82,28 +90,28 @@ test("a heartbeat answers with the count, the caller in it, and the server's tim
   });
 });
 
-test("a beacon, which is text, leaves; who is not here leaves just the same", async () => {
-  await house.heartbeat("a");
+test("a beacon, which is text, ends a session; an unknown session gets the same answer", async () => {
+  await deployment.heartbeat("a");
   for (const sessionId of ["a", "a", "never"]) {
-    const answer = await house.request("/api/leave", {
+    const answer = await deployment.request("/api/leave", {
       method: "POST",
       headers: { "Content-Type": "text/plain;charset=UTF-8" },
       body: JSON.stringify({ sessionId }),
     });
     expect([answer.status, await answer.json()]).toEqual([200, { success: true }]);
   }
-  expect((await house.look()).count).toBe(0);
+  expect((await deployment.state()).count).toBe(0);
 });
 
-test("a look may be cached for a second", async () => {
-  const answer = await house.request("/api/presence");
+test("the count over HTTP may be cached for a second", async () => {
+  const answer = await deployment.request("/api/presence");
   expect(answer.headers.get("Cache-Control")).toBe("public, max-age=1");
   expect(await answer.json()).toMatchObject({ count: 0 });
 });
 
-test("pages of any origin may ask", async () => {
+test("pages of every origin may use the routes", async () => {
   for (const path of ["/api/heartbeat", "/api/presence", "/api/leave", "/api/presence/stream"]) {
-    const preflight = await house.request(path, {
+    const preflight = await deployment.request(path, {
       method: "OPTIONS",
       headers: {
         Origin: "https://elsewhere.test",
@@ -116,14 +124,14 @@ test("pages of any origin may ask", async () => {
     expect(preflight.headers.get("Access-Control-Allow-Methods")).toBe("GET,POST,OPTIONS");
     expect(preflight.headers.get("Access-Control-Allow-Headers")).toBe("content-type");
   }
-  const watcher = await house.watch();
+  const watcher = await deployment.watch();
   expect(watcher.headers.get("Access-Control-Allow-Origin")).toBe("*");
   expect(watcher.headers.get("Content-Type")).toBe("text/event-stream");
   await watcher.until(({ count }) => count === 0);
   watcher.leave();
 });
 
-test("a number of shards that is none is refused in words", async () => {
+test("a malformed MOOD_SHARDS is answered with 503, and named", async () => {
   const wrong = new Deployment(1);
   Object.assign(wrong.env, { MOOD_SHARDS: "0" });
   const answer = await wrong.request("/api/presence");

@@ -7,7 +7,7 @@ import { signedToken } from "../room/tokens.ts";
 
 const URL_BASE = "https://rollcall.test";
 
-function look(room: string, token?: string): Promise<Response> {
+function readRoom(room: string, token?: string): Promise<Response> {
   const headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
   return exports.default.fetch(`${URL_BASE}/api/v1/presence?room=${room}`, { headers });
 }
@@ -19,15 +19,15 @@ async function refusal(response: Response): Promise<[number, string]> {
 
 const nowSeconds = () => Math.floor(Date.now() / 1000);
 
-describe("a look at a presence room over HTTP", () => {
-  it("tells what presence.sync tells", async () => {
+describe("a snapshot of a presence room over HTTP", () => {
+  it("has the content of presence.sync", async () => {
     const room = freshName();
     const token = await signedToken({ userId: "anna", username: "Anna" });
     const socket = await connect(null, `/ws/presence?token=${token}&room=${room}`, {
       "User-Agent": "Mobile",
     });
     const { type: _, ...sync } = await socket.event("presence.sync");
-    const response = await look(room, "user:berta");
+    const response = await readRoom(room, "user:berta");
     expect(response.status).toBe(200);
     expect(await response.json()).toEqual(sync);
     expect(sync).toEqual({
@@ -37,7 +37,7 @@ describe("a look at a presence room over HTTP", () => {
     });
   });
 
-  it("looks into the lobby unless a room is named", async () => {
+  it("shows the lobby unless the request names a room", async () => {
     const socket = await connect(null, "/ws/presence?token=user:anna");
     await socket.event("presence.sync");
     const response = await exports.default.fetch(`${URL_BASE}/api/v1/presence`, {
@@ -49,20 +49,20 @@ describe("a look at a presence room over HTTP", () => {
 
   it("is refused without a token, or with a bad one", async () => {
     const room = freshName();
-    expect(await refusal(await look(room))).toEqual([401, "unauthorized"]);
-    expect(await refusal(await look(room, "rubbish"))).toEqual([401, "unauthorized"]);
-    expect(await refusal(await look(room, "user:"))).toEqual([401, "unauthorized"]);
+    expect(await refusal(await readRoom(room))).toEqual([401, "unauthorized"]);
+    expect(await refusal(await readRoom(room, "rubbish"))).toEqual([401, "unauthorized"]);
+    expect(await refusal(await readRoom(room, "user:"))).toEqual([401, "unauthorized"]);
   });
 
-  it("is refused for a room of no proper name", async () => {
+  it("is refused for a malformed room name, and for two rooms", async () => {
     for (const room of ["", "a b", "a/b", "x".repeat(65), "ü", "a%00"]) {
-      expect(await refusal(await look(encodeURIComponent(room), "user:anna"))).toEqual([
+      expect(await refusal(await readRoom(encodeURIComponent(room), "user:anna"))).toEqual([
         400,
         "bad_request",
       ]);
     }
-    expect((await look("A-z_0.9:x".padEnd(64, "y"), "user:anna")).status).toBe(200);
-    const twice = await look("a&room=b", "user:anna");
+    expect((await readRoom("A-z_0.9:x".padEnd(64, "y"), "user:anna")).status).toBe(200);
+    const twice = await readRoom("a&room=b", "user:anna");
     expect(await refusal(twice)).toEqual([400, "bad_request"]);
   });
 });
@@ -79,7 +79,7 @@ describe("an upgrade", () => {
     expect(response.webSocket).toBeNull();
   });
 
-  it("takes no plain request, and no other path", async () => {
+  it("is required on its path, and is taken on no other", async () => {
     const plain = await exports.default.fetch(`${URL_BASE}/ws/presence?token=user:anna`);
     expect(await refusal(plain)).toEqual([426, "upgrade_required"]);
     expect((await upgrade(null, "/ws/nothing?token=user:anna")).status).toBe(404);
@@ -97,7 +97,7 @@ describe("a JWT", () => {
   const enter = (token: string, room = freshName()) =>
     upgrade(null, `/ws/presence?token=${token}&room=${room}`);
 
-  it("names the user by userId or sub, and by username if it has one", async () => {
+  it("gives the user's id by userId or sub, and the username if it has one", async () => {
     for (const [claims, user] of [
       [
         { userId: "u1", sub: "other" },
@@ -154,7 +154,7 @@ describe("a JWT", () => {
     expect((await socket.ended()).code).toBe(4401);
   });
 
-  it("lets only members into a workspace's room", async () => {
+  it("allows only members into a workspace's room", async () => {
     const room = "workspace:w1";
     const as = async (workspaces: unknown) =>
       enter(await signedToken({ sub: "a", workspaces }), room);
@@ -187,14 +187,14 @@ describe("in production", () => {
     );
   const secret = "a-real-secret-of-at-least-32-bytes";
 
-  it("nobody comes in with user:<name>", async () => {
+  it("the token user:<name> is refused", async () => {
     for (const ENVIRONMENT of ["production", "", "Development", undefined]) {
       const response = await ask({ JWT_SECRET: secret, ENVIRONMENT }, "user:anna");
       expect(await refusal(response)).toEqual([401, "unauthorized"]);
     }
   });
 
-  it("a secret that is missing or the example's own lets nobody in: 503", async () => {
+  it("every token is refused with 503 while the secret is missing or the example's", async () => {
     const token = await signedToken({ userId: "anna" });
     for (const JWT_SECRET of [undefined, "", env.JWT_SECRET]) {
       expect(await refusal(await ask({ JWT_SECRET }, token))).toEqual([503, "unavailable"]);
@@ -203,7 +203,7 @@ describe("in production", () => {
     expect((await ask({ JWT_SECRET: secret }, real)).status).toBe(200);
   });
 
-  it("actors tell nothing of themselves", async () => {
+  it("the debug route of an actor is refused", async () => {
     const request = new Request(`${URL_BASE}/debug/actors/presence/lobby`);
     const vars = { ...env, ENVIRONMENT: "production" } as unknown as Env;
     expect((await worker.fetch(request, vars)).status).toBe(403);

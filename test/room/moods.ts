@@ -11,7 +11,7 @@ const room = moods<Env>();
 
 type Namespace = "MOODS" | "MOODS4" | "MOODS8";
 
-/** The environment that a deployment with so many shards has. */
+/** The environment of a deployment with so many shards. */
 function withShards(real: Cloudflare.Env, shards: number, namespace: Namespace): Env {
   return { ...real, MOOD_SHARDS: `${shards}`, MOODS: real[namespace] } as unknown as Env;
 }
@@ -27,14 +27,14 @@ export class EightMoodShards extends createActorHandler(room) {
   }
 }
 
-/** Generous: these machines stall for seconds now and then. */
+/** Generous: test machines stall for seconds now and then. */
 const DEADLINE_MS = 8_000;
 
 function crash(_: unknown, state: DurableObjectState): void {
   state.abort("A crash");
 }
 
-/** One deployment: its routes and its actors, whose clock a test may hold. */
+/** One deployment: its routes and its actors, whose clock a test may stop. */
 export class Deployment {
   readonly env: Env;
   readonly names: string[];
@@ -67,15 +67,15 @@ export class Deployment {
     await answer.body?.cancel();
   }
 
-  async look(): Promise<MoodState> {
+  async state(): Promise<MoodState> {
     return (await this.request("/api/presence")).json();
   }
 
-  /** Looks until `holds`: with several shards a look may be a second old. */
-  async lookUntil(holds: (state: MoodState) => boolean): Promise<MoodState> {
+  /** Reads the state until it `holds`: with several shards it may be a second old. */
+  async stateWhen(holds: (state: MoodState) => boolean): Promise<MoodState> {
     const giveUpAt = performance.now() + DEADLINE_MS;
     for (;;) {
-      const state = await this.look();
+      const state = await this.state();
       if (holds(state)) return state;
       if (performance.now() > giveUpAt) throw new Error(`it stays at ${JSON.stringify(state)}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
@@ -99,7 +99,10 @@ export class Deployment {
     return this.env.MOODS.getByName(name) as DurableObjectStub<FourMoodShards>;
   }
 
-  /** Has actors sleep, with their sockets, or crash without. The total can only crash: a witness keeps it. */
+  /**
+   * Makes actors sleep, with their sockets, or crash without. The total can only crash: a failure
+   * detector keeps it awake.
+   */
   async evict(names: readonly string[], webSockets: "hibernate" | "close"): Promise<void> {
     for (const name of names) {
       try {
@@ -111,15 +114,15 @@ export class Deployment {
     }
   }
 
-  /** Lets time pass on a held clock, and rings the alarms that fall into it. */
+  /** Lets time pass on a stopped clock, and runs the alarms that fall into it. */
   async pass(ms: number): Promise<void> {
     const end = Date.now() + ms;
-    for (let rings = 0; ; rings++) {
-      if (rings > 300) throw new Error("The alarms never end");
-      const alarms = await Promise.all(
+    for (let alarms = 0; ; alarms++) {
+      if (alarms > 300) throw new Error("The alarms never end");
+      const pending = await Promise.all(
         this.names.map(async (name) => ({ name, at: await this.alarmAt(name) })),
       );
-      const [next] = alarms.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at);
+      const [next] = pending.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at);
       if (!next) break;
       vi.setSystemTime(Math.max(next.at, Date.now()));
       await runDurableObjectAlarm(this.stub(next.name));
@@ -133,12 +136,12 @@ export class Deployment {
   }
 }
 
-/** Holds the clock that actors and tests share. Alarms of the runtime itself go on by the real one. */
-export function holdClock(): void {
+/** Stops the clock that actors and tests share. The runtime itself goes on by the real one. */
+export function stopClock(): void {
   vi.useFakeTimers({ toFake: ["Date"] });
 }
 
-/** A reader of the stream: what came, and when by the real clock. */
+/** A reader of the stream: the states it received, with their times by the real clock. */
 export class Watcher {
   readonly states: (MoodState & { cameAtMs: number })[] = [];
   readonly headers: Headers;

@@ -20,7 +20,7 @@ function enter(room: string, user: string, version: 1 | 2 = 2): Promise<TestSock
   return connect(null, `/ws/presence?token=user:${user}&room=${room}&v=${version}`);
 }
 
-/** Order says nothing. */
+/** Without an order, which has no meaning. */
 function sorted(users: Iterable<RosterEntry>): RosterEntry[] {
   return [...users]
     .map(({ userId, username, devices, status }) => ({ userId, username, devices, status }))
@@ -34,7 +34,7 @@ async function overRpc(stub: Stub): Promise<RosterSync> {
 }
 
 async function overSocket(socket: TestSocket): Promise<RosterSync> {
-  // What came unasked is not the answer.
+  // An event that came before is not the answer.
   await socket.caughtUp();
   socket.skip();
   socket.emit("presence.list", {});
@@ -48,7 +48,7 @@ function withoutTime(data: { timestamp: number }): object {
 }
 
 describe("a user in a presence room", () => {
-  it("is told who is there on arrival, itself included", async () => {
+  it("receives all users on arrival, itself included", async () => {
     const room = freshName();
     const anna = await enter(room, "anna", 1);
     expect(anna.received[0]?.event ?? (await anna.event("presence.sync"))).toBeTruthy();
@@ -67,7 +67,7 @@ describe("a user in a presence room", () => {
     });
   });
 
-  it("comes online with its first device, is updated with the next, and goes with the last", async () => {
+  it("comes online with its first device, is updated with the next, and goes offline with the last", async () => {
     const room = freshName();
     const watcher = await enter(room, "watcher", 1);
     const first = await enter(room, "anna");
@@ -93,14 +93,14 @@ describe("a user in a presence room", () => {
     expect(second.events).not.toContain("presence.online");
   });
 
-  it("tells everyone of a changed status, itself included; it outlives sleep and new devices", async () => {
+  it("changes its status for everyone, itself included, through sleep and new devices, until its last device leaves", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const [watcher, anna] = await Promise.all([enter(room, "watcher", 1), enter(room, "anna")]);
     anna.emit("presence.status", { status: "busy" });
-    const told = { type: "presence.status", userId: "anna", username: "anna", status: "busy" };
-    expect(withoutTime(await watcher.event("presence.status"))).toEqual(told);
-    expect(withoutTime(await anna.event("presence.status"))).toEqual(told);
+    const change = { type: "presence.status", userId: "anna", username: "anna", status: "busy" };
+    expect(withoutTime(await watcher.event("presence.status"))).toEqual(change);
+    expect(withoutTime(await anna.event("presence.status"))).toEqual(change);
 
     await evictDurableObject(stub);
     const phone = await enter(room, "anna");
@@ -120,7 +120,7 @@ describe("a user in a presence room", () => {
   });
 
   it.each([[{ status: "asleep" }], [{}], ["away"], [null], [{ status: ["away"] }]])(
-    "is refused the status %j with Invalid status, and nothing changes",
+    "receives Invalid status for the status %j, and nothing changes",
     async (data) => {
       const room = freshName();
       const anna = await enter(room, "anna", 1);
@@ -131,7 +131,7 @@ describe("a user in a presence room", () => {
     },
   );
 
-  it("is called what its oldest device is called, and others hear when that changes", async () => {
+  it("has the username of its oldest device, and others receive the next one when that device leaves", async () => {
     const room = freshName();
     const as = async (username: string, version: number) => {
       const token = await signedToken({ userId: "anna", username });
@@ -151,7 +151,7 @@ describe("a user in a presence room", () => {
     }
   });
 
-  it("hears nothing when the actor slept and nothing changed", async () => {
+  it("receives nothing when the actor wakes up and nothing changed", async () => {
     const room = freshName();
     const [anna, berta] = await Promise.all([enter(room, "anna"), enter(room, "berta", 1)]);
     await anna.until(() => anna.roster.size === 2, "berta");
@@ -162,7 +162,7 @@ describe("a user in a presence room", () => {
     expect([anna.messages.length - 1, berta.messages.length - 1]).toEqual(before);
   });
 
-  it("is synced when a wake-up finds that somebody with a status is gone", async () => {
+  it("receives presence.sync when a wake-up finds the stored status of an absent user", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const anna = await enter(room, "anna");
@@ -176,7 +176,7 @@ describe("a user in a presence room", () => {
     });
   });
 
-  it("is gone after a crash that took all sockets, status and all", async () => {
+  it("is gone, with its status, after a crash that closed all sockets", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const anna = await enter(room, "anna");
@@ -188,7 +188,7 @@ describe("a user in a presence room", () => {
     expect((await back.event("presence.sync")).users[0].status).toBe("online");
   });
 
-  it("leaves no ghost when several close while the actor sleeps", async () => {
+  it("leaves no ghost when several of its sockets close while the actor sleeps", async () => {
     const room = freshName();
     const [stayer, ...leavers] = await Promise.all([
       enter(room, "stayer"),
@@ -206,12 +206,12 @@ describe("a user in a presence room", () => {
     expect(sorted(stayer.roster.values())).toEqual(alone);
   });
 
-  it("learns of somebody who went and came back around its own arrival", async () => {
+  it("knows a user who left and came back while it arrived itself", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
     const [watcher, anna] = await Promise.all([enter(room, "watcher"), enter(room, "anna", 1)]);
     await watcher.until(() => watcher.roster.size === 2, "anna");
-    // All within one window, in which nothing is told yet.
+    // All within one window, in which nothing is sent yet.
     const leaving = anna.close();
     const arriving = enter(room, "newcomer");
     const returning = enter(room, "anna", 1);
@@ -225,7 +225,7 @@ describe("a user in a presence room", () => {
     }
   });
 
-  it("finds many newcomers in few messages", async () => {
+  it("receives many newcomers in few messages", async () => {
     const room = freshName();
     const watcher = await enter(room, "watcher");
     const crowd = await Promise.all(Array.from({ length: 100 }, (_, n) => enter(room, `user${n}`)));
@@ -248,7 +248,7 @@ interface Live {
   socket: TestSocket;
 }
 
-/** The room beside a model of it: the sockets that are open, and what their users chose. */
+/** The room beside a model of it: the open sockets, and the statuses that their users chose. */
 class Play {
   readonly room = freshName();
   readonly stub: Stub = env.PRESENCE.getByName(this.room);
@@ -302,7 +302,7 @@ class Play {
     if (!this.live.some(({ user }) => user === who.user)) this.statuses.delete(who.user);
   }
 
-  /** Has the next send to one socket of a user throw, and sends. */
+  /** Makes the next send to one socket of a user throw, and sends. */
   async #breakSocket({ user }: Live): Promise<void> {
     await runInDurableObject(this.stub, (actor: PresenceRoom) => {
       const room = actor as unknown as { getUserSessions(id: string): WebSocket[] };
@@ -310,7 +310,7 @@ class Play {
       if (ws) WebSocket.prototype.close.call(ws, 1011, "broken");
       actor.emitToUser(user, "noise");
     });
-    // Which of them it was is up to the runtime, whose order is its own after a sleep.
+    // The runtime picked one of them: after a sleep its order is its own.
     const devices = this.live.filter((each) => each.user === user);
     await Promise.any(devices.map(({ socket }) => socket.ended()));
     this.#gone(devices.find(({ socket }) => socket.closed));
@@ -335,7 +335,7 @@ class Play {
     expect(socket.events.filter((event) => event === "presence.status")).toHaveLength(before);
   }
 
-  /** What a rolled-back transaction tells of somebody who is not there. */
+  /** An emit about an absent user, in a transaction that is rolled back. */
   async #rollBack(): Promise<void> {
     await runInDurableObject(this.stub, async (actor: PresenceRoom) => {
       const room = actor as unknown as {
@@ -361,7 +361,7 @@ class Play {
     return sorted(users.values());
   }
 
-  /** Everyone who asks, and everyone who only listened, knows exactly who is here. */
+  /** Clients that ask and clients that only receive both know exactly the users that are here. */
   async check(): Promise<void> {
     const { expected, live, stub } = this;
     const syncs = [await overRpc(stub)];
@@ -432,7 +432,7 @@ describe("ghosts", () => {
 });
 
 describe("a dead peer", () => {
-  /** One that pings, and can probe. */
+  /** A client that pings, and can probe. */
   async function enterAlive(room: string, user: string): Promise<TestSocket> {
     const socket = await connect(null, `/ws/presence?token=user:${user}&room=${room}&v=2&probe=1`);
     socket.send(PING);
@@ -488,7 +488,7 @@ describe("a dead peer", () => {
     await other.event("presence.offline");
   });
 
-  it("is met by nobody who comes, or asks, after all had died at once", async () => {
+  it("is shown to no newcomer and no caller after all peers died at once", async () => {
     const room = freshName();
     const other = freshName();
     await Promise.all([enterAlive(room, "dead"), enterAlive(other, "dead")]);

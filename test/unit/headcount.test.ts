@@ -22,7 +22,7 @@ const step = fc.oneof<fc.WeightedArbitrary<Step>[]>(
   },
 );
 
-test("counts whoever beat in the last 30 s or has a socket, whatever happens in whatever order", () => {
+test("the headcount is the number of sessions with a socket or a heartbeat in the last 30 s, after any steps in any order", () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60, size: "max" }), (steps) => {
       const headcount = new Headcount(MOODS.length, SESSION_TTL_MS);
@@ -55,7 +55,7 @@ test("counts whoever beat in the last 30 s or has a socket, whatever happens in 
             guest.attached = true;
             headcount.attach(id, mood);
           } else {
-            // No heartbeat is older than one that came before it.
+            // A heartbeat is never older than the one before it.
             const others = [...model].filter(([other]) => other !== id);
             guest.beatAtMs = Math.max(now, ...others.map(([, { beatAtMs }]) => beatAtMs));
             expect(headcount.beat(id, mood, now)).toMatchObject({ id, ...guest });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Entry, GONE, Journal, type Rows } from "../../rooms/moods/journal.ts";
 import { MOODS, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
 
-/** What a row's budget may cost a session in precision after a crash, in ms. */
+/** The longest time that heartbeats may stay unwritten, in ms: after a crash they are assumed. */
 const WINDOW_MS = 10_000;
 const STEADY_ROWS_PER_SECOND = 0.2;
 const BURST_ROWS = 20;
@@ -22,7 +22,7 @@ class Storage implements Rows {
   puts = 0;
   fails = false;
 
-  /** The same storage for the next instance; the last one's timers may ring, but reach nothing. */
+  /** The same storage for the next instance; timers of the last one may fire, but reach nothing. */
   after(): Storage {
     const next = new Storage();
     next.rows = this.rows;
@@ -47,11 +47,11 @@ class Storage implements Rows {
   }
 }
 
-/** The room's part: who is here, and what of it the journal is told. */
-class House {
+/** The room's part: it knows the sessions, and calls the journal for them. */
+class Room {
   storage = new Storage();
   readonly truth = new Map<string, Entry>();
-  /** What this instance knows: after a crash it may think that somebody beat who did not. */
+  /** The sessions that this instance knows: after a crash it may assume heartbeats that never came. */
   known = new Map<string, Entry>();
   journal = new Journal(this.storage, Date.now(), OPTIONS);
 
@@ -86,7 +86,7 @@ class House {
     await Promise.all([stored, vi.advanceTimersByTimeAsync(0)]);
   }
 
-  /** Memory is lost, and what waited to be written. */
+  /** Memory is lost, with all that was not written. */
   crash(): void {
     this.storage = this.storage.after();
     this.journal = new Journal(this.storage, Date.now(), OPTIONS);
@@ -113,21 +113,21 @@ const step = fc.oneof<fc.WeightedArbitrary<Step>[]>(
 );
 
 describe("after a crash", () => {
-  /** Says whether anything was less than exact. */
-  function check(house: House, before: ReadonlyMap<string, Entry>): boolean {
+  /** @returns whether everything was exact */
+  function check(room: Room, before: ReadonlyMap<string, Entry>): boolean {
     const now = Date.now();
-    for (const [id, { mood, beatAtMs }] of house.truth) {
-      const entry = house.known.get(id);
+    for (const [id, { mood, beatAtMs }] of room.truth) {
+      const entry = room.known.get(id);
       expect(entry, `${id} lives`).toMatchObject({ id, mood });
       expect(entry?.beatAtMs).toBeGreaterThanOrEqual(beatAtMs);
     }
     let isExact = true;
-    for (const [id, { beatAtMs, mood }] of house.known) {
+    for (const [id, { beatAtMs, mood }] of room.known) {
       const older = before.get(id);
       isExact &&= older?.beatAtMs === beatAtMs;
       if (!older) {
-        // It had expired, which storage could not tell from a heartbeat in the window.
-        expect(house.truth.has(id)).toBe(false);
+        // It had expired; to storage this looks like a heartbeat in the window.
+        expect(room.truth.has(id)).toBe(false);
         expect(mood).not.toBe(GONE);
       } else {
         expect(beatAtMs).toBeLessThanOrEqual(Math.max(older.beatAtMs, now));
@@ -137,65 +137,65 @@ describe("after a crash", () => {
     return isExact;
   }
 
-  test("whoever lives is here, in the right mood; who left is not; nobody stays 40 s too long", async () => {
+  test("live sessions are here, in the right mood; sessions that left are not; none stays 40 s too long", async () => {
     let inexact = 0;
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 150, size: "max" }), async (steps) => {
-        const house = new House();
+        const room = new Room();
         const left = new Set<string>();
         for (const one of [...steps, { do: "crash" } as const]) {
           const id = "who" in one ? `s${one.who}` : "";
-          if (one.do === "pass") await house.pass(one.ms);
+          if (one.do === "pass") await room.pass(one.ms);
           else if (one.do === "leave") {
-            // Who had expired is no news, and may come back as any other who was silent.
-            if (house.known.has(id)) left.add(id);
-            await house.leave(id);
+            // An expired session that leaves is no news: it may come back like any silent one.
+            if (room.known.has(id)) left.add(id);
+            await room.leave(id);
           } else if (one.do === "crash") {
-            const before = house.known;
-            house.crash();
-            if (!check(house, before)) inexact += 1;
-            for (const id of left) expect(house.known.has(id)).toBe(false);
+            const before = room.known;
+            room.crash();
+            if (!check(room, before)) inexact += 1;
+            for (const id of left) expect(room.known.has(id)).toBe(false);
           } else {
-            await house.beat(id, one.do === "beat" ? one.mood : (house.known.get(id)?.mood ?? 1));
+            await room.beat(id, one.do === "beat" ? one.mood : (room.known.get(id)?.mood ?? 1));
             left.delete(id);
           }
         }
         // Nothing is left behind.
-        await house.pass(SESSION_TTL_MS + 2 * WINDOW_MS);
-        await house.pass(SESSION_TTL_MS + WINDOW_MS);
-        expect(house.storage.rows.size).toBe(0);
+        await room.pass(SESSION_TTL_MS + 2 * WINDOW_MS);
+        await room.pass(SESSION_TTL_MS + WINDOW_MS);
+        expect(room.storage.rows.size).toBe(0);
       }),
       { numRuns: 150 },
     );
-    // Or the bounds above were never put to the test.
+    // Else the bounds above were never tested.
     expect(inexact).toBeGreaterThan(0);
   });
 
-  test("nothing is inexact while the budget of rows lasts", async () => {
-    const house = new House();
+  test("everything is exact while the budget of rows lasts", async () => {
+    const room = new Room();
     for (let beat = 0; beat < BURST_ROWS - 1; beat++) {
-      await house.beat(`s${beat % 5}`, 0);
-      await house.pass(1_500);
-      const before = new Map(house.known);
-      expect(check(house, before)).toBe(true);
+      await room.beat(`s${beat % 5}`, 0);
+      await room.pass(1_500);
+      const before = new Map(room.known);
+      expect(check(room, before)).toBe(true);
     }
-    const before = house.known;
-    house.crash();
-    expect([...house.known.values()].sort((a, b) => (a.id < b.id ? -1 : 1))).toEqual(
+    const before = room.known;
+    room.crash();
+    expect([...room.known.values()].sort((a, b) => (a.id < b.id ? -1 : 1))).toEqual(
       [...before.values()].sort((a, b) => (a.id < b.id ? -1 : 1)),
     );
   });
 });
 
-test("heartbeats that only keep sessions here cost rows by the clock, however many they are", async () => {
-  const house = new House();
-  for (let i = 0; i < 200; i++) await house.beat(`s${i}`, 0);
-  const before = house.storage.puts;
+test("heartbeats that only keep sessions cost rows by the time, not by their number", async () => {
+  const room = new Room();
+  for (let i = 0; i < 200; i++) await room.beat(`s${i}`, 0);
+  const before = room.storage.puts;
   for (let tick = 0; tick < 1_200; tick++) {
-    await house.beat(`s${tick % 200}`, 0);
-    await house.pass(100);
+    await room.beat(`s${tick % 200}`, 0);
+    await room.pass(100);
   }
-  const rows = house.storage.puts - before;
+  const rows = room.storage.puts - before;
   expect(rows).toBeGreaterThan(0);
   expect(rows).toBeLessThanOrEqual(BURST_ROWS + 120 * STEADY_ROWS_PER_SECOND);
 });
@@ -215,7 +215,7 @@ test("sessions that come at the same time share a row", async () => {
   expect(new Journal(storage, Date.now(), OPTIONS).restored).toEqual(entries);
 });
 
-test("what could not be stored is refused, and stored with the next that can", async () => {
+test("a change that could not be stored is refused, and stored with the next one", async () => {
   const storage = new Storage();
   const journal = new Journal(storage, Date.now(), OPTIONS);
   storage.fails = true;
