@@ -13,6 +13,8 @@ const TEST_OBJECTS: Record<string, string> = {
   TIGHT: "Tight",
   FALLBACK: "FallbackRoom",
   CATCHING: "Catching",
+  CREW: "Crew",
+  FOCUS: "Focus",
   MOODS4: "FourMoodShards",
   MOODS8: "EightMoodShards",
 };

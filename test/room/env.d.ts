@@ -6,6 +6,8 @@ declare namespace Cloudflare {
     FALLBACK: DurableObjectNamespace<InstanceType<typeof import("./rooms.ts").FallbackRoom>>;
     MOODS4: DurableObjectNamespace<import("./moods.ts").FourMoodShards>;
     MOODS8: DurableObjectNamespace<import("./moods.ts").EightMoodShards>;
+    CREW: DurableObjectNamespace<import("./presence.ts").Crew>;
+    FOCUS: DurableObjectNamespace<import("./moods.ts").Focus>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
   }
 }

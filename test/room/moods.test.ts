@@ -1,9 +1,11 @@
 import { abortAllDurableObjects, reset, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { moods } from "../../rooms/moods/index.ts";
 import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../rooms/moods/tally.ts";
-import { Deployment, FourMoodShards, stopClock } from "./moods.ts";
-import type { TestSocket } from "./socket.ts";
+import { Deployment, FourMoodShards, focus, stopClock } from "./moods.ts";
+import { connect, type TestSocket } from "./socket.ts";
 
 afterEach(async () => {
   vi.useRealTimers();
@@ -509,5 +511,53 @@ describe("when there are more heartbeats than the budget of rows allows", () => 
     expect((await deployment.state()).count).toBe(50);
     await deployment.pass(45_500);
     expect((await deployment.state()).count).toBe(0);
+  });
+});
+
+describe("a mood count with options", () => {
+  const worker = {
+    fetch: (url: string, init: RequestInit = {}) =>
+      Promise.resolve(focus.routes().request(url, init, env as Env)),
+  };
+  const heartbeat = (body: object) =>
+    worker.fetch("https://rollcall.test/api/heartbeat", {
+      method: "POST",
+      body: JSON.stringify(body),
+    });
+  const state = async () => (await worker.fetch("https://rollcall.test/api/presence")).json();
+
+  test("has its own moods, default, path and ttl", async () => {
+    stopClock();
+    expect(await (await heartbeat({ sessionId: "a", mood: "deep" })).json()).toMatchObject({
+      count: 1,
+      moods: { deep: 1, light: 0 },
+    });
+    expect(await (await heartbeat({ sessionId: "b" })).json()).toMatchObject({
+      count: 2,
+      moods: { deep: 1, light: 1 },
+    });
+    const refused = await heartbeat({ sessionId: "a", mood: "presence" });
+    expect(await refused.json()).toEqual({ error: "mood must be one of deep, light" });
+
+    const socket = await connect(worker, "/focus/socket?sessionId=c&mood=deep&v=2");
+    expect((await socket.next(({ frame }) => frame.type === "hello")).data).toMatchObject({
+      pingMs: 1_666,
+    });
+    expect((await socket.ask("mood.set", { mood: "gratitude" })).type).toBe("nack");
+    await socket.close();
+
+    vi.setSystemTime(Date.now() + 4_900);
+    expect(await state()).toMatchObject({ count: 2 });
+    vi.setSystemTime(Date.now() + 200);
+    expect(await state()).toMatchObject({ count: 0 });
+  });
+
+  test("is refused at construction when an option is out of its range", () => {
+    expect(() => moods({ moods: ["a", "a"] })).toThrow(RangeError);
+    // @ts-expect-error none
+    expect(() => moods({ moods: [] })).toThrow(RangeError);
+    // @ts-expect-error no such mood
+    expect(() => moods({ moods: ["a", "b"], defaultMood: "c" })).toThrow(RangeError);
+    for (const ttlMs of [0, 2_999, Number.NaN]) expect(() => moods({ ttlMs })).toThrow(RangeError);
   });
 });

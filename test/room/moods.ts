@@ -27,6 +27,17 @@ export class EightMoodShards extends createActorHandler(room) {
   }
 }
 
+/** A mood count with every option. */
+export const focus = moods({
+  name: "focus",
+  websocketPath: "/focus/socket",
+  binding: "FOCUS",
+  moods: ["deep", "light"],
+  defaultMood: "light",
+  ttlMs: 5_000,
+});
+export class Focus extends createActorHandler(focus) {}
+
 /** Generous: test machines stall for seconds now and then. */
 const DEADLINE_MS = 8_000;
 

@@ -1,13 +1,15 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
-import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { afterEach, describe, expect, expectTypeOf, it, onTestFinished, vi } from "vitest";
+import { presence, type PresenceRoom as Room } from "../../rooms/presence/index.ts";
 import type { RosterEntry, RosterSync, Status } from "../../rooms/presence/roster.ts";
 import { STATUSES } from "../../rooms/presence/roster.ts";
 import type { IngestResult } from "../../src/actor/call.ts";
 import type { PresenceRoom } from "../../src/server/worker.ts";
 import { PING, PROBE } from "../../src/wire/frames.ts";
-import { connect, freshName, type TestSocket } from "./socket.ts";
+import { crew } from "./presence.ts";
+import { connect, freshName, type TestSocket, upgrade } from "./socket.ts";
 import { signedToken } from "./tokens.ts";
 
 afterEach(() => {
@@ -498,5 +500,94 @@ describe("a dead peer", () => {
     expect(sorted(users).map(({ userId }) => userId)).toEqual(["newcomer"]);
     await evictDurableObject(env.PRESENCE.getByName(other));
     expect((await overRpc(env.PRESENCE.getByName(other))).users).toEqual([]);
+  });
+});
+
+describe("stored statuses", () => {
+  it("of the release before and of a later one are read, and fields of a later one are kept", async () => {
+    const room = freshName();
+    const stub = env.PRESENCE.getByName(room);
+    const [anna] = await Promise.all([
+      enter(room, "anna"),
+      enter(room, "berta"),
+      enter(room, "carla"),
+    ]);
+    await overSocket(anna);
+    const later = { v: 2, status: "busy", note: "until noon" };
+    await runInDurableObject(stub, (_, { storage }) => {
+      storage.kv.put("status:anna", later);
+      storage.kv.put("status:berta", "away");
+      storage.kv.put("status:carla", ["no status"]);
+    });
+    await evictDurableObject(stub);
+    const statusOf = async (id: string) =>
+      (await overSocket(anna)).users.find(({ userId }) => userId === id)?.status;
+    expect(await statusOf("anna")).toBe("busy");
+    expect(await statusOf("berta")).toBe("away");
+    expect(await statusOf("carla")).toBe("online");
+
+    for (const status of ["away", "online"]) {
+      anna.emit("presence.status", { status });
+      await anna.event("presence.status", (data) => data.status === status);
+      await runInDurableObject(stub, (_, { storage }) => {
+        expect(storage.kv.get("status:anna")).toEqual({ ...later, status });
+        expect(storage.kv.get("status:carla")).toEqual(["no status"]);
+      });
+    }
+    await anna.close();
+    await vi.waitFor(() =>
+      runInDurableObject(stub, (_, { storage }) => {
+        expect(storage.kv.get("status:anna")).toBeUndefined();
+      }),
+    );
+  });
+});
+
+describe("a presence room with options", () => {
+  const worker = {
+    fetch: (url: string, init: RequestInit = {}) =>
+      Promise.resolve(crew.routes().request(url, init, env as Env)),
+  };
+  const as = (user: string) => ({ "X-User": user });
+  const path = (room: string) => `/crew/socket?room=${room}&v=2`;
+
+  it("has its own path, binding, login and statuses, the first of which is the default", async () => {
+    const room = freshName();
+    const anna = await connect(worker, path(room), as("anna"));
+    const entry = { userId: "anna", username: "ANNA", devices: 1, status: "free" };
+    expect((await anna.event("presence.sync")).users).toEqual([entry]);
+    anna.emit("presence.status", { status: "on call" });
+    await anna.event("presence.status");
+    anna.emit("presence.status", { status: "online" });
+    expect(await anna.event("error")).toMatchObject({ message: "Invalid status" });
+    const url = `https://rollcall.test/api/v1/presence?room=${room}`;
+    const answer = await worker.fetch(url, { headers: as("berta") });
+    expect(((await answer.json()) as RosterSync).users).toEqual([{ ...entry, status: "on call" }]);
+
+    anna.emit("presence.status", { status: "free" });
+    await anna.event("presence.status", ({ status }) => status === "free");
+    await runInDurableObject(env.CREW.getByName(room), (_, { storage }) => {
+      expect([...storage.kv.list({ prefix: "status:" })]).toEqual([]);
+    });
+  });
+
+  it.each([
+    ["returns null", {}],
+    ["throws", as("broken")],
+  ])("refuses a request, in the Worker and in the actor, when its login %s", async (_, headers) => {
+    const room = freshName();
+    for (const target of [worker, env.CREW.getByName(room)]) {
+      const response = await upgrade(target, path(room), headers);
+      expect(response.status).toBe(401);
+      expect(await response.json()).toMatchObject({ error: "unauthorized" });
+    }
+  });
+
+  it("types its statuses, and takes one at least and none twice", () => {
+    expectTypeOf(crew).toExtend<Room<Env, "free" | "on call">>();
+    expectTypeOf(presence()).toExtend<Room<object, Status>>();
+    expect(() => presence({ statuses: ["a", "a"] })).toThrow(RangeError);
+    // @ts-expect-error none
+    expect(() => presence({ statuses: [] })).toThrow(RangeError);
   });
 });

@@ -1,5 +1,6 @@
 /** What room tests run against: the Worker as it is, and rooms that exist for tests only. */
 export * from "../../src/server/worker.ts";
 export { default } from "../../src/server/worker.ts";
-export { EightMoodShards, FourMoodShards } from "./moods.ts";
+export { EightMoodShards, Focus, FourMoodShards } from "./moods.ts";
+export { Crew } from "./presence.ts";
 export { Catching, FallbackRoom, Lab, Tight } from "./rooms.ts";

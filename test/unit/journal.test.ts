@@ -231,3 +231,61 @@ test("a change that could not be stored is refused, and stored with the next one
   const restored = new Journal(storage, Date.now(), OPTIONS).restored.map(({ id }) => id);
   expect(restored).toEqual(["a", "b"]);
 });
+
+describe("rows of other releases", () => {
+  const row = (order: number, id: string) => ({
+    order,
+    writtenAtMs: Date.now(),
+    openUntilMs: 0,
+    ids: [id],
+    moods: Uint8Array.of(1),
+    beats: Float64Array.of(Date.now()),
+  });
+  const restoredFrom = (storage: Storage) =>
+    new Journal(storage, Date.now(), OPTIONS).restored.map(({ id }) => id);
+
+  test("without a version, and with a later one, are read", () => {
+    const storage = new Storage();
+    storage.put("moods:0", row(1, "before"));
+    storage.put("moods:1", { ...row(2, "later"), v: 2, note: "unknown" });
+    expect(restoredFrom(storage)).toEqual(["before", "later"]);
+  });
+
+  test("that cannot be read are skipped, and neither overwritten nor deleted", async () => {
+    const storage = new Storage();
+    const damaged = { ...row(1, "damaged"), beats: new Float64Array(2) };
+    const other = { v: 2, order: 3, entries: "in another shape" };
+    storage.put("moods:0", damaged);
+    storage.put("moods:1", row(2, "a"));
+    storage.put("moods:2", other);
+    storage.put("moods:x", "no row");
+    expect(restoredFrom(storage)).toEqual(["a"]);
+
+    const journal = new Journal(storage, Date.now(), OPTIONS);
+    for (let i = 0; i < 300; i += 150) {
+      const beatAtMs = Date.now();
+      const commits = Array.from({ length: 150 }, (_, n) =>
+        journal.commit({ id: `s${i + n}`, mood: 0, beatAtMs }),
+      );
+      await vi.advanceTimersByTimeAsync(0);
+      await Promise.all(commits);
+    }
+    expect(new Set(restoredFrom(storage)).size).toBe(301);
+    await vi.advanceTimersByTimeAsync(2 * SESSION_TTL_MS);
+    journal.sweep(Date.now());
+    expect(storage.rows).toEqual(
+      new Map<string, unknown>([
+        ["moods:0", damaged],
+        ["moods:2", other],
+        ["moods:x", "no row"],
+      ]),
+    );
+  });
+
+  test("lose the sessions of a mood that there is no longer", () => {
+    const storage = new Storage();
+    storage.put("moods:0", row(1, "a"));
+    const journal = new Journal(storage, Date.now(), { ...OPTIONS, moodCount: 1 });
+    expect(journal.restored).toEqual([]);
+  });
+});
