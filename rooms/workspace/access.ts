@@ -2,20 +2,10 @@ import type { JWTPayload } from "jose";
 import { bearerToken, equalSecrets } from "../../src/access/bearer.ts";
 import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
 import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
+import { errorResponse } from "../../src/http/errors.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-
-/** Why somebody is kept out of a workspace, in the words of its contract: HTTP status, close code. */
-export const REFUSALS = {
-  TOKEN_MISSING: { status: 401, close: 4401 },
-  TOKEN_INVALID: { status: 401, close: 4401 },
-  GRACE_PERIOD_EXPIRED: { status: 401, close: 4401 },
-  TOKEN_VERSION_STALE: { status: 401, close: 4401 },
-  FORBIDDEN: { status: 403, close: 4403 },
-  AUTH_SERVICE_ERROR: { status: 503, close: 1013 },
-} as const satisfies Record<string, { status: number; close: number }>;
-
-export type RefusalCode = keyof typeof REFUSALS;
+import { type Member, memberRecord, REFUSALS, type RefusalCode } from "./contract.ts";
 
 /** A refusal by the membership check. Its message is written for the client. */
 export class SyncRefusal extends Error {
@@ -39,51 +29,46 @@ export class SyncRefusal extends Error {
   }
 }
 
-/** What the check needs of the Worker's bindings. */
+/** The answer to a request that failed. */
+export function refusalResponse(thrown: unknown): Response {
+  return thrown instanceof SyncRefusal ? thrown.toResponse() : errorResponse(thrown);
+}
+
+/** What the membership check reads of the Worker's bindings and variables. */
 export interface MembershipEnv {
   ENVIRONMENT?: string;
   /** `true` turns the check on in development too. */
   REQUIRE_AUTH?: string;
   /** For how long an expired token still syncs, in seconds. Default 86 400. */
   GRACE_PERIOD_SECONDS?: string;
-  /** `workspace-claims-version:<userId>` → the lowest version of that user's claims that counts. */
+  /** `workspace-claims-version:<userId>` → the lowest version of that user's claims that is valid. */
   WORKSPACE_CLAIMS_VERSION: KVNamespace;
 }
 
-/** Who syncs a workspace, as it is kept with the socket: enough to look again, and no secret. */
-export interface Member {
-  storeId: string;
-  userId: string;
-  /** Of the token's claims. Absent for a trusted server and for the user of development. */
-  claimsVersion?: number;
-  /** When token and grace are both over, in ms since the epoch. */
-  admittedUntilMs?: number;
-}
-
 const STORE_ID_LENGTH = 128;
-/** A URL of a Worker has at most 16 KB; what is longer came another way. */
+/** The URL of a request to a Worker has at most 16 KB, so a longer payload was never in one. */
 const PAYLOAD_LENGTH = 16_384;
 const GRACE_PERIOD_SECONDS = 86_400;
-/** A claim of this size makes for headers and URLs that proxies refuse. */
+/** With a claim of this size, headers and URLs become so long that proxies refuse them. */
 const LARGE_CLAIM_BYTES = 3000;
 const VERSION_PREFIX = "workspace-claims-version:";
 
-/** The two together are the 60 s after which a raised version counts everywhere. */
+/** Both caches together: after 60 s a raised version is valid everywhere. */
 const VERSION_KV_CACHE_SECONDS = 30;
 const VERSION_MEMORY_CACHE_MS = 30_000;
-/** Users whose version an isolate remembers. */
-const VERSIONS_KEPT = 10_000;
+/** Users whose version an isolate caches. */
+const CACHED_VERSIONS = 10_000;
 
-interface KnownVersion {
+interface CachedVersion {
   version: number;
   readAtMs: number;
 }
-/** Of this isolate, by user. */
-const knownVersions = new Map<string, KnownVersion>();
+/** By user, in this isolate. */
+const cachedVersions = new Map<string, CachedVersion>();
 
-/** The lowest version of a user's claims that counts, at most 60 s old; 0 where none is set. */
+/** The lowest valid version of a user's claims, at most 60 s old; 0 where none is set. */
 async function requiredVersion(userId: string, kv: KVNamespace): Promise<number> {
-  const cached = knownVersions.get(userId);
+  const cached = cachedVersions.get(userId);
   const now = Date.now();
   if (cached && now - cached.readAtMs < VERSION_MEMORY_CACHE_MS) return cached.version;
 
@@ -99,14 +84,14 @@ async function requiredVersion(userId: string, kv: KVNamespace): Promise<number>
     log("claims_version_malformed");
     throw new SyncRefusal("AUTH_SERVICE_ERROR", "The claims version is malformed");
   }
-  knownVersions.delete(userId);
-  knownVersions.set(userId, { version, readAtMs: now });
-  const [oldest] = knownVersions.size > VERSIONS_KEPT ? knownVersions.keys() : [];
-  if (oldest !== undefined) knownVersions.delete(oldest);
+  cachedVersions.delete(userId);
+  cachedVersions.set(userId, { version, readAtMs: now });
+  const [oldest] = cachedVersions.size > CACHED_VERSIONS ? cachedVersions.keys() : [];
+  if (oldest !== undefined) cachedVersions.delete(oldest);
   return version;
 }
 
-/** `payload` of a sync URL, as LiveStore's clients write it: JSON, twice URL-encoded. */
+/** `payload` of a sync URL as LiveStore's clients write it: JSON, URL-encoded twice. */
 function parsePayload(url: URL): Record<string, unknown> {
   const text = url.searchParams.get("payload");
   if (text === null || text.length > PAYLOAD_LENGTH) return {};
@@ -131,7 +116,7 @@ function gracePeriodSeconds(env: MembershipEnv): number {
   if (!isText(text)) return GRACE_PERIOD_SECONDS;
   const seconds = Number(text);
   if (seconds >= 0 && Number.isFinite(seconds)) return seconds;
-  throw new SyncRefusal("AUTH_SERVICE_ERROR", "GRACE_PERIOD_SECONDS is no number of seconds");
+  throw new SyncRefusal("AUTH_SERVICE_ERROR", "GRACE_PERIOD_SECONDS is not a number of seconds");
 }
 
 function jwtSecret(env: MembershipEnv): string {
@@ -148,7 +133,7 @@ function isServer(given: unknown, env: MembershipEnv): boolean {
   try {
     expected = requireSecret(env, "SERVER_BYPASS_TOKEN");
   } catch {
-    // Unset, empty or an example's value: it lets nobody in.
+    // A token that is unset, empty or an example's value authorizes nobody.
     return false;
   }
   return equalSecrets(given, expected);
@@ -171,14 +156,14 @@ function warnOfLargeClaim({ workspaces }: JWTPayload): void {
 }
 
 /**
- * Who may sync the workspace that a sync URL names, `?storeId=…&payload=…`. By the URL alone: what
- * stands in a frame or a body counts for nothing. The Worker asks, so that nobody wakes an actor in
- * vain, and the actor asks again.
+ * The member that may sync the workspace of a sync URL, `?storeId=…&payload=…`. Only the URL is
+ * read: frames and bodies cannot change who their sender is. The Worker checks before it wakes an
+ * actor, and the actor checks again.
  *
- * @throws SyncRefusal by the first row of the contract's table that does not hold
- * @throws RollcallError `bad_request` for a missing or over-long store id
+ * @throws SyncRefusal for the first check of the contract's table that fails
+ * @throws RollcallError `bad_request` when the store id is missing or too long
  */
-export async function admitMember(url: URL, env: MembershipEnv): Promise<Member> {
+export async function authorizeMember(url: URL, env: MembershipEnv): Promise<Member> {
   const storeId = url.searchParams.get("storeId") ?? "";
   if (storeId === "" || storeId.length > STORE_ID_LENGTH) {
     throw new RollcallError("bad_request", `storeId has 1 to ${STORE_ID_LENGTH} characters`);
@@ -201,7 +186,7 @@ export async function admitMember(url: URL, env: MembershipEnv): Promise<Member>
   if (!isText(authToken)) throw new SyncRefusal("TOKEN_MISSING", "authToken is missing");
   const claims = await verifyToken(authToken, env);
   const { userId, workspaceClaimsVersion: claimsVersion } = claims;
-  if (!isText(userId)) throw new SyncRefusal("TOKEN_INVALID", "The token names no userId");
+  if (!isText(userId)) throw new SyncRefusal("TOKEN_INVALID", "The token has no userId");
   requireInstance(instanceId, storeId);
   warnOfLargeClaim(claims);
   if (!isMember(claims, storeId)) {
@@ -215,11 +200,11 @@ export async function admitMember(url: URL, env: MembershipEnv): Promise<Member>
     storeId,
     userId,
     claimsVersion,
-    ...(expiresAtMs === undefined
-      ? {}
-      : { admittedUntilMs: expiresAtMs + gracePeriodSeconds(env) * 1000 }),
+    ...(expiresAtMs !== undefined && {
+      admittedUntilMs: expiresAtMs + gracePeriodSeconds(env) * 1000,
+    }),
   };
-  await readmitMember(member, env);
+  await reauthorizeMember(member, env);
   return member;
 }
 
@@ -229,12 +214,12 @@ function requireInstance(instanceId: unknown, storeId: string): void {
 }
 
 /**
- * Looks again at one who was admitted before: is the token still within its grace, are its claims
- * still the newest?
+ * Checks a member that was authorized before: the token must be within its grace period, and its
+ * claims must still be the newest.
  *
  * @throws SyncRefusal `GRACE_PERIOD_EXPIRED`, `TOKEN_VERSION_STALE`, `AUTH_SERVICE_ERROR`
  */
-export async function readmitMember(member: Member, env: MembershipEnv): Promise<void> {
+export async function reauthorizeMember(member: Member, env: MembershipEnv): Promise<void> {
   const { userId, claimsVersion, admittedUntilMs } = member;
   if (admittedUntilMs !== undefined && Date.now() > admittedUntilMs) {
     throw new SyncRefusal("GRACE_PERIOD_EXPIRED", "The token expired too long ago");
@@ -245,10 +230,29 @@ export async function readmitMember(member: Member, env: MembershipEnv): Promise
   }
 }
 
+/** A member as it is stored with a socket. */
+export function serializeMember(member: Member): string {
+  return JSON.stringify(memberRecord.write(member));
+}
+
+/** @throws SyncRefusal `TOKEN_INVALID` when no member was stored: its client must connect again */
+export function parseMember(text: string): Member {
+  let stored: unknown;
+  try {
+    stored = JSON.parse(text);
+  } catch {
+    // No JSON is no member.
+  }
+  const member = memberRecord.read(stored);
+  if (member) return member;
+  throw new SyncRefusal("TOKEN_INVALID", "The membership of this connection is unreadable");
+}
+
 /**
- * The user of `Authorization: Bearer <JWT>`, also in development: images and completions cost money.
+ * The user of `Authorization: Bearer <JWT>`. Required in development too: images and completions
+ * cost money.
  *
- * @returns null when there is no valid token that names a user
+ * @returns null when there is no valid token with a userId
  * @throws RollcallError `unavailable` without `JWT_SECRET`
  */
 export async function bearerUser(

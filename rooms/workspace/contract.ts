@@ -1,171 +1,205 @@
-import { createRoute, z } from "@hono/zod-openapi";
-import { toolDefinition } from "./tools.ts";
+import * as z from "zod/mini";
+import { defineRecord } from "../../src/actor/record.ts";
+import {
+  answered,
+  describeErrorBody,
+  refused,
+  type SystemDescription,
+} from "../../src/http/describe.ts";
 
-/**
- * The workspace's routes as `/openapi.json` tells of them. Shapes only: the main Worker, which serves
- * the description, imports none of the code that answers.
- */
+/** Why a client may not sync: the code that it receives, its HTTP status and its close code. */
+export const REFUSALS = {
+  TOKEN_MISSING: { status: 401, close: 4401 },
+  TOKEN_INVALID: { status: 401, close: 4401 },
+  GRACE_PERIOD_EXPIRED: { status: 401, close: 4401 },
+  TOKEN_VERSION_STALE: { status: 401, close: 4401 },
+  FORBIDDEN: { status: 403, close: 4403 },
+  AUTH_SERVICE_ERROR: { status: 503, close: 1013 },
+} as const satisfies Record<string, { status: number; close: number }>;
 
-const tags = ["Workspace"];
-const security = [{ bearer: [] }];
-const json = <T extends z.ZodType>(description: string, schema: T) => ({
-  description,
-  content: { "application/json": { schema } },
+export type RefusalCode = keyof typeof REFUSALS;
+
+const memberFields = z.object({
+  storeId: z.string(),
+  userId: z.string(),
+  /** From the token's claims. Absent for a trusted server and for the development user. */
+  claimsVersion: z.exactOptional(z.number()),
+  /** When the token and its grace period are over, in ms since the epoch. */
+  admittedUntilMs: z.exactOptional(z.number()),
 });
 
-const failure = z.object({ error: z.string(), details: z.string() }).openapi("Error");
-const imageFailure = z
-  .object({ error: z.string(), code: z.enum(["AUTH_REQUIRED", "NO_FILE", "INVALID_FILE"]) })
-  .openapi("ImageError");
-const llmFailure = z
-  .object({ error: z.object({ message: z.string(), type: z.string(), code: z.string() }) })
-  .openapi("LlmError");
+/** A client that may sync: what is needed to check it again, without a secret. */
+export type Member = z.infer<typeof memberFields>;
 
-export const completionRequest = z.looseObject({
-  model: z.string().min(1).max(256),
-  messages: z.array(z.record(z.string(), z.unknown())).min(1),
-  stream: z.boolean().optional(),
-  tools: z.array(z.union([z.string(), z.record(z.string(), z.unknown())])).optional(),
-});
+/** A member as it is stored with a socket. */
+export const memberRecord = defineRecord<Member>({ version: 1, schema: memberFields });
 
-const rpc = z.looseObject({
-  _tag: z.string(),
-  id: z.string().optional(),
-  tag: z.string().optional(),
+/** A tool as OpenAI's chat completions take it. */
+export const toolDefinition = z.looseObject({
+  type: z.literal("function"),
+  function: z.looseObject({
+    name: z.string().check(z.regex(/^[A-Za-z0-9_-]{1,64}$/)),
+    description: z.optional(z.string()),
+    parameters: z.optional(z.record(z.string(), z.unknown())),
+  }),
 });
-const sync = {
-  path: "/sync",
-  tags,
-  request: {
-    query: z.object({
-      storeId: z.string().min(1).max(128).openapi({ description: "The workspace" }),
-      transport: z.enum(["ws", "http"]),
-      payload: z
-        .string()
-        .optional()
-        .openapi({ description: "JSON of `{instanceId, authToken}`, URL-encoded twice" }),
-    }),
+export type ToolDefinition = z.infer<typeof toolDefinition>;
+
+const MODEL = "A model's name has 1 to 256 characters";
+const MESSAGES = "There is at least one message, and each is an object";
+const TOOLS = "A tool is a definition or the name of one";
+
+/** The fields of a completion that are read here. All others are forwarded unchanged. */
+export const completionRequest = z.looseObject(
+  {
+    model: z.string(MODEL).check(z.minLength(1, MODEL), z.maxLength(256, MODEL)),
+    messages: z
+      .array(z.record(z.string(), z.unknown(), MESSAGES), MESSAGES)
+      .check(z.minLength(1, MESSAGES)),
+    stream: z.optional(z.boolean("true or false")),
+    tools: z.optional(
+      z.array(z.union([z.string(), z.record(z.string(), z.unknown())], TOOLS), TOOLS),
+    ),
   },
-} as const;
-const syncRefusals = {
-  400: json("storeId or transport is missing or malformed", failure),
-  401: json("TOKEN_MISSING, TOKEN_INVALID, GRACE_PERIOD_EXPIRED, TOKEN_VERSION_STALE", failure),
-  403: json("FORBIDDEN: no member, or instanceId is not storeId", failure),
-  503: json("AUTH_SERVICE_ERROR, or JWT_SECRET is not configured", failure),
-};
+  "A completion is an object",
+);
 
-export const workspaceDescription = [
-  createRoute({
-    ...sync,
-    method: "get",
-    summary: "LiveStore's sync over a WebSocket",
-    description: "`transport=ws` and an upgrade, as LiveStore's own clients ask for it.",
-    responses: {
-      101: { description: "The socket" },
-      ...syncRefusals,
-      426: json("No upgrade", failure),
-    },
-  }),
-  createRoute({
-    ...sync,
-    method: "post",
-    summary: "LiveStore's sync over HTTP",
-    description:
-      "`transport=http`; the body is that of LiveStore's own clients, a message of Effect RPC.",
-    request: {
-      ...sync.request,
-      body: {
-        required: true,
-        content: { "application/json": { schema: z.union([rpc, z.array(rpc)]) } },
+/** The routes of both Workers: the main one forwards them, the second one answers them. */
+export function describeWorkspace(): SystemDescription {
+  const codes = Object.keys(REFUSALS) as [RefusalCode, ...RefusalCode[]];
+  const syncFailure = z.object({ error: z.enum(codes), details: z.string() });
+  const imageFailure = z.object({
+    error: z.string(),
+    code: z.enum(["AUTH_REQUIRED", "NO_FILE", "INVALID_FILE"]),
+  });
+  const llmFailure = z.object({
+    error: z.object({ message: z.string(), type: z.string(), code: z.string() }),
+  });
+  const binary = z.string().check(z.meta({ format: "binary" }));
+
+  const query = z.object({
+    storeId: z.string().check(z.minLength(1), z.maxLength(128), z.describe("The workspace")),
+    transport: z.enum(["ws", "http"]),
+    payload: z.optional(
+      z.string().check(z.describe("JSON of `{instanceId, authToken}`, URL-encoded twice")),
+    ),
+  });
+  const syncRefusals = {
+    400: refused("storeId or transport is missing or malformed, or the body is no message"),
+    401: answered(
+      "TOKEN_MISSING, TOKEN_INVALID, GRACE_PERIOD_EXPIRED, TOKEN_VERSION_STALE",
+      syncFailure,
+    ),
+    403: answered("FORBIDDEN: not a member, or instanceId is not storeId", syncFailure),
+    503: answered(
+      "AUTH_SERVICE_ERROR, also when JWT_SECRET is not configured; or no second Worker",
+      z.union([syncFailure, describeErrorBody()]),
+    ),
+  };
+  const rpc = z.looseObject({
+    _tag: z.string(),
+    id: z.optional(z.string()),
+    tag: z.optional(z.string()),
+  });
+
+  return {
+    tag: { name: "Workspace", description: "LiveStore sync, images, completions." },
+    components: { SyncError: syncFailure, ImageError: imageFailure, LlmError: llmFailure },
+    channels: {},
+    routes: [
+      {
+        method: "get",
+        path: "/sync",
+        summary: "LiveStore's sync over a WebSocket",
+        description: "`transport=ws` and an upgrade, as LiveStore's own clients send it.",
+        query,
+        responses: {
+          101: { description: "The socket" },
+          ...syncRefusals,
+          426: refused("The request asks for no WebSocket"),
+        },
       },
-    },
-    responses: {
-      200: {
-        description: "LiveStore's answer",
-        content: { "application/json": { schema: z.array(z.looseObject({ _tag: z.string() })) } },
+      {
+        method: "post",
+        path: "/sync",
+        summary: "LiveStore's sync over HTTP",
+        description:
+          "`transport=http`; the body is that of LiveStore's own clients, messages of Effect's RPC.",
+        query,
+        body: { content: { "application/json": z.union([rpc, z.array(rpc)]) } },
+        responses: {
+          200: answered("LiveStore's answer", z.array(z.looseObject({ _tag: z.string() }))),
+          ...syncRefusals,
+          413: refused("The body has more than 1 MiB"),
+        },
       },
-      ...syncRefusals,
-    },
-  }),
-  createRoute({
-    method: "post",
-    path: "/api/upload-image",
-    tags,
-    security,
-    summary: "Stores a cover of at most 5 MiB: JPEG, PNG, WebP or GIF, by its first bytes",
-    request: {
-      body: {
-        required: true,
-        content: {
-          "multipart/form-data": {
-            schema: z.object({ file: z.string().openapi({ format: "binary" }) }),
+      {
+        method: "post",
+        path: "/api/upload-image",
+        summary: "Stores a cover of at most 5 MiB: JPEG, PNG, WebP or GIF, by its first bytes",
+        security: ["bearer"],
+        body: { content: { "multipart/form-data": z.object({ file: binary }) } },
+        responses: {
+          200: answered("Where it is", z.object({ url: z.string(), key: z.string() })),
+          400: answered("NO_FILE or INVALID_FILE", imageFailure),
+          401: answered("AUTH_REQUIRED", imageFailure),
+          503: refused("JWT_SECRET is not configured"),
+        },
+      },
+      {
+        method: "get",
+        path: "/api/images/{key}",
+        summary: "An uploaded image, for everybody",
+        params: z.object({
+          key: z.string().check(z.describe("`covers/<uuid>.<extension>`")),
+        }),
+        headers: z.object({ "If-None-Match": z.optional(z.string()) }),
+        responses: {
+          200: { description: "The image", content: { "image/*": binary } },
+          304: { description: "The client has it" },
+          404: refused("No such image"),
+        },
+      },
+      {
+        method: "get",
+        path: "/api/llm/tools",
+        summary: "The tools that a completion may name",
+        responses: {
+          200: answered(
+            "Definitions as OpenAI's chat completions take them",
+            z.object({ tools: z.array(toolDefinition) }),
+          ),
+          503: answered("LLM_TOOLS is malformed", llmFailure),
+        },
+      },
+      {
+        method: "post",
+        path: "/api/llm/chat/completions",
+        summary: "OpenAI's chat completions by Braintrust's proxy",
+        description: "At most 4 MiB. In `tools`, a string names one of `/api/llm/tools`.",
+        security: ["bearer"],
+        body: { content: { "application/json": completionRequest } },
+        responses: {
+          200: {
+            description:
+              "The upstream's answer; with `stream: true` its events, `[DONE]` at the end",
+            content: {
+              "application/json": z.looseObject({}),
+              "text/event-stream": z.string(),
+            },
           },
+          400: answered("invalid_request, unknown_tool", llmFailure),
+          401: answered("unauthorized", llmFailure),
+          413: answered("request_too_large", llmFailure),
+          429: answered("rate_limited, with the upstream's Retry-After", llmFailure),
+          502: answered(
+            "upstream_unauthorized, _rejected, _failed, _unreachable, _cut",
+            llmFailure,
+          ),
+          503: answered("not_configured", z.union([llmFailure, describeErrorBody()])),
+          504: answered("upstream_timeout", llmFailure),
         },
       },
-    },
-    responses: {
-      200: json("Where it is", z.object({ url: z.string(), key: z.string() })),
-      400: json("NO_FILE or INVALID_FILE", imageFailure),
-      401: json("AUTH_REQUIRED", imageFailure),
-      503: json("JWT_SECRET is not configured", failure),
-    },
-  }),
-  createRoute({
-    method: "get",
-    path: "/api/images/{key}",
-    tags,
-    summary: "An uploaded image, for all",
-    request: {
-      params: z.object({ key: z.string().openapi({ description: "`covers/<uuid>.<extension>`" }) }),
-      headers: z.object({ "If-None-Match": z.string().optional() }),
-    },
-    responses: {
-      200: {
-        description: "The image",
-        content: { "image/*": { schema: z.string().openapi({ format: "binary" }) } },
-      },
-      304: { description: "The caller has it" },
-      404: json("No such image", failure),
-    },
-  }),
-  createRoute({
-    method: "get",
-    path: "/api/llm/tools",
-    tags,
-    summary: "The tools that a completion may name",
-    responses: {
-      200: json(
-        "Definitions as OpenAI's chat completions take them",
-        z.object({ tools: z.array(toolDefinition) }),
-      ),
-      503: json("LLM_TOOLS is malformed", llmFailure),
-    },
-  }),
-  createRoute({
-    method: "post",
-    path: "/api/llm/chat/completions",
-    tags,
-    security,
-    summary: "OpenAI's chat completions by Braintrust's proxy",
-    description: "At most 4 MiB. Of `tools`, a string names one of `/api/llm/tools`.",
-    request: {
-      body: { required: true, content: { "application/json": { schema: completionRequest } } },
-    },
-    responses: {
-      200: {
-        description: "The upstream's answer; with `stream: true` its events, `[DONE]` at the end",
-        content: {
-          "application/json": { schema: z.looseObject({}) },
-          "text/event-stream": { schema: z.string() },
-        },
-      },
-      400: json("invalid_request, unknown_tool", llmFailure),
-      401: json("unauthorized", llmFailure),
-      413: json("request_too_large", llmFailure),
-      429: json("rate_limited, with the upstream's Retry-After", llmFailure),
-      502: json("upstream_unauthorized, _rejected, _failed, _unreachable, _cut", llmFailure),
-      503: json("not_configured", z.union([llmFailure, failure])),
-      504: json("upstream_timeout", llmFailure),
-    },
-  }),
-];
+    ],
+  };
+}

@@ -1,25 +1,20 @@
 import { Hono } from "hono";
+import { drainBody, readForm } from "../../src/http/body.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 import { bearerUser } from "./access.ts";
-import { MultipartError, readMultipartFile } from "./multipart.ts";
-import type { WorkspaceAppEnv } from "./routes.ts";
 
 export interface ImagesEnv {
+  ENVIRONMENT?: string;
   IMAGES: R2Bucket;
-  /** Where the bucket is public, without a slash at its end. Default: this Worker's own route. */
+  /** Where the bucket is public, with or without a slash at its end. Default: this Worker's route. */
   R2_PUBLIC_URL?: string;
 }
 
 const IMAGE_BYTES = 5 * 1024 * 1024;
-/** Boundary, headers and small fields around the file. */
+/** Boundaries, headers and small fields around the file. */
 const ENVELOPE_BYTES = 16 * 1024;
-/**
- * How much of a refused body is still read, and for how long, before it is answered. Afterwards the
- * runtime takes no more of it, and a sender in the middle of a write never gets to see the answer.
- */
-const DRAIN_BYTES = 16 * 1024 * 1024;
-const DRAIN_MS = 500;
-/** How many of the first bytes tell what an image is. */
-const MAGIC_BYTES = 12;
+/** The longest signature. */
+const SIGNATURE_BYTES = 12;
 
 const TYPES = {
   jpg: "image/jpeg",
@@ -29,7 +24,7 @@ const TYPES = {
 } as const;
 type Extension = keyof typeof TYPES;
 
-/** Signatures in Latin-1, `.` standing for any byte; of the formats' own specifications. */
+/** How each format's files begin, by its specification: in Latin-1, `.` for any byte. */
 const SIGNATURES: Record<Extension, RegExp> = {
   jpg: /^\xff\xd8\xff/,
   png: /^\x89PNG\r\n.\n/,
@@ -40,80 +35,60 @@ const SIGNATURES: Record<Extension, RegExp> = {
 const PREFIX = "/api/images/";
 const KEY = /^covers\/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(jpg|png|webp|gif)$/;
 
-/** What an image is by its first {@link MAGIC_BYTES}; what its sender calls it counts for nothing. */
-export function sniffImage(head: Uint8Array): Extension | null {
-  const text = String.fromCharCode(...head.subarray(0, MAGIC_BYTES));
+/** The format of an image by its first bytes. The type that its sender declares is not read. */
+async function sniffImage(image: Blob): Promise<Extension | undefined> {
+  const head = new Uint8Array(await image.slice(0, SIGNATURE_BYTES).arrayBuffer());
+  const text = String.fromCharCode(...head);
   const extensions = Object.keys(SIGNATURES) as Extension[];
-  return extensions.find((extension) => SIGNATURES[extension].test(text)) ?? null;
+  return extensions.find((extension) => SIGNATURES[extension].test(text));
 }
 
-/** Reads on for a while and lets go. */
-async function drain(body: ReadableStream<Uint8Array>): Promise<void> {
-  const reader = body.getReader();
-  let timer: ReturnType<typeof setTimeout> | null = null;
-  const late = new Promise<"late">((resolve) => {
-    timer = setTimeout(resolve, DRAIN_MS, "late");
-  });
-  try {
-    for (let left = DRAIN_BYTES; left > 0; ) {
-      const part = await Promise.race([reader.read(), late]);
-      if (part === "late") break;
-      if (part.done) return;
-      left -= part.value.byteLength;
-    }
-    await reader.cancel();
-  } catch {
-    // Its sender is gone.
-  } finally {
-    clearTimeout(timer);
-  }
+/** The field `file` of an upload; null when the upload has none, `undefined` when it is too large. */
+async function readFile(request: Request): Promise<File | null | undefined> {
+  const type = request.headers.get("Content-Type") ?? "";
+  if (!request.body || !/^multipart\/form-data *;/i.test(type)) return null;
+  const form = await readForm(request, IMAGE_BYTES + ENVELOPE_BYTES);
+  if (!form) return undefined;
+  const file = form.get("file");
+  return file instanceof File ? file : null;
 }
 
-/** Covers: uploaded by who has a token, read by all. */
-export function imageRoutes(): Hono<WorkspaceAppEnv> {
-  const app = new Hono<WorkspaceAppEnv>();
+/** Covers: uploaded by users with a token, readable by everybody. */
+export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
+  const app = new Hono<{ Bindings: E }>();
 
   app.post("/api/upload-image", async (c) => {
-    const { body, headers } = c.req.raw;
+    const request = c.req.raw;
     const refuse = async (status: 400 | 401, code: string, error: string): Promise<Response> => {
-      if (body) await drain(body);
+      await drainBody(request);
       return c.json({ error, code }, status);
     };
-    if ((await bearerUser(c.req.raw, c.env)) === null) {
+    if ((await bearerUser(request, c.env)) === null) {
       return refuse(401, "AUTH_REQUIRED", "A valid token is required");
     }
-    // By what is announced, so that no byte has to be read.
-    if (Number(headers.get("Content-Length")) > IMAGE_BYTES + ENVELOPE_BYTES) {
-      return refuse(400, "INVALID_FILE", "An image has at most 5 MiB");
-    }
-    let extension: Extension | null = null;
-    let bytes: Uint8Array | null;
+    let file: File | null | undefined;
     try {
-      bytes = await readMultipartFile(body, headers.get("Content-Type"), "file", {
-        limitBytes: IMAGE_BYTES,
-        headBytes: MAGIC_BYTES,
-        checkHead(head) {
-          extension = sniffImage(head);
-          if (extension === null) {
-            throw new MultipartError("Only JPEG, PNG, WebP and GIF images are taken");
-          }
-        },
-      });
+      file = await readFile(request);
     } catch (thrown) {
-      if (!(thrown instanceof MultipartError)) throw thrown;
+      if (!(thrown instanceof RollcallError)) throw thrown;
       return refuse(400, "INVALID_FILE", thrown.message);
     }
-    if (bytes === null || extension === null) {
-      return refuse(400, "NO_FILE", "The multipart field `file` is missing");
+    if (file === null) return refuse(400, "NO_FILE", "The multipart field `file` has no file");
+    if (file === undefined || file.size > IMAGE_BYTES) {
+      return refuse(400, "INVALID_FILE", "An image has at most 5 MiB");
+    }
+    const extension = await sniffImage(file);
+    if (!extension) {
+      return refuse(400, "INVALID_FILE", "Only JPEG, PNG, WebP and GIF images are accepted");
     }
     const key = `covers/${crypto.randomUUID()}.${extension}`;
-    await c.env.IMAGES.put(key, bytes, { httpMetadata: { contentType: TYPES[extension] } });
+    await c.env.IMAGES.put(key, file, { httpMetadata: { contentType: TYPES[extension] } });
     const base = c.env.R2_PUBLIC_URL || new URL(PREFIX, c.req.url).href;
     return c.json({ url: `${base.replace(/\/+$/, "")}/${key}`, key }, 200);
   });
 
   app.get(`${PREFIX}*`, async (c) => {
-    // Not decoded: a key has nothing that would have to be.
+    // Not decoded: no character of a key is ever escaped.
     const key = new URL(c.req.url).pathname.slice(PREFIX.length);
     const extension = KEY.exec(key)?.[1] as Extension | undefined;
     const match = c.req.header("If-None-Match");
@@ -123,7 +98,7 @@ export function imageRoutes(): Hono<WorkspaceAppEnv> {
         key,
         match === undefined ? {} : { onlyIf: new Headers({ "If-None-Match": match }) },
       ));
-    if (!image) return c.json({ error: "not_found", details: "No such image" }, 404);
+    if (!image) throw new RollcallError("not_found", "No such image");
     const headers = {
       ETag: image.httpEtag,
       "Cache-Control": "public, max-age=31536000, immutable",

@@ -1,30 +1,32 @@
-import { z } from "@hono/zod-openapi";
 import { type Context, Hono } from "hono";
+import * as z from "zod/mini";
+import { readBody } from "../../src/http/body.ts";
+import { errorResponse } from "../../src/http/errors.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { log } from "../../src/log.ts";
 import { bearerUser } from "./access.ts";
-import { completionRequest } from "./contract.ts";
-import type { WorkspaceAppEnv } from "./routes.ts";
-import { TOOLS, type ToolDefinition, toolDefinition } from "./tools.ts";
+import { completionRequest, type ToolDefinition, toolDefinition } from "./contract.ts";
+import { TOOLS } from "./tools.ts";
 
 export interface LlmEnv {
+  ENVIRONMENT?: string;
   /** Without it the proxy answers 503. */
   BRAINTRUST_API_KEY?: string;
   /** Braintrust logs each call below this project. */
   BRAINTRUST_PROJECT_ID?: string;
-  /** An OpenAI-compatible API, up to where `/chat/completions` follows. Default: Braintrust's. */
+  /** Base URL of an OpenAI-compatible API, without `/chat/completions`. Default: Braintrust's. */
   LLM_BASE_URL?: string;
-  /** JSON, an array of definitions offered beside our own; one of the same name replaces ours. */
+  /** JSON: an array of definitions, offered beside ours. One with the name of ours replaces it. */
   LLM_TOOLS?: string;
 }
 
 const BASE_URL = "https://api.braintrust.dev/v1/proxy";
 const REQUEST_BYTES = 4 * 1024 * 1024;
-/** How long the upstream may take to its first byte, and from one to the next. */
+/** The longest wait for the upstream's first byte, and from one byte to the next. */
 const SILENCE_MS = 60_000;
 const MESSAGE_LENGTH = 500;
 
-/** What may go wrong, by the code a client sees: its HTTP status. */
+/** HTTP statuses by the code that a client receives. */
 const FAULTS = {
   unauthorized: 401,
   invalid_request: 400,
@@ -41,7 +43,7 @@ const FAULTS = {
 } as const;
 type FaultCode = keyof typeof FAULTS;
 
-/** Answered in OpenAI's own shape, `{"error":{message,type,code}}`, which its clients read. */
+/** An error in OpenAI's own shape, `{"error":{message,type,code}}`, which its clients read. */
 class LlmFault extends Error {
   override readonly name = "LlmFault";
   readonly code: FaultCode;
@@ -77,27 +79,24 @@ function toolsOf(env: LlmEnv): Map<string, ToolDefinition> {
 }
 
 async function readRequest(request: Request, env: LlmEnv): Promise<{ stream: boolean }> {
-  if (Number(request.headers.get("Content-Length")) > REQUEST_BYTES) {
+  const text = await readBody(request, REQUEST_BYTES);
+  if (text === null) {
     throw new LlmFault("request_too_large", `A request has at most ${REQUEST_BYTES} bytes`);
-  }
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of request.body ?? []) {
-    text += decoder.decode(chunk, { stream: true });
-    if (text.length > REQUEST_BYTES) {
-      throw new LlmFault("request_too_large", `A request has at most ${REQUEST_BYTES} bytes`);
-    }
   }
   let value: unknown;
   try {
-    value = JSON.parse(text + decoder.decode());
+    value = JSON.parse(text);
   } catch {
     throw new LlmFault("invalid_request", "The body is not JSON");
   }
   const parsed = completionRequest.safeParse(value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
-    throw new LlmFault("invalid_request", `${issue?.path.join(".")}: ${issue?.message}`);
+    const path = issue?.path.map(String).join(".");
+    throw new LlmFault(
+      "invalid_request",
+      path ? `${path}: ${issue?.message}` : `${issue?.message}`,
+    );
   }
   const { tools, ...rest } = parsed.data;
   const known = toolsOf(env);
@@ -110,19 +109,19 @@ async function readRequest(request: Request, env: LlmEnv): Promise<{ stream: boo
   return { ...rest, stream: rest.stream ?? false, ...(definitions && { tools: definitions }) };
 }
 
-/** What the upstream says of a request it refuses. It may quote the key: that never gets out. */
+/** The upstream's reason for a refusal. It may quote the key, which is removed. */
 function quote(text: string, key: string): string {
   let message = text;
   try {
     const body = z.object({ error: z.object({ message: z.string() }) }).parse(JSON.parse(text));
     message = body.error.message;
   } catch {
-    // Not in OpenAI's shape: as it is.
+    // Not in OpenAI's shape: the text is passed on unchanged.
   }
   return message.replaceAll(key, "[key]").slice(0, MESSAGE_LENGTH);
 }
 
-/** The fault that an upstream's answer stands for, or null where it is none. */
+/** The fault that an upstream's answer means, or null when it means none. */
 async function faultOf(upstream: Response, key: string): Promise<LlmFault | null> {
   const { status } = upstream;
   if (status >= 200 && status < 300) return null;
@@ -144,21 +143,22 @@ async function faultOf(upstream: Response, key: string): Promise<LlmFault | null
   return new LlmFault("upstream_failed", `The upstream answered ${status}`);
 }
 
-/** Aborts the call to the upstream when it is silent for too long, or its client is gone. */
-class Watch {
+/** Aborts the call to the upstream when the upstream is silent for too long, or the client is gone. */
+class Watchdog {
   readonly #controller = new AbortController();
   #timer: ReturnType<typeof setTimeout> | null = null;
 
   constructor(client: AbortSignal) {
     client.addEventListener("abort", () => this.#controller.abort(client.reason), { once: true });
-    this.heard();
+    this.reset();
   }
 
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  heard(): void {
+  /** Starts the wait for the next byte. */
+  reset(): void {
     this.stop();
     this.#timer = setTimeout(() => {
       const seconds = SILENCE_MS / 1000;
@@ -172,7 +172,7 @@ class Watch {
     clearTimeout(this.#timer);
   }
 
-  /** What `work` gives, unless the call is aborted first, also where `work` never settles. */
+  /** The result of `work`. Rejects when the call is aborted first, even if `work` never settles. */
   async race<T>(work: Promise<T>): Promise<T> {
     const { signal } = this;
     const aborted = Promise.withResolvers<never>();
@@ -189,26 +189,26 @@ class Watch {
 
 type Reader = ReadableStreamDefaultReader<Uint8Array>;
 
-/** Makes of anything thrown by a read what its client is told. */
+/** The fault for an error of a read. */
 function cutFault(thrown: unknown): LlmFault {
   return thrown instanceof LlmFault
     ? thrown
     : new LlmFault("upstream_cut", "The upstream broke off in the middle of its answer");
 }
 
-async function readWhole(reader: Reader, first: Uint8Array, watch: Watch): Promise<Blob> {
+async function readWhole(reader: Reader, first: Uint8Array, watchdog: Watchdog): Promise<Blob> {
   const parts = [first];
   try {
     for (;;) {
-      const { done, value } = await watch.race(reader.read());
+      const { done, value } = await watchdog.race(reader.read());
       if (done) return new Blob(parts);
       parts.push(value);
-      watch.heard();
+      watchdog.reset();
     }
   } catch (thrown) {
     throw cutFault(thrown);
   } finally {
-    watch.stop();
+    watchdog.stop();
   }
 }
 
@@ -216,13 +216,17 @@ const DONE = /data: ?\[DONE\]\s*$/;
 const TAIL_LENGTH = 64;
 
 /**
- * An event stream as it arrives. Where it breaks off, falls silent or ends without `[DONE]`, the last
- * event is a fault in place of a chunk: the status has long been sent.
+ * Forwards an event stream as it arrives. When it breaks off, falls silent or ends without `[DONE]`,
+ * a fault is its last event: the status was sent before.
  */
-function passOn(reader: Reader, first: Uint8Array, watch: Watch): ReadableStream<Uint8Array> {
+function forwardStream(
+  reader: Reader,
+  first: Uint8Array,
+  watchdog: Watchdog,
+): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let tail = "";
-  const note = (chunk: Uint8Array): Uint8Array => {
+  const withTail = (chunk: Uint8Array): Uint8Array => {
     const text = String.fromCharCode(...chunk.subarray(-TAIL_LENGTH));
     tail = (tail + text).slice(-TAIL_LENGTH);
     return chunk;
@@ -235,33 +239,33 @@ function passOn(reader: Reader, first: Uint8Array, watch: Watch): ReadableStream
   return new ReadableStream({
     async pull(controller) {
       if (next) {
-        controller.enqueue(note(next));
+        controller.enqueue(withTail(next));
         next = null;
         return;
       }
       try {
-        const { done, value } = await watch.race(reader.read());
-        watch.heard();
+        const { done, value } = await watchdog.race(reader.read());
+        watchdog.reset();
         if (!done) {
-          controller.enqueue(note(value));
+          controller.enqueue(withTail(value));
           return;
         }
-        watch.stop();
+        watchdog.stop();
         if (!DONE.test(tail)) controller.enqueue(faultEvent(cutFault(null)));
       } catch (thrown) {
-        watch.stop();
+        watchdog.stop();
         controller.enqueue(faultEvent(cutFault(thrown)));
       }
       controller.close();
     },
     async cancel(reason) {
-      watch.stop();
+      watchdog.stop();
       await reader.cancel(reason);
     },
   });
 }
 
-async function complete(c: Context<WorkspaceAppEnv>): Promise<Response> {
+async function complete<E extends LlmEnv>(c: Context<{ Bindings: E }>): Promise<Response> {
   const { env } = c;
   const { BRAINTRUST_API_KEY: key, BRAINTRUST_PROJECT_ID: project } = env;
   if ((await bearerUser(c.req.raw, env)) === null) {
@@ -270,13 +274,13 @@ async function complete(c: Context<WorkspaceAppEnv>): Promise<Response> {
   if (!key) throw new LlmFault("not_configured", "No upstream is configured");
   const body = await readRequest(c.req.raw, env);
 
-  const watch = new Watch(c.req.raw.signal);
+  const watchdog = new Watchdog(c.req.raw.signal);
   let upstream: Response;
   let reader: Reader | undefined;
   let first: Awaited<ReturnType<Reader["read"]>> | undefined;
   try {
     const base = (env.LLM_BASE_URL || BASE_URL).replace(/\/+$/, "");
-    upstream = await watch.race(
+    upstream = await watchdog.race(
       fetch(`${base}/chat/completions`, {
         method: "POST",
         headers: {
@@ -286,16 +290,16 @@ async function complete(c: Context<WorkspaceAppEnv>): Promise<Response> {
         },
         body: JSON.stringify(body),
         redirect: "manual",
-        signal: watch.signal,
+        signal: watchdog.signal,
       }),
     );
-    const fault = await watch.race(faultOf(upstream, key));
+    const fault = await watchdog.race(faultOf(upstream, key));
     if (fault) throw fault;
     reader = upstream.body?.getReader();
-    // Headers may come long before an answer: only the first byte says that there is one.
-    first = reader && (await watch.race(reader.read()));
+    // Headers may come long before an answer: only the first byte shows that there is one.
+    first = reader && (await watchdog.race(reader.read()));
   } catch (thrown) {
-    watch.stop();
+    watchdog.stop();
     if (thrown instanceof LlmFault) throw thrown;
     throw new LlmFault(
       reader ? "upstream_cut" : "upstream_unreachable",
@@ -303,35 +307,25 @@ async function complete(c: Context<WorkspaceAppEnv>): Promise<Response> {
     );
   }
   if (!reader || !first || first.done) {
-    watch.stop();
+    watchdog.stop();
     throw new LlmFault("upstream_cut", "The upstream gave no answer");
   }
-  watch.heard();
+  watchdog.reset();
 
   const contentType = upstream.headers.get("Content-Type") ?? "application/json";
   const headers = { "Content-Type": contentType, "Cache-Control": "no-store" };
   return contentType.startsWith("text/event-stream")
-    ? new Response(passOn(reader, first.value, watch), { headers })
-    : new Response(await readWhole(reader, first.value, watch), { headers });
+    ? new Response(forwardStream(reader, first.value, watchdog), { headers })
+    : new Response(await readWhole(reader, first.value, watchdog), { headers });
 }
 
-/** OpenAI's chat completions by Braintrust's proxy, with a key that stays here. */
-export function llmRoutes(): Hono<WorkspaceAppEnv> {
-  const app = new Hono<WorkspaceAppEnv>();
-
-  const answer = async (work: () => Promise<Response>): Promise<Response> => {
-    try {
-      return await work();
-    } catch (thrown) {
-      if (thrown instanceof LlmFault) return thrown.toResponse();
-      throw thrown;
-    }
-  };
-  app.get("/api/llm/tools", (c) =>
-    answer(async () => c.json({ tools: [...toolsOf(c.env).values()] })),
-  );
-  app.post("/api/llm/chat/completions", (c) =>
-    answer(() => inSpan("llm.upstream", () => complete(c))),
+/** OpenAI's chat completions by Braintrust's proxy. The key never leaves this Worker. */
+export function llmRoutes<E extends LlmEnv>(): Hono<{ Bindings: E }> {
+  const app = new Hono<{ Bindings: E }>();
+  app.get("/api/llm/tools", (c) => c.json({ tools: [...toolsOf(c.env).values()] }));
+  app.post("/api/llm/chat/completions", (c) => inSpan("llm.upstream", () => complete(c)));
+  app.onError((thrown) =>
+    thrown instanceof LlmFault ? thrown.toResponse() : errorResponse(thrown),
   );
   return app;
 }

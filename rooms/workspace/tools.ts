@@ -1,18 +1,7 @@
-import { z } from "@hono/zod-openapi";
-
-/** A tool as OpenAI's chat completions take it. */
-export const toolDefinition = z.looseObject({
-  type: z.literal("function"),
-  function: z.looseObject({
-    name: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
-    description: z.string().optional(),
-    parameters: z.record(z.string(), z.unknown()).optional(),
-  }),
-});
-export type ToolDefinition = z.infer<typeof toolDefinition>;
+import type { ToolDefinition } from "./contract.ts";
 
 /**
- * What a model may ask a Rollcall client to do. The client carries a call out itself, with its own
+ * What a model may ask a Rollcall client to do. The client carries the call out itself, with its own
  * token: nothing of it runs here.
  */
 export const TOOLS: readonly ToolDefinition[] = [

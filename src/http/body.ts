@@ -1,22 +1,37 @@
 import { type ErrorCode, RollcallError } from "../wire/errors.ts";
 
 /**
- * What is still read of a body that is over its limit, in bytes: an answer in the middle of an
- * upload is lost on some ways to the client.
+ * How much of a refused body is still read, in bytes and in ms, before the answer: a sender that is
+ * in the middle of a write may never see an answer that comes earlier.
  */
-const DRAIN_BYTES = 1_048_576;
+const DRAIN_BYTES = 16 * 1024 * 1024;
+const DRAIN_MS = 500;
 
 /**
- * The body of a request as text, of at most `limitBytes` bytes; null when it has more. One that
- * announces more is not read at all.
+ * The body of a request as text, of at most `limitBytes` bytes; null when it has more. The rest of
+ * such a body is drained.
  *
- * @throws RollcallError `bad_request` when the upload breaks off: the client's doing, not ours
+ * @throws RollcallError `bad_request` when the upload breaks off: the client's fault, not ours
  */
 export async function readBody(request: Request, limitBytes: number): Promise<string | null> {
   try {
-    return await read(request, limitBytes);
+    return await read(request, limitBytes, (body) => body.text());
   } catch {
     throw new RollcallError("bad_request", "The body broke off");
+  }
+}
+
+/**
+ * The body of a request as a form, of at most `limitBytes` bytes with everything around its fields;
+ * null when it has more. The rest of such a body is drained.
+ *
+ * @throws RollcallError `bad_request` when the body is no form, or the upload breaks off
+ */
+export async function readForm(request: Request, limitBytes: number): Promise<FormData | null> {
+  try {
+    return await read(request, limitBytes, (body) => body.formData());
+  } catch {
+    throw new RollcallError("bad_request", "The body is malformed or broke off");
   }
 }
 
@@ -51,24 +66,64 @@ export async function readJson(request: Request, options: JsonBody): Promise<unk
   }
 }
 
-async function read(request: Request, limitBytes: number): Promise<string | null> {
-  const announced = request.headers.get("Content-Length");
-  // HTTP sees to it that no more bytes come than were announced.
-  if (announced !== null) return Number(announced) > limitBytes ? null : request.text();
-  if (!request.body) return "";
+/** Reads the body of a request that is refused for another reason, as far as its sender needs it. */
+export async function drainBody({ body, bodyUsed }: Request): Promise<void> {
+  if (body && !bodyUsed) await drain(body.getReader());
+}
 
-  const reader = request.body.getReader();
-  const decoder = new TextDecoder();
-  let text = "";
+async function read<T>(
+  request: Request,
+  limitBytes: number,
+  parse: (body: Request | Response) => Promise<T>,
+): Promise<T | null> {
+  const { body, headers } = request;
+  const announced = headers.get("Content-Length");
+  if (announced !== null && Number(announced) > limitBytes) {
+    await drainBody(request);
+    return null;
+  }
+  // HTTP ensures that no more bytes come than were announced.
+  if (announced !== null || !body) return parse(request);
+
+  const reader = body.getReader();
   let size = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return size > limitBytes ? null : text + decoder.decode();
-    size += value.byteLength;
-    if (size <= limitBytes) text += decoder.decode(value, { stream: true });
-    else if (size > limitBytes + DRAIN_BYTES) {
-      await reader.cancel();
-      return null;
+  const limited = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { done, value } = await reader.read();
+      if (done) {
+        controller.close();
+        return;
+      }
+      size += value.byteLength;
+      if (size <= limitBytes) controller.enqueue(value);
+      else controller.error(new Error("The body is too large"));
+    },
+  });
+  try {
+    return await parse(new Response(limited, { headers }));
+  } catch (thrown) {
+    if (size <= limitBytes) throw thrown;
+    await drain(reader);
+    return null;
+  }
+}
+
+async function drain(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  const late = new Promise<"late">((resolve) => {
+    timer = setTimeout(resolve, DRAIN_MS, "late");
+  });
+  try {
+    for (let left = DRAIN_BYTES; left > 0; ) {
+      const part = await Promise.race([reader.read(), late]);
+      if (part === "late") break;
+      if (part.done) return;
+      left -= part.value.byteLength;
     }
+    await reader.cancel();
+  } catch {
+    // The sender is gone.
+  } finally {
+    clearTimeout(timer);
   }
 }

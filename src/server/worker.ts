@@ -3,7 +3,7 @@ import { fanout } from "../../rooms/fanout/room.ts";
 import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
 import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
-import { workspaceRoutes } from "../../rooms/workspace/forward.ts";
+import { workspace } from "../../rooms/workspace/index.ts";
 import { createActorHandler } from "../actor/actor.ts";
 import { createApp, notFound } from "./app.ts";
 import { consoleRoutes, findPage } from "./console.ts";
@@ -24,7 +24,7 @@ const app = createApp<Env>({
   devices: phones,
   fanout: { routes: fanoutRoutes },
   moods: mood,
-  workspace: { routes: workspaceRoutes },
+  workspace: workspace(),
 });
 // What belongs to the service alone.
 app.route("/", debugRoutes());

@@ -1,4 +1,4 @@
-import { createWorkspaceApp } from "../../rooms/workspace/routes.ts";
+import { createWorkspaceApp } from "../../rooms/workspace/worker.ts";
 
-export { WorkspaceRoom } from "../../rooms/workspace/room.ts";
+export { WorkspaceRoom } from "../../rooms/workspace/worker.ts";
 export default createWorkspaceApp();

@@ -2,8 +2,7 @@
 // First: what is imported after it finds the clock replaced.
 import "./clock.worker.ts";
 import { SignJWT } from "jose";
-import type { WorkspaceRoomEnv } from "../../rooms/workspace/room.ts";
-import type { WorkspaceEnv } from "../../rooms/workspace/routes.ts";
+import type { WorkspaceEnv, WorkspaceRoomEnv } from "../../rooms/workspace/worker.ts";
 import * as workspace from "../../src/server/workspace.ts";
 import type { Counters } from "./bill.ts";
 import { Day, type Fetch, type Ping, perUser, serveDays } from "./day.worker.ts";

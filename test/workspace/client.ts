@@ -1,12 +1,11 @@
-/** Speaks to the workspace Worker as sync-cf's clients do, frame by frame. */
+/** A client of the workspace Worker that sends what sync-cf's clients send, frame by frame. */
 import { SELF } from "cloudflare:test";
 import { env as bindings } from "cloudflare:workers";
 import { SignJWT } from "jose";
-import type { WorkspaceRoomEnv } from "../../rooms/workspace/room.ts";
-import type { WorkspaceEnv } from "../../rooms/workspace/routes.ts";
+import type { WorkspaceEnv, WorkspaceRoomEnv } from "../../rooms/workspace/worker.ts";
 
 export type TestEnv = WorkspaceEnv & WorkspaceRoomEnv & Record<string, unknown>;
-/** The generated types are the main Worker's. */
+/** The generated types describe the main Worker's bindings. */
 export const env = bindings as unknown as TestEnv;
 
 export const ORIGIN = "https://rollcall.test";
@@ -31,7 +30,7 @@ export function signMember(userId: string, workspaceId: string, version = 1): Pr
   return sign({ userId, workspaces, workspaceClaimsVersion: version });
 }
 
-/** The request that sync-cf's client begins with: an upgrade, or a POST with a pull. */
+/** The first request of a sync-cf client: an upgrade, or a POST with a pull. */
 export function syncRequest(transport: Transport, storeId: string, payload?: unknown): Request {
   const url = new URL("/sync", ORIGIN);
   url.searchParams.set("storeId", storeId);
@@ -91,7 +90,7 @@ interface ServerFrame {
   exit?: { _tag: string; cause?: unknown };
 }
 
-/** A socket to one workspace, with everything it was sent. */
+/** A socket to one workspace, with every frame that it received. */
 export class SyncSocket {
   readonly #socket: WebSocket;
   readonly frames: ServerFrame[] = [];
@@ -136,7 +135,7 @@ export class SyncSocket {
     }
   }
 
-  /** Pushes and gives the answer: `Success`, or the failure as text. */
+  /** Pushes, and returns `Success` or the failure as text. */
   async push(storeId: string, batch: Event[]): Promise<string> {
     const id = `${this.#id++}`;
     this.send(pushOf(storeId, batch, "SyncWsRpc", id));
@@ -146,7 +145,7 @@ export class SyncSocket {
     return exit?._tag === "Success" ? "Success" : JSON.stringify(exit?.cause);
   }
 
-  /** The numbers of all events that came, in their order. */
+  /** The numbers of all events that it received, in this order. */
   get received(): number[] {
     return this.frames.flatMap(({ values = [] }) =>
       values.flatMap(({ batch }) => batch.map(({ eventEncoded }) => eventEncoded.seqNum)),

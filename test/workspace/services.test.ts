@@ -1,6 +1,6 @@
 import { SELF } from "cloudflare:test";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { createWorkspaceApp } from "../../rooms/workspace/routes.ts";
+import { createWorkspaceApp } from "../../rooms/workspace/worker.ts";
 import { env, ORIGIN, sign, type TestEnv } from "./client.ts";
 
 const MIB = 1024 * 1024;
@@ -11,7 +11,7 @@ async function authorization(): Promise<Record<string, string>> {
   return { Authorization: `Bearer ${await sign({ userId: "ann" })}` };
 }
 
-describe("images", () => {
+describe("image routes", () => {
   async function upload(form: FormData | null, headers = authorization()): Promise<Response> {
     return SELF.fetch(`${ORIGIN}/api/upload-image`, {
       method: "POST",
@@ -25,7 +25,7 @@ describe("images", () => {
     form.set("file", new File([bytes], name, { type }));
     return form;
   }
-  /** A body that goes on for as long as it is read. */
+  /** A body that continues for as long as it is read. */
   function endless(head: Uint8Array): { body: ReadableStream<Uint8Array>; sent: () => number } {
     const chunk = new Uint8Array(64 * 1024);
     let sent = 0;
@@ -54,7 +54,7 @@ describe("images", () => {
     return { response, sent: sent() };
   }
 
-  it("are stored under a new key and served as what they are, for ever", async () => {
+  it("store an image under a new key and serve it with its type, to be cached for ever", async () => {
     const response = await upload(formOf(PNG));
     expect(response.status).toBe(200);
     const { url, key } = await response.json<{ url: string; key: string }>();
@@ -80,31 +80,47 @@ describe("images", () => {
     ["jpg", latin1("\xff\xd8\xff\xe0\0\x10JFIF")],
     ["webp", latin1("RIFF\0\0\0\0WEBPVP8 ")],
     ["gif", latin1("GIF89a\x01\0\x01\0")],
-  ])("are %s by their bytes, whatever they are called", async (extension, bytes) => {
-    const response = await upload(formOf(bytes, "a.jpg", "text/html"));
-    const { key } = await response.json<{ key: string }>();
-    expect(key.endsWith(`.${extension}`)).toBe(true);
-    const image = await SELF.fetch(`${ORIGIN}/api/images/${key}`);
-    expect(image.headers.get("Content-Type")).toBe(
-      `image/${extension === "jpg" ? "jpeg" : extension}`,
-    );
-    await image.arrayBuffer();
-  });
+  ])(
+    "detect a %s image by its first bytes, whatever name and type its sender declares",
+    async (extension, bytes) => {
+      const response = await upload(formOf(bytes, "a.jpg", "text/html"));
+      const { key } = await response.json<{ key: string }>();
+      expect(key.endsWith(`.${extension}`)).toBe(true);
+      const image = await SELF.fetch(`${ORIGIN}/api/images/${key}`);
+      expect(image.headers.get("Content-Type")).toBe(
+        `image/${extension === "jpg" ? "jpeg" : extension}`,
+      );
+      await image.arrayBuffer();
+    },
+  );
 
   it.each([
-    ["a page", formOf(latin1("<html>".padEnd(64)), "a.png"), "INVALID_FILE"],
-    ["an svg", formOf(latin1("<svg onload=alert(1)/>"), "a.png"), "INVALID_FILE"],
-    ["nothing in it", formOf(new Uint8Array()), "INVALID_FILE"],
-    ["no field of this name", new FormData(), "NO_FILE"],
-    ["no multipart body", null, "NO_FILE"],
-  ])("are refused with %s", async (_, form, code) => {
+    ["an HTML page", formOf(latin1("<html>".padEnd(64)), "a.png"), "INVALID_FILE"],
+    ["an SVG image", formOf(latin1("<svg onload=alert(1)/>"), "a.png"), "INVALID_FILE"],
+    ["an empty file", formOf(new Uint8Array()), "INVALID_FILE"],
+    ["a form without the field `file`", new FormData(), "NO_FILE"],
+    ["no form at all", null, "NO_FILE"],
+  ])("refuse an upload of %s", async (_, form, code) => {
     form?.set("other", "field");
     const response = await upload(form);
     expect(response.status).toBe(400);
     expect(await response.json()).toEqual({ error: expect.any(String), code });
   });
 
-  it("may have 5 MiB and not a byte more", async () => {
+  it("refuse a form whose field `file` is text, and a form that is cut off", async () => {
+    const form = new FormData();
+    form.set("file", "text");
+    const text = await upload(form);
+    expect([text.status, await text.json()]).toMatchObject([400, { code: "NO_FILE" }]);
+    const cutOff = await SELF.fetch(`${ORIGIN}/api/upload-image`, {
+      method: "POST",
+      headers: { ...(await authorization()), "Content-Type": "multipart/form-data; boundary=b" },
+      body: '--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nGIF89a',
+    });
+    expect([cutOff.status, await cutOff.json()]).toMatchObject([400, { code: "INVALID_FILE" }]);
+  });
+
+  it("accept an image of 5 MiB, and refuse one with a byte more", async () => {
     const most = new Uint8Array(5 * MIB);
     most.set(PNG);
     expect((await upload(formOf(most))).status).toBe(200);
@@ -115,20 +131,21 @@ describe("images", () => {
     expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
   });
 
-  it("that are too large are refused while they still come", async () => {
+  it("refuse an image that is too large while its sender still sends", async () => {
     const { response, sent } = await uploadEndless(PNG);
     expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
     expect(sent).toBeGreaterThan(4.9 * MIB);
-    // What is drained, so that the sender gets to see the answer, has its end as well.
+    // The rest is drained so that the sender sees the answer, but not without a limit.
     expect(sent).toBeLessThan(24 * MIB);
   });
 
-  it("that are too large are refused also where their sender stalls", async () => {
+  it("refuse an image that is too large although its sender stalls", async () => {
     const body = new ReadableStream<Uint8Array>({
       start(controller) {
         controller.enqueue(latin1('--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'));
         controller.enqueue(PNG);
-        controller.enqueue(new Uint8Array(5 * MIB));
+        // What the largest image may have, and what the rest of its form may have.
+        controller.enqueue(new Uint8Array(5 * MIB + 16 * 1024));
       },
     });
     const response = await SELF.fetch(`${ORIGIN}/api/upload-image`, {
@@ -139,13 +156,13 @@ describe("images", () => {
     expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
   });
 
-  it("that are none are refused at their first bytes", async () => {
+  it("refuse an endless upload that is not an image", async () => {
     const { response, sent } = await uploadEndless(latin1("<html>".padEnd(64)));
     expect(response.status).toBe(400);
     expect(sent).toBeLessThan(24 * MIB);
   });
 
-  it("take a valid token", async () => {
+  it("refuse an upload without a valid token", async () => {
     const forged = sign({ userId: "ann" }, "x".repeat(32));
     for (const token of [null, "garbage", await forged, await sign({ userId: "ann", exp: 1 })]) {
       const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
@@ -165,7 +182,7 @@ describe("images", () => {
     "covers/00000000-0000-0000-0000-000000000000.svg",
     "private/key.txt",
     "",
-  ])("are not found at %j", async (key) => {
+  ])("serve nothing but uploaded images: 404 for the key %j", async (key) => {
     await env.IMAGES.put("private/key.txt", "secret");
     await env.IMAGES.put("secret", "secret");
     const response = await SELF.fetch(`${ORIGIN}/api/images/${key}`);
@@ -174,7 +191,7 @@ describe("images", () => {
   });
 });
 
-describe("completions", () => {
+describe("the LLM proxy", () => {
   const KEY = "sk-very-secret-key";
   const SETTINGS: Partial<TestEnv> = {
     BRAINTRUST_API_KEY: KEY,
@@ -192,21 +209,21 @@ describe("completions", () => {
     vi.spyOn(console, "log").mockImplementation((line) => void lines.push(String(line)));
   });
   afterEach(() => {
-    // Whatever went wrong: the key stays here.
+    // No error may reveal the key.
     expect([...lines, ...answers].join()).not.toContain(KEY);
     vi.restoreAllMocks();
     vi.useRealTimers();
   });
 
-  /** The upstream, by what it answers; gives what it was asked. */
+  /** Replaces the upstream; returns the requests that it receives. */
   function upstream(answer: (request: Request) => Response | Promise<Response>): Request[] {
-    const asked: Request[] = [];
+    const requests: Request[] = [];
     vi.spyOn(globalThis, "fetch").mockImplementation(async (input, init) => {
       const request = new Request(input as RequestInfo, init as RequestInit);
-      asked.push(request);
+      requests.push(request);
       return answer(request);
     });
-    return asked;
+    return requests;
   }
   async function complete(
     body: unknown = REQUEST,
@@ -236,10 +253,10 @@ describe("completions", () => {
   const eventStream = (body: BodyInit) =>
     new Response(body, { headers: { "Content-Type": "text/event-stream" } });
 
-  it("arrive as they are sent, the first chunk before the last is made", async () => {
+  it("forwards the first chunk of a completion before the upstream has made the last one", async () => {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
     const writer = writable.getWriter();
-    const asked = upstream(() => eventStream(readable));
+    const requests = upstream(() => eventStream(readable));
     void writer.write(encoder.encode(chunk("one")));
     const response = await complete();
     const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
@@ -248,23 +265,23 @@ describe("completions", () => {
     expect((await reader?.read())?.value).toBe(`${chunk("two")}data: [DONE]\n\n`);
     expect((await reader?.read())?.done).toBe(true);
 
-    const [request] = asked;
+    const [request] = requests;
     expect(request?.url).toBe("https://llm.test/v1/chat/completions");
     expect(request?.headers.get("Authorization")).toBe(`Bearer ${KEY}`);
     expect(request?.headers.get("x-bt-parent")).toBe("project_id:project-1");
     expect(await request?.json()).toEqual(REQUEST);
   });
 
-  it("come whole where no stream is asked for", async () => {
+  it("forwards a whole answer to a request that asks for no stream", async () => {
     upstream(() => Response.json({ choices: [] }));
     const response = await complete({ ...REQUEST, stream: false });
     expect([response.status, await response.json()]).toEqual([200, { choices: [] }]);
   });
 
-  it("go to Braintrust where no other address is set", async () => {
-    const asked = upstream(() => Response.json({}));
+  it("calls Braintrust when no other address is configured", async () => {
+    const requests = upstream(() => Response.json({}));
     await complete(REQUEST, { BRAINTRUST_API_KEY: KEY });
-    expect(asked[0]?.url).toBe("https://api.braintrust.dev/v1/proxy/chat/completions");
+    expect(requests[0]?.url).toBe("https://api.braintrust.dev/v1/proxy/chat/completions");
   });
 
   it.each([
@@ -274,45 +291,45 @@ describe("completions", () => {
     [500, "502 upstream_failed"],
     [503, "502 upstream_failed"],
     [302, "502 upstream_failed"],
-  ])("tell of an upstream's %i", async (status, fault) => {
+  ])("answers an upstream's %i with %s", async (status, fault) => {
     upstream(() => Response.json({ error: { message: `Bad key ${KEY}` } }, { status }));
     expect(await faultOf(await complete())).toBe(fault);
   });
 
-  it("keep the Retry-After of an upstream's 429", async () => {
+  it("keeps the Retry-After of an upstream's 429", async () => {
     upstream(() => new Response("slow down", { status: 429, headers: { "Retry-After": "7" } }));
     const response = await complete();
     expect(response.headers.get("Retry-After")).toBe("7");
     expect(await faultOf(response)).toBe("429 rate_limited");
   });
 
-  it("tell of an upstream that is not there", async () => {
+  it("answers 502 upstream_unreachable when it cannot connect to the upstream", async () => {
     upstream(() => Promise.reject(new TypeError(`cannot connect with ${KEY}`)));
     expect(await faultOf(await complete())).toBe("502 upstream_unreachable");
   });
 
   it.each([
     ["no headers", () => new Promise<Response>(() => {})],
-    ["headers and no byte", () => eventStream(new ReadableStream())],
-  ])("give up after a minute with %s", async (_, answer) => {
+    ["headers but no byte", () => eventStream(new ReadableStream())],
+  ])("answers 504 after a minute when the upstream sends %s", async (_, answer) => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     let isAnswered = false;
-    const asked = upstream(answer);
+    const requests = upstream(answer);
     const answered = complete().finally(() => {
       isAnswered = true;
     });
-    await vi.waitUntil(() => asked.length === 1, { interval: 0 }).catch(() => {});
+    await vi.waitUntil(() => requests.length === 1, { interval: 0 }).catch(() => {});
     await vi.advanceTimersByTimeAsync(59_000);
     expect(isAnswered).toBe(false);
     await vi.advanceTimersByTimeAsync(1_000);
     expect(await faultOf(await answered)).toBe("504 upstream_timeout");
-    expect(asked[0]?.signal.aborted).toBe(true);
+    expect(requests[0]?.signal.aborted).toBe(true);
   });
 
   it.each([
     ["breaks off", (c: ReadableStreamDefaultController) => c.error(new Error("reset"))],
     ["ends without [DONE]", (c: ReadableStreamDefaultController) => c.close()],
-  ])("end in a fault where the upstream's stream %s", async (_, end) => {
+  ])("ends a stream with an error event when the upstream's stream %s", async (_, end) => {
     let isFirst = true;
     const body = new ReadableStream({
       pull(controller) {
@@ -333,7 +350,7 @@ describe("completions", () => {
     expect(text).not.toContain("[DONE]");
   });
 
-  it("are 502 where a whole answer breaks off", async () => {
+  it("answers 502 when a whole answer breaks off", async () => {
     let isFirst = true;
     const body = new ReadableStream({
       pull(controller) {
@@ -346,7 +363,7 @@ describe("completions", () => {
     expect(await faultOf(await complete({ ...REQUEST, stream: false }))).toBe("502 upstream_cut");
   });
 
-  it("let go of the upstream when the client goes", async () => {
+  it("cancels the upstream's stream when the client disconnects", async () => {
     const canceled = Promise.withResolvers<void>();
     const body = new ReadableStream({
       start: (controller) => controller.enqueue(encoder.encode(chunk("one"))),
@@ -358,7 +375,7 @@ describe("completions", () => {
     await canceled.promise;
   });
 
-  it("take tools by name", async () => {
+  it("replaces the names of tools by their definitions, and refuses names that it does not know", async () => {
     const own = { type: "function", function: { name: "own", parameters: {} } };
     const extra = { type: "function", function: { name: "extra" } };
     const settings = { ...SETTINGS, LLM_TOOLS: JSON.stringify([extra]) };
@@ -370,18 +387,18 @@ describe("completions", () => {
       "show_image",
       "extra",
     ]);
-    const asked = upstream(() => Response.json({}));
+    const requests = upstream(() => Response.json({}));
     await complete({ ...REQUEST, tools: ["set_status", own, "extra"] }, settings);
-    expect(await asked[0]?.json()).toMatchObject({ tools: [tools[1], own, extra] });
+    expect(await requests[0]?.json()).toMatchObject({ tools: [tools[1], own, extra] });
     expect(await faultOf(await complete({ ...REQUEST, tools: ["nothing"] }))).toBe(
       "400 unknown_tool",
     );
   });
 
-  it("ask nobody for who has no token, no key or no request", async () => {
-    const asked = upstream(() => Response.json({}));
-    const nobody = Promise.resolve({} as Record<string, string>);
-    expect(await faultOf(await complete(REQUEST, SETTINGS, nobody as never))).toBe(
+  it("does not call the upstream without a token, a key or a valid request", async () => {
+    const requests = upstream(() => Response.json({}));
+    const noToken = Promise.resolve({} as Record<string, string>);
+    expect(await faultOf(await complete(REQUEST, SETTINGS, noToken as never))).toBe(
       "401 unauthorized",
     );
     expect(await faultOf(await complete(REQUEST, { BRAINTRUST_API_KEY: "" }))).toBe(
@@ -390,6 +407,6 @@ describe("completions", () => {
     for (const body of [{}, { model: "m", messages: [] }, { ...REQUEST, stream: "yes" }, []]) {
       expect(await faultOf(await complete(body))).toBe("400 invalid_request");
     }
-    expect(asked).toEqual([]);
+    expect(requests).toEqual([]);
   });
 });

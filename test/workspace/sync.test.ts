@@ -6,8 +6,8 @@ import {
   waitOnExecutionContext,
 } from "cloudflare:test";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import { encodeStoreId } from "../../rooms/workspace/room.ts";
-import { createWorkspaceApp } from "../../rooms/workspace/routes.ts";
+import { encodeStoreId } from "../../rooms/workspace/frames.ts";
+import { createWorkspaceApp } from "../../rooms/workspace/worker.ts";
 import {
   env,
   eventsAfter,
@@ -45,7 +45,7 @@ async function outcomeOf(response: Response): Promise<string> {
   return `${response.status} ${error}`;
 }
 
-/** What comes of a request: by the Worker, and by the actor for whoever gets to it without one. */
+/** How the Worker answers a request, and how the actor answers it without the Worker in front. */
 async function outcomes(
   request: () => Request,
   override: Partial<TestEnv> = {},
@@ -101,38 +101,38 @@ const ROWS: Row[] = [
     outcome: "401 TOKEN_MISSING",
   },
   {
-    what: "garbage",
+    what: "a token that is no JWT",
     payload: (w) => ({ instanceId: w, authToken: "a.b.c" }),
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "another's signature",
+    what: "a token signed with another secret",
     payload: (w) => withToken(w, {}, "x".repeat(32)),
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "no userId",
+    what: "a token without userId",
     payload: (w) => withToken(w, { userId: undefined }),
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "no JWT_SECRET",
+    what: "a token while JWT_SECRET is not set",
     payload: (w) => withToken(w),
     env: { JWT_SECRET: "" },
     outcome: "503 AUTH_SERVICE_ERROR",
   },
   {
-    what: "a token within its grace",
+    what: "a token within its grace period",
     payload: (w) => withToken(w, { exp: nowSeconds() - DAY_SECONDS + 60 }),
     outcome: "in",
   },
   {
-    what: "a token past its grace",
+    what: "a token past its grace period",
     payload: (w) => withToken(w, { exp: nowSeconds() - DAY_SECONDS - 60 }),
     outcome: "401 GRACE_PERIOD_EXPIRED",
   },
   {
-    what: "a shorter grace",
+    what: "a token past a shorter grace period",
     payload: (w) => withToken(w, { exp: nowSeconds() - 60 }),
     env: { GRACE_PERIOD_SECONDS: "30" },
     outcome: "401 GRACE_PERIOD_EXPIRED",
@@ -143,7 +143,7 @@ const ROWS: Row[] = [
     outcome: "401 TOKEN_MISSING",
   },
   {
-    what: "another instanceId",
+    what: "an instanceId of another workspace",
     payload: async (w) => ({ ...(await withToken(w)), instanceId: "b" }),
     outcome: "403 FORBIDDEN",
   },
@@ -153,32 +153,32 @@ const ROWS: Row[] = [
     outcome: "403 FORBIDDEN",
   },
   {
-    what: "a role there is not",
+    what: "a token with an unknown role",
     payload: (w) => withToken(w, { workspaces: [{ id: w, role: "guest" }] }),
     outcome: "403 FORBIDDEN",
   },
   {
-    what: "no claims version",
+    what: "a token without a claims version",
     payload: (w) => withToken(w, { workspaceClaimsVersion: undefined }),
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "a claims version in letters",
+    what: "a token whose claims version is text",
     payload: (w) => withToken(w, { workspaceClaimsVersion: "2" }),
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "an old claims version",
+    what: "a token with an old claims version",
     payload: (w) => withToken(w, { userId: "raised", workspaceClaimsVersion: 4 }),
     outcome: "401 TOKEN_VERSION_STALE",
   },
   {
-    what: "the new claims version",
+    what: "a token with the new claims version",
     payload: (w) => withToken(w, { userId: "raised", workspaceClaimsVersion: 5 }),
     outcome: "in",
   },
   {
-    what: "a broken claims version in KV",
+    what: "a token while the claims version in KV is malformed",
     payload: (w) => withToken(w, { userId: "broken" }),
     outcome: "503 AUTH_SERVICE_ERROR",
   },
@@ -195,31 +195,31 @@ const ROWS: Row[] = [
   },
   { what: "a wrong bypass token", payload: bypass("wrong"), outcome: "401 TOKEN_INVALID" },
   {
-    what: "no bypass token where none is set",
+    what: "no token while no bypass token is set",
     payload: (w) => ({ instanceId: w }),
     env: unset,
     outcome: "401 TOKEN_MISSING",
   },
   {
-    what: "an empty bypass token where none is set",
+    what: "an empty bypass token while none is set",
     payload: bypass(""),
     env: unset,
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "`undefined` for a bypass token where none is set",
+    what: "the bypass token `undefined` while none is set",
     payload: bypass("undefined"),
     env: unset,
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "null for a bypass token where none is set",
+    what: "the bypass token null while none is set",
     payload: bypass(null),
     env: unset,
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "an empty bypass token where an empty one is set",
+    what: "an empty bypass token while an empty one is set",
     payload: bypass(""),
     env: { SERVER_BYPASS_TOKEN: "" },
     outcome: "401 TOKEN_INVALID",
@@ -231,28 +231,28 @@ const ROWS: Row[] = [
     outcome: "401 TOKEN_INVALID",
   },
   {
-    what: "nobody in production without REQUIRE_AUTH",
+    what: "no token in production without REQUIRE_AUTH",
     payload: (w) => ({ instanceId: w }),
     env: { ...OFF, ENVIRONMENT: "production" },
     outcome: "401 TOKEN_MISSING",
   },
-  { what: "nobody in development", payload: (w) => ({ instanceId: w }), env: OFF, outcome: "in" },
+  { what: "no token in development", payload: (w) => ({ instanceId: w }), env: OFF, outcome: "in" },
   {
-    what: "nobody in development without instanceId",
+    what: "no token and no instanceId in development",
     payload: () => ({}),
     env: OFF,
     outcome: "403 FORBIDDEN",
   },
   {
-    what: "nobody in development with another instanceId",
+    what: "no token and another instanceId in development",
     payload: () => ({ instanceId: "b" }),
     env: OFF,
     outcome: "403 FORBIDDEN",
   },
 ];
 
-describe.each(TRANSPORTS)("over %s", (transport: Transport) => {
-  it.each(ROWS)("$what: $outcome", async ({ payload, env: override, outcome }) => {
+describe.each(TRANSPORTS)("a sync request over %s", (transport: Transport) => {
+  it.each(ROWS)("with $what: $outcome", async ({ payload, env: override, outcome }) => {
     await setVersion("raised", "5");
     await setVersion("broken", "five");
     const workspace = newWorkspace();
@@ -261,7 +261,7 @@ describe.each(TRANSPORTS)("over %s", (transport: Transport) => {
     expect(await outcomes(request, override)).toEqual([outcome, outcome]);
   });
 
-  it("tells what is wrong in words too", async () => {
+  it("that is refused has an answer with a code and an explanation", async () => {
     const response = await SELF.fetch(syncRequest(transport, "team", {}));
     expect(await response.json()).toEqual({
       error: "TOKEN_MISSING",
@@ -270,7 +270,7 @@ describe.each(TRANSPORTS)("over %s", (transport: Transport) => {
   });
 });
 
-it("logs the size of a large workspaces claim, and nothing of it", async () => {
+it("logs the size of a large workspaces claim, but none of its content", async () => {
   const written = vi.spyOn(console, "log");
   onTestFinished(() => written.mockRestore());
   const workspace = newWorkspace();
@@ -290,8 +290,8 @@ it("logs the size of a large workspaces claim, and nothing of it", async () => {
   expect(lines.join()).not.toContain("secret-workspace");
 });
 
-describe("what one workspace cannot do to another", () => {
-  it("names that SQLite takes for one get tables of their own", async () => {
+describe("the isolation of workspaces", () => {
+  it("gives a table of its own to each of several names that SQLite would not tell apart", async () => {
     const names = ["a-b", "a_b", "A-B", "a.b", "ab", "a_2db", "ä", "𝒳"];
     expect(new Set(names.map((name) => encodeStoreId(name).toLowerCase())).size).toBe(names.length);
     const [dash, line, upper] = ["trap-1", "trap_1", "TRAP-1"] as const;
@@ -306,7 +306,7 @@ describe("what one workspace cannot do to another", () => {
     }
   });
 
-  it("a frame that names another workspace ends the socket, also right after the actor woke", async () => {
+  it("closes a socket that sends a frame for another workspace, even right after the actor woke up", async () => {
     const [own, other] = [newWorkspace(), newWorkspace()];
     const victim = await SyncSocket.member("bob", other);
     expect(await victim.push(other, eventsAfter(0, 3))).toBe("Success");
@@ -321,7 +321,7 @@ describe("what one workspace cannot do to another", () => {
     expect(await victim.push(other, eventsAfter(3, 1))).toBe("Success");
   });
 
-  it("a body that names another workspace is refused", async () => {
+  it("refuses a body that names another workspace", async () => {
     const [own, other] = [newWorkspace(), newWorkspace()];
     const url = syncRequest("http", own, await withToken(own)).url;
     const response = await SELF.fetch(postOf(url, pushOf(other, eventsAfter(0, 1), "SyncHttpRpc")));
@@ -330,19 +330,19 @@ describe("what one workspace cannot do to another", () => {
     expect(read.status).toBe(403);
   });
 
-  it("a token for one with the other's store id is refused", async () => {
+  it("refuses a token for one workspace with the store id of another", async () => {
     const authToken = await signMember("ann", "a");
     const response = await SELF.fetch(syncRequest("ws", "b", { instanceId: "b", authToken }));
     expect(response.status).toBe(403);
   });
 
-  it("calls from actor to actor are off: they would come without a check", async () => {
+  it("has no calls from actor to actor, since nothing would authorize them", async () => {
     const stub = env.WORKSPACES.getByName(newWorkspace());
     const { rpc } = stub as unknown as { rpc(payload: Uint8Array): Promise<unknown> };
     await expect((async () => rpc(new Uint8Array()))()).rejects.toThrow(/does not implement/);
   });
 
-  it("what is no message of the protocol ends the socket", async () => {
+  it("closes a socket that sends anything but a message of the protocol", async () => {
     for (const frame of [
       "{",
       "[]",
@@ -355,7 +355,7 @@ describe("what one workspace cannot do to another", () => {
     }
   });
 
-  it("a push whose events do not follow one another is refused whole", async () => {
+  it("refuses the whole of a push whose events do not follow one another", async () => {
     const workspace = newWorkspace();
     const bad = [...eventsAfter(0, 19), ...eventsAfter(0, 1)];
     const socket = await SyncSocket.member("ann", workspace);
@@ -367,7 +367,7 @@ describe("what one workspace cannot do to another", () => {
 });
 
 describe("a member who was removed", () => {
-  it("is refused at the next push and cut off; the others are not", async () => {
+  it("is refused at the next push and disconnected from all sockets, while other members stay", async () => {
     const workspace = newWorkspace();
     const [removed, reader, other] = await Promise.all([
       SyncSocket.member("carl", workspace),
@@ -386,12 +386,12 @@ describe("a member who was removed", () => {
 
     removed.send(pushOf(workspace, eventsAfter(1, 1)));
     expect(await removed.closed).toEqual({ code: 4401, reason: "TOKEN_VERSION_STALE" });
-    // One who only reads is out as well.
+    // So is a socket that only reads.
     expect((await reader.closed).code).toBe(4401);
     expect(await other.push(workspace, eventsAfter(1, 1))).toBe("Success");
   });
 
-  it("is looked at again after the actor slept", async () => {
+  it("is refused at the next push after the actor slept, too", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("emil", workspace);
     expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
@@ -402,7 +402,7 @@ describe("a member who was removed", () => {
     expect((await socket.closed).reason).toBe("TOKEN_VERSION_STALE");
   });
 
-  it("cannot push over HTTP with a token whose grace is over", async () => {
+  it("cannot push when the grace period of the token is over", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.open(workspace, await withToken(workspace, { userId: "fay" }));
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + (DAY_SECONDS + 3700) * 1000 });
@@ -411,8 +411,8 @@ describe("a member who was removed", () => {
   });
 });
 
-describe("the log", () => {
-  it("reaches those who are there, those who slept and those who come later, in one order", async () => {
+describe("the event log of a workspace", () => {
+  it("reaches clients in the same order when they are connected, when the actor slept and when they come later", async () => {
     const workspace = newWorkspace();
     const [writer, reader] = await Promise.all([
       SyncSocket.member("ann", workspace),
@@ -430,14 +430,14 @@ describe("the log", () => {
     expect(await late.receive(60)).toEqual(all);
   });
 
-  it("reaches one who still reads it while another writes: each event once, in order", async () => {
+  it("reaches a client that still reads it while another one writes: each event once, in order", async () => {
     const workspace = newWorkspace();
     const writer = await SyncSocket.member("ann", workspace);
     for (const parent of [0, 100, 200]) await writer.push(workspace, eventsAfter(parent, 100));
     const reader = await SyncSocket.member("bob", workspace);
     reader.send(pullOf(workspace));
     await reader.receive(100);
-    // The relay waits for a receipt before it goes on; meanwhile, this one is ahead of its turn.
+    // The relay waits for a receipt before it sends more. Meanwhile, this event would come too early.
     await writer.push(workspace, eventsAfter(300, 1));
     // As many as sync-cf puts in one answer, and in one page of the log.
     for (const read of [200, 256, 300, 301]) {
@@ -448,7 +448,7 @@ describe("the log", () => {
     expect(await reader.receive(302)).toEqual(Array.from({ length: 302 }, (_, index) => index + 1));
   });
 
-  it("is in D1", async () => {
+  it("is stored in D1", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("ann", workspace);
     await socket.push(workspace, eventsAfter(0, 20));
@@ -459,7 +459,7 @@ describe("the log", () => {
     expect(row).toEqual({ n: 20, last: 20 });
   });
 
-  it("tells the second of two pushes at once to rebase, every time", async () => {
+  it("accepts one of three pushes at once and answers the others with ServerAheadError, every time", async () => {
     const workspace = newWorkspace();
     const sockets = await Promise.all(
       ["ann", "bob", "carla"].map((user) => SyncSocket.member(user, workspace)),
@@ -473,11 +473,11 @@ describe("the log", () => {
     }
   });
 
-  it("goes on where a push was cut off half-way through its inserts", async () => {
+  it("accepts pushes after one was cut off half-way through its inserts", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("ann", workspace);
     expect(await socket.push(workspace, eventsAfter(0, 5))).toBe("Success");
-    // What a power cut leaves behind: rows in the log that the head does not know of.
+    // What a power cut leaves behind: rows in the log beyond the head.
     const table = `eventlog_7_${encodeStoreId(workspace)}`;
     await env.DB.prepare(
       `INSERT INTO "${table}" (seqNum, parentSeqNum, args, name, createdAt, clientId, sessionId) VALUES (6, 5, '{}', 'e', '', 'c', 's')`,
@@ -487,7 +487,7 @@ describe("the log", () => {
     expect(await socket.push(workspace, eventsAfter(6, 1))).toBe("Success");
   });
 
-  it("takes the next push after a write to D1 failed half-way", async () => {
+  it("accepts the next push after a write to D1 failed half-way", async () => {
     const workspace = newWorkspace();
     const socket = await SyncSocket.member("ann", workspace);
     expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
@@ -505,7 +505,7 @@ describe("the log", () => {
   });
 });
 
-it("is found nowhere but where LiveStore's clients ask", async () => {
+it("answers sync at /sync only: 404 at a path below it", async () => {
   const response = await SELF.fetch(`${ORIGIN}/sync/other?storeId=a`);
   expect(response.status).toBe(404);
 });

@@ -1,6 +1,7 @@
 import { describeDevices } from "../../../rooms/devices/contract.ts";
 import { describeMoods } from "../../../rooms/moods/contract.ts";
 import { describePresence } from "../../../rooms/presence/contract.ts";
+import { describeWorkspace } from "../../../rooms/workspace/contract.ts";
 import type { SystemDescription } from "../../http/describe.ts";
 import { PROTOCOL_VERSION } from "../../wire/version.ts";
 import { type AsyncApi, toAsyncApi } from "./asyncapi.ts";
@@ -14,6 +15,7 @@ const SYSTEMS: (() => SystemDescription)[] = [
   describePresence,
   describeDevices,
   describeMoods,
+  describeWorkspace,
   describeDebug,
 ];
 

@@ -1,0 +1,3 @@
+/** The second Worker: its actor and its routes. Only this entry imports LiveStore. */
+export { WorkspaceRoom, type WorkspaceRoomEnv } from "./room.ts";
+export { createWorkspaceApp, type WorkspaceEnv } from "./routes.ts";
