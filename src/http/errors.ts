@@ -38,3 +38,11 @@ function statusOf(thrown: unknown): number | undefined {
   if (!(thrown instanceof Error) || !("getResponse" in thrown) || !("status" in thrown)) return;
   return typeof thrown.status === "number" && thrown.status < 500 ? thrown.status : undefined;
 }
+
+/** The answer to a request that no route takes. */
+export function notFound(path: string): Response {
+  // The devices contract has its own word for paths below its prefix.
+  const error: ErrorCode = path.startsWith("/api/v1/") ? "unavailable" : "not_found";
+  const body: ErrorBody = { error, details: "Route not found" };
+  return Response.json(body, { status: 404 });
+}

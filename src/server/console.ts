@@ -5,16 +5,16 @@ import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { isDevelopment, requireSecret } from "../access/secrets.ts";
 import { RollcallError } from "../wire/errors.ts";
 
-/** Lifetime of the tokens that development hands to the console, in ms. */
+/** Lifetime of the tokens that the console gets in development, in ms. */
 const TOKEN_TTL_MS = 3_600_000;
-/** Below these a 404 is never a page. */
+/** Paths below these are an API: a 404 there is never a page. */
 const NO_PAGES = ["/api/", "/ws/", "/debug/"];
 
 const encoder = new TextEncoder();
 
 /**
- * The page runs what it loads from here and nothing else. Sockets are named by scheme: older Safari
- * does not count `ws:` to 'self'.
+ * The page runs code from this server only. Sockets are named by their scheme, because older versions
+ * of Safari do not count `ws:` as 'self'.
  */
 const PAGE_HEADERS = {
   "Content-Security-Policy":
@@ -30,14 +30,14 @@ interface ConsoleVars {
   CONSOLE?: string;
 }
 
-/** In development always; elsewhere only where `CONSOLE` says `on`. */
+/** Whether the console is served: in development always, elsewhere if `CONSOLE` is `on`. */
 export function isConsoleOn(env: ConsoleVars): boolean {
   return isDevelopment(env) || env.CONSOLE === "on";
 }
 
 /**
- * The console for a request that no route takes: an asset by its path, and for a browser on any path
- * outside the API the page itself. Null where there is none, so that an API's 404 stays JSON.
+ * The console's answer to a request that no route takes: an asset by its path; for a browser, on any
+ * path outside the API, the page itself. Null otherwise, so that a 404 of the API stays JSON.
  */
 export async function findPage(
   request: Request,
@@ -60,7 +60,7 @@ export async function findPage(
 
 const sessionRequest = z.object({ name: z.string().check(z.minLength(1), z.maxLength(64)) });
 
-/** Console users have names, devices belong to a UUID: the same one for the same name (RFC 9562, v8). */
+/** The UUID that owns the devices of a console user: always the same for a name (RFC 9562, v8). */
 async function uuidOf(name: string): Promise<string> {
   const digest = await crypto.subtle.digest("SHA-256", encoder.encode(`rollcall console ${name}`));
   const hex = [...new Uint8Array(digest)]
@@ -70,10 +70,10 @@ async function uuidOf(name: string): Promise<string> {
 }
 
 /**
- * What the console asks of the Worker beyond the contracts. In development it is given tokens, and
- * its heartbeats the ingest token, which never reaches the page. Elsewhere people bring their own.
+ * The console's own routes. In development they give it tokens, and add the ingest token to its
+ * heartbeats, so that the page never has it. Elsewhere people enter tokens of their own.
  *
- * @param dispatch the whole app, which a heartbeat goes through like any daemon's
+ * @param dispatch the whole app, which handles a heartbeat of the console like one of a daemon
  */
 export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<{ Bindings: Env }> {
   const app = new Hono<{ Bindings: Env }>();
@@ -87,14 +87,14 @@ export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<
     if (!isDevelopment(c.env)) {
       return c.json({ error: "unavailable", details: "Disabled in production" }, 403);
     }
-    // A page of another origin cannot send this type unasked, nor would a preflight let it.
+    // A page of another origin needs a preflight for this type, and these paths answer none.
     if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? "")) {
       throw new RollcallError("unsupported_media_type", "Send application/json");
     }
     return next();
   });
 
-  /** `{name}` → who that is, and tokens for an hour. */
+  /** `{name}` → the user's UUID, and tokens for an hour. */
   app.post("/debug/console/session", async (c) => {
     const parsed = sessionRequest.safeParse(await c.req.json().catch(() => undefined));
     if (!parsed.success) {
@@ -114,7 +114,7 @@ export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<
     return c.json({ userUuid, jwt, presenceToken, expiresAtMs });
   });
 
-  /** A heartbeat as the contract has it, shown with the ingest token. */
+  /** A heartbeat of the contract, sent on with the ingest token. */
   app.post("/debug/console/heartbeat", (c) => {
     const request = new Request(new URL("/api/v1/daemon/presence/heartbeat", c.req.url), c.req.raw);
     const ingestToken = requireSecret(c.env, "PRESENCE_DO_INGEST_TOKEN");

@@ -3,12 +3,15 @@ import { requestedUser } from "../../rooms/devices/access.ts";
 import type { DeviceRoom } from "../../rooms/devices/room.ts";
 import { isDevelopment } from "../access/secrets.ts";
 import { call } from "../actor/call.ts";
+import { namespaceOf } from "../http/binding.ts";
 import { allowCors } from "../http/cors.ts";
-import type { AppEnv } from "../http/routes.ts";
+
+/** Bindings by the name of the system in `/debug/actors/<system>/<name>`. */
+const BINDINGS = { presence: "PRESENCE", fanout: "FANOUT", devices: "DEVICES" };
 
 /** What actors report about themselves. A request wakes the actor. Off outside development. */
-export function debugRoutes(): Hono<AppEnv> {
-  const app = new Hono<AppEnv>();
+export function debugRoutes<E extends { ENVIRONMENT?: string }>(): Hono<{ Bindings: E }> {
+  const app = new Hono<{ Bindings: E }>();
   allowCors(app, "/debug/presence", {
     methods: "GET, POST, OPTIONS",
     headers: "Content-Type, Authorization",
@@ -17,18 +20,14 @@ export function debugRoutes(): Hono<AppEnv> {
     if (isDevelopment(c.env)) return next();
     return c.json({ error: "unavailable", details: "Debug endpoint disabled in production" }, 403);
   });
-  app.get("/debug/actors/presence/:name", async (c) =>
-    c.json(await c.env.PRESENCE.getByName(c.req.param("name")).inspect()),
-  );
-  app.get("/debug/actors/fanout/:name", async (c) =>
-    c.json(await c.env.FANOUT.getByName(c.req.param("name")).inspect()),
-  );
-  app.get("/debug/actors/devices/:name", async (c) =>
-    c.json(await c.env.DEVICES.getByName(c.req.param("name")).inspect()),
-  );
+  for (const [system, binding] of Object.entries(BINDINGS)) {
+    app.get(`/debug/actors/${system}/:name`, async (c) =>
+      Response.json(await namespaceOf(c.env, binding).getByName(c.req.param("name")).inspect()),
+    );
+  }
   app.get("/debug/presence", async (c) => {
-    const stub = c.env.DEVICES.getByName(requestedUser(c.req.raw));
-    return c.json(await call<DeviceRoom>(stub).inspect());
+    const stub = namespaceOf(c.env, BINDINGS.devices).getByName(requestedUser(c.req.raw));
+    return Response.json(await call<DeviceRoom>(stub).inspect());
   });
   return app;
 }

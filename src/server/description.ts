@@ -1,4 +1,5 @@
 import { OpenAPIHono } from "@hono/zod-openapi";
+import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
 import type { AppEnv } from "../http/routes.ts";
 import { PROTOCOL_VERSION } from "../wire/version.ts";
 import { describeEvents, SECURITY } from "./asyncapi.ts";
@@ -32,8 +33,11 @@ const PAGE_HEADERS = {
 
 export type OpenApi = ReturnType<OpenAPIHono<AppEnv>["getOpenAPI31Document"]>;
 
-/** The HTTP routes of `app` as OpenAPI 3.1. */
-export function describeRoutes(app: OpenAPIHono<AppEnv>, url: URL): OpenApi {
+const app = new OpenAPIHono<AppEnv>();
+app.route("/", fanoutRoutes());
+
+/** The HTTP routes as OpenAPI 3.1. */
+export function describeRoutes(url: URL): OpenApi {
   const described = app.getOpenAPI31Document({
     openapi: "3.1.0",
     info: {
@@ -59,7 +63,7 @@ export function describeRoutes(app: OpenAPIHono<AppEnv>, url: URL): OpenApi {
  * The descriptions of `app` at `/openapi.json` and `/asyncapi.json`, and both to read at `/docs`. They
  * are made when asked for, of the schemas that routes and rooms work with.
  */
-export function descriptionRoutes(app: OpenAPIHono<AppEnv>): OpenAPIHono<AppEnv> {
+export function descriptionRoutes(): OpenAPIHono<AppEnv> {
   for (const [name, scheme] of Object.entries(SECURITY)) {
     app.openAPIRegistry.registerComponent("securitySchemes", name, scheme);
   }
@@ -69,13 +73,13 @@ export function descriptionRoutes(app: OpenAPIHono<AppEnv>): OpenAPIHono<AppEnv>
     description: "The events of sockets and streams. HTTP routes are described in `/openapi.json`.",
   };
   const routes = new OpenAPIHono<AppEnv>();
-  routes.get("/openapi.json", (c) => c.json(describeRoutes(app, new URL(c.req.url)), 200, HEADERS));
+  routes.get("/openapi.json", (c) => c.json(describeRoutes(new URL(c.req.url)), 200, HEADERS));
   routes.get("/asyncapi.json", (c) =>
     c.json(describeEvents(info, new URL(c.req.url)), 200, HEADERS),
   );
   routes.get("/docs", (c) => {
     const url = new URL(c.req.url);
-    const page = renderDocs(describeRoutes(app, url), describeEvents(info, url));
+    const page = renderDocs(describeRoutes(url), describeEvents(info, url));
     return c.html(page, 200, PAGE_HEADERS);
   });
   return routes;

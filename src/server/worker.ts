@@ -5,7 +5,8 @@ import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
 import { workspace } from "../../rooms/workspace/index.ts";
 import { createActorHandler } from "../actor/actor.ts";
-import { createApp, notFound } from "./app.ts";
+import { notFound } from "../http/errors.ts";
+import { createApp } from "./app.ts";
 import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
 import { descriptionRoutes } from "./description.ts";
@@ -27,8 +28,8 @@ const app = createApp<Env>({
   workspace: workspace(),
 });
 // What belongs to the service alone.
-app.route("/", debugRoutes());
-app.route("/", descriptionRoutes(app));
+app.route("/", debugRoutes<Env>());
+app.route("/", descriptionRoutes());
 app.route("/", consoleRoutes(app.fetch));
 app.notFound(async (c) => (await findPage(c.req.raw, c.env)) ?? notFound(c.req.path));
 

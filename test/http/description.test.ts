@@ -9,8 +9,7 @@ const OURS = /^\/($|docs$|openapi\.json$|asyncapi\.json$|console\/|debug\/consol
 
 describe("the descriptions", () => {
   it("name every route that the Worker has", () => {
-    const app = worker;
-    const { paths = {} } = describeRoutes(app, URL_HERE);
+    const { paths = {} } = describeRoutes(URL_HERE);
     const info = { title: "", version: "", description: "" };
     const { channels } = describeEvents(info, URL_HERE);
     const described = new Set([
@@ -19,7 +18,7 @@ describe("the descriptions", () => {
       ),
       ...Object.values(channels).map(({ address }) => `GET ${address}`),
     ]);
-    const undescribed = app.routes
+    const undescribed = worker.routes
       // Middleware, preflights, and what goes to the second Worker whole.
       .filter(({ method }) => method !== "ALL" && method !== "OPTIONS")
       .filter(({ path }) => !OURS.test(path))
