@@ -1,0 +1,56 @@
+/** A user's devices, live: `rollcall/devices`. */
+import { type DeviceEvents, type Heartbeat, replaceDevice } from "../rooms/devices/device.ts";
+import { VeraniClient, type VeraniClientOptions } from "./client.ts";
+
+export type Device = Heartbeat;
+
+export interface WatchDevicesOptions extends VeraniClientOptions {
+  /**
+   * Called with all devices after the first snapshot, and after each change. A device keeps its place
+   * in the list; a new one comes last.
+   */
+  onDevices(devices: readonly Device[]): void;
+}
+
+export interface DeviceWatch {
+  /** The devices as last received; empty until the first snapshot. */
+  readonly devices: readonly Device[];
+  /** The connection, for its state and errors. */
+  readonly client: VeraniClient<DeviceEvents>;
+  /** Ends the connection for good. */
+  close(): void;
+}
+
+/**
+ * Watches the devices of a user. The connection comes back by itself, and then starts with a new
+ * snapshot.
+ *
+ * @param url of the devices socket: `wss://<host>/ws/devices?user_id=<uuid>`
+ * @param options `token`: a presence token with the scope `presence:read`, or a function that gives one
+ *
+ * @example
+ * const watch = watchDevices("wss://example.com/ws/devices?user_id=" + userId, {
+ *   token: () => fetchPresenceToken(),
+ *   onDevices: (devices) => show(devices.filter(({ status }) => status === "online")),
+ * });
+ */
+export function watchDevices(url: string, options: WatchDevicesOptions): DeviceWatch {
+  const { onDevices, ...clientOptions } = options;
+  const client = new VeraniClient<DeviceEvents>(url, clientOptions);
+  let devices: readonly Device[] = [];
+  const show = (next: readonly Device[]): void => {
+    devices = next;
+    onDevices(devices);
+  };
+  client.on("device.sync", (snapshot) => show(snapshot.devices));
+  client.on("device.update", ({ type: _, ...device }: Device & { type?: string }) =>
+    show(replaceDevice(devices, device)),
+  );
+  return {
+    client,
+    get devices() {
+      return devices;
+    },
+    close: () => client.close(),
+  };
+}
