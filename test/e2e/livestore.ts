@@ -1,4 +1,4 @@
-/** Stock LiveStore clients for tests and benchmarks, and a cable to them that can be cut. */
+/** Stock LiveStore clients for tests and benchmarks, and a cable to the server that can be cut. */
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdapter } from "@livestore/adapter-node";
@@ -36,7 +36,7 @@ const schema = makeSchema({
     ),
   }),
 });
-// SQLite numbers rows as their events come into order.
+// SQLite numbers rows in the order of their events.
 const IN_ORDER = { query: "SELECT text FROM notes ORDER BY rowid", bindValues: {} };
 
 export interface ClientOptions {
@@ -91,7 +91,7 @@ export class NoteClient {
   }
 }
 
-/** Waits until every client has `count` notes, all in the same order; says whether they came to it. */
+/** Waits until every client has `count` notes, all in the same order. Returns false after `timeoutMs`. */
 export async function converge(
   clients: NoteClient[],
   count: number,
@@ -106,7 +106,7 @@ export async function converge(
   return false;
 }
 
-/** TCP between a client and a server. */
+/** The TCP connections between a client and a server. */
 export class Cable {
   readonly url: string;
   readonly #server: Server;
@@ -126,7 +126,7 @@ export class Cable {
     return cable;
   }
 
-  /** Resets what is connected, and all that tries to connect until it is mended. */
+  /** Resets all connections, and every new one until `mend`. */
   cut(): void {
     this.#isCut = true;
     for (const socket of this.#sockets) socket.resetAndDestroy();

@@ -1,5 +1,5 @@
 /**
- * Stock LiveStore clients through `npm start`. More runs of the same, for a figure:
+ * Stock LiveStore clients through `npm start`. For a figure over more runs:
  * `RUNS=20 npx vitest run --project e2e workspace`.
  */
 import { execFileSync } from "node:child_process";
@@ -13,17 +13,17 @@ import { type Server, startServer } from "./server.ts";
 
 const RUNS = Number(process.env.RUNS ?? 0);
 const JWT_SECRET = "e2e-jwt-secret-0123456789-0123456789";
-/** Notes of each client in a run, in bursts. */
+/** Notes of each client in a run. */
 const FULL = 200;
-/** Where it is only to show that it works here too. */
+/** For the second storage, and after the power cut. */
 const SHORT = 100;
 const BURST = 25;
 const SETTLE_MS = 500;
 const KEY = "sk-e2e-secret";
-/** A client that was cut off comes back after 1 s at first, and after 2 and 4 s if that was too early. */
+/** A client that was cut off reconnects after 1 s, then after 2 and 4 s. */
 const CONVERGE_MS = 30_000;
 
-/** Notes by each of two clients in bursts, one of them cut off twice; and one who comes later. */
+/** Two clients write notes in bursts, one of them is cut off twice; a third one comes later. */
 async function play(
   server: Server,
   workspace: string,
@@ -47,11 +47,11 @@ async function play(
   const rest = async () => expect(await converge([ann, bob], count, CONVERGE_MS)).toBe(true);
   await rest();
   for (let burst = 0; burst < notes / BURST; burst++) {
-    // Bob is cut off while he is at rest. (What a stock client has on the way when its cable goes, it
-    // may never get over, with sync-cf's own relay as well.)
+    // Bob is cut off while nothing of his is on its way: a stock client may get stuck when its push is
+    // cut off, also with sync-cf's own relay.
     const isCut = burst === 1 || burst === 3;
     if (isCut) {
-      // Seeing all notes is not all: an answer to his own push may still be on its way.
+      // He has all notes, but the answer to his own push may still be on its way.
       await sleep(SETTLE_MS);
       cable.cut();
     }
@@ -76,7 +76,7 @@ async function playAll(server: Server, first: number, second: number): Promise<v
 }
 const PLAY_TIMEOUT_MS = Math.max(1, RUNS) * 120_000;
 
-describe("npm start", () => {
+describe("the workspace Worker behind npm start", () => {
   let server: Server;
   let finishAnswer = () => {};
   let authorization: string | undefined;
@@ -104,7 +104,7 @@ describe("npm start", () => {
     return NoteClient.open({ url, storeId: workspace, payload, transport });
   };
 
-  it("lets a client sync over HTTP, and wrangler look at its events in D1", async () => {
+  it("syncs a client over HTTP with one over a WebSocket, and wrangler reads their events from D1", async () => {
     const [near, far] = [
       await open(server.url, "over-http", "http"),
       await open(server.url, "over-http"),
@@ -133,7 +133,7 @@ describe("npm start", () => {
     expect(texts.toSorted()).toEqual(["over http", "over ws"]);
   });
 
-  it("keeps a client with a token for another workspace out", async () => {
+  it("refuses a client whose token is for another workspace", async () => {
     const authToken = await signMember("eve", "hers", JWT_SECRET);
     const payload = encodeURIComponent(JSON.stringify({ instanceId: "ours", authToken }));
     const query = new URLSearchParams({ storeId: "ours", transport: "http", payload });
@@ -142,7 +142,7 @@ describe("npm start", () => {
     expect(await response.json()).toMatchObject({ error: "FORBIDDEN" });
   });
 
-  it("refuses a large image at once, while its sender still sends", async () => {
+  it("refuses an image that is too large while its sender still sends", async () => {
     const token = await signMember("ann", "any", JWT_SECRET);
     const form = new FormData();
     form.set("file", new File([new Uint8Array(8 * 1024 * 1024)], "a.png"));
@@ -155,7 +155,7 @@ describe("npm start", () => {
     expect(await response.json()).toMatchObject({ code: "INVALID_FILE" });
   });
 
-  it("completions reach the client as the upstream makes them, and the key reaches nobody", async () => {
+  it("forwards a completion while the upstream still makes it, and logs no key", async () => {
     const response = await fetch(`${server.url}/api/llm/chat/completions`, {
       method: "POST",
       headers: { Authorization: `Bearer ${await signMember("ann", "any", JWT_SECRET)}` },
@@ -174,19 +174,19 @@ describe("npm start", () => {
     }
     expect(rest).toBe("data: [DONE]\n\n");
     expect(authorization).toBe(`Bearer ${KEY}`);
-    // Before it is ready, npm shows the command line.
+    // Before the server is ready, npm shows the command line, which holds the key.
     expect(server.logs.slice(server.logs.indexOf("Ready on"))).not.toContain(KEY);
   });
 
   it(
-    "clients come to the same notes in the same order, before and after a power cut",
+    "gives all clients the same notes in the same order, before and after a power cut",
     () => playAll(server, FULL, SHORT),
     PLAY_TIMEOUT_MS,
   );
 });
 
 it(
-  "clients come to the same notes with WORKSPACE_STORAGE=do, before and after a power cut",
+  "all clients have the same notes in the same order with WORKSPACE_STORAGE=do, before and after a power cut",
   async () => {
     const vars = { REQUIRE_AUTH: "true", JWT_SECRET, WORKSPACE_STORAGE: "do" };
     const server = await startServer({ vars });

@@ -411,6 +411,50 @@ describe("a member who was removed", () => {
   });
 });
 
+describe("a member that is stored with a socket", () => {
+  /** Opens a socket and replaces the member that is stored with it. */
+  async function openWith(workspace: string, change: (member: object) => unknown) {
+    const socket = await SyncSocket.member("gil", workspace);
+    await runInDurableObject(env.WORKSPACES.getByName(workspace), (_, state) => {
+      for (const accepted of state.getWebSockets()) {
+        const attachment = JSON.parse(accepted.deserializeAttachment() as string) as {
+          headers: { member: string };
+        };
+        const changed = change(JSON.parse(attachment.headers.member) as object);
+        const text = typeof changed === "string" ? changed : JSON.stringify(changed);
+        accepted.serializeAttachment(JSON.stringify({ ...attachment, headers: { member: text } }));
+      }
+    });
+    return socket;
+  }
+
+  it.each([
+    [
+      "the release before, without a version",
+      (member: object) => {
+        const { v: _, ...rest } = member as { v?: number };
+        expect(rest).toMatchObject({ storeId: expect.any(String), userId: "gil" });
+        return rest;
+      },
+    ],
+    ["a later release", (member: object) => ({ ...member, v: 2, more: "unknown here" })],
+  ])("may push when it was written by %s", async (_, change) => {
+    const workspace = newWorkspace();
+    const socket = await openWith(workspace, change);
+    expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
+  });
+
+  it.each(["{", '"text"', '{"userId":"gil"}'])(
+    "is disconnected at its next push when it is unreadable: %s",
+    async (garbage) => {
+      const workspace = newWorkspace();
+      const socket = await openWith(workspace, () => garbage);
+      socket.send(pushOf(workspace, eventsAfter(0, 1)));
+      expect(await socket.closed).toEqual({ code: 4401, reason: "TOKEN_INVALID" });
+    },
+  );
+});
+
 describe("the event log of a workspace", () => {
   it("reaches clients in the same order when they are connected, when the actor slept and when they come later", async () => {
     const workspace = newWorkspace();
