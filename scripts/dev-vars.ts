@@ -1,4 +1,4 @@
-/** The development secrets: `.dev.vars` (not in git), made from the committed example. */
+/** The development secrets: `.dev.vars` (not in git), a copy of the committed example. */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseEnv } from "node:util";
@@ -7,9 +7,9 @@ const DEV_VARS = fileURLToPath(new URL("../.dev.vars", import.meta.url));
 const EXAMPLE = fileURLToPath(new URL("../.dev.vars.example", import.meta.url));
 
 /**
- * Makes `.dev.vars` from the example, or appends the names it lacks. Values that are there stay.
+ * Creates `.dev.vars` from the example, or appends the names that are missing. Existing values stay.
  *
- * @returns the names that were added; empty when there was nothing to do
+ * @returns the names that were added
  */
 export function completeDevVars(): string[] {
   const example = readFileSync(EXAMPLE, "utf8");
@@ -37,7 +37,7 @@ function replaceDevVars(text: string): void {
   renameSync(draft, DEV_VARS);
 }
 
-/** What the Worker sees locally: `.dev.vars`, completed first. */
+/** The variables of the local Worker: those of `.dev.vars`, which is completed first. */
 export function readDevVars(): Record<string, string | undefined> {
   completeDevVars();
   return parseEnv(readFileSync(DEV_VARS, "utf8"));

@@ -1,6 +1,6 @@
 /**
- * Loaded into wrangler by `start.ts`, whose end (SIGKILL included) closes the pipe on descriptor 3.
- * Then the whole process group goes: nobody is left to stop it.
+ * `start.ts` loads this into wrangler. When `start.ts` ends, even by SIGKILL, the pipe on descriptor 3
+ * closes, and the whole process group is stopped.
  */
 import { Socket } from "node:net";
 import { isMainThread } from "node:worker_threads";

@@ -1,10 +1,10 @@
 /**
- * `npm run lock`: makes package-lock.json good for every platform.
+ * `npm run lock`: completes package-lock.json for every platform.
  *
- * Where a registry mirror holds the binaries of some platforms only, `npm install` leaves the
- * others out of the lockfile without a word, and `npm ci` then refuses it, on every platform. This
- * puts their entries in: the exact version their parent asks for, and whom it is for, by its name.
- * With `--check` it only tells, and fails when something is missing.
+ * When a registry mirror has the binaries of some platforms only, `npm install` silently leaves the
+ * others out of the lockfile, and then `npm ci` refuses the lockfile on every platform. This adds their
+ * entries: the exact version that their parent asks for, and the platform that their name contains.
+ * With `--check` it only reports, and fails when an entry is missing.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -42,7 +42,7 @@ function parsePlatform(name: string): Pick<Entry, "cpu" | "os" | "libc"> | undef
 const lock = JSON.parse(readFileSync(LOCKFILE, "utf8")) as { packages: Record<string, Entry> };
 const { packages } = lock;
 
-/** As Node looks for it: in the parent's own node_modules, then in each one above. */
+/** Searches as Node does: in the parent's own node_modules, then in each one above. */
 function isLocked(parent: string, name: string): boolean {
   for (let folder = parent; ; folder = folder.slice(0, folder.lastIndexOf("node_modules/"))) {
     const base = folder === "" || folder.endsWith("/") ? folder : `${folder}/`;
@@ -71,12 +71,12 @@ for (const [parent, entry] of Object.entries(packages)) {
 if (added.length > 0) {
   process.stdout.write(`missing in package-lock.json: ${added.join(", ")}\n`);
   if (process.argv.includes("--check")) {
-    process.stdout.write("`npm run lock` puts them in\n");
+    process.stdout.write("`npm run lock` adds them\n");
     process.exitCode = 1;
   } else {
     const [root, ...rest] = Object.entries(packages);
     if (root) {
-      // npm's own order; "" is the project itself and stands first.
+      // npm's own order; "" is the project itself and comes first.
       rest.sort(([a], [b]) => a.localeCompare(b, "en"));
       lock.packages = Object.fromEntries([root, ...rest]);
     }

@@ -1,7 +1,7 @@
 /**
- * `node scripts/previous-release.ts COMMIT`: the main Worker of a release, in one file, for
- * test/compat: its tests run that Worker against the rooms of this tree, and the reverse. Installs the
- * dependencies that the release was locked to, so it needs the npm registry.
+ * `node scripts/previous-release.ts COMMIT`: bundles the main Worker of a release into one file for
+ * test/compat, whose tests run it against the rooms of this tree, and the reverse. It installs the
+ * dependencies of the release's lockfile, so it needs the npm registry.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -12,10 +12,10 @@ import { build, type Plugin } from "esbuild";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const FOLDER = join(PROJECT, "test/compat/previous");
-/** Where the main Worker stands, newest first. */
+/** Paths of the main Worker in releases, newest first. */
 const ENTRIES = ["src/server/worker.ts", "src/worker.ts"];
 
-/** zod's messages in other languages are 40 % of the bundle, and nothing asks for them. */
+/** zod's messages in other languages are 40 % of the bundle, and nothing uses them. */
 const englishOnly: Plugin = {
   name: "english-only",
   setup({ onLoad }) {
@@ -29,7 +29,7 @@ function read(...path: string[]): string {
   return readFileSync(join(tree, ...path), "utf8");
 }
 
-/** The licence of a package whose code the bundle holds. */
+/** The licence of a package whose code is in the bundle. */
 function licenseOf(folder: string): string {
   const file = readdirSync(join(tree, folder)).find((name) => /^licen[cs]e/i.test(name));
   const about = JSON.parse(read(folder, "package.json"));

@@ -1,10 +1,10 @@
 /**
- * `npm start`: both Workers on this machine, without an account and without the network.
+ * `npm start`: starts both Workers on this machine, without an account and without the network.
  *
  *   npm start -- --port 9000 --persist-to DIR --var NAME:VALUE
  *
- * Everything behind `--` goes to `wrangler dev`. When this process ends, however it ends, wrangler
- * and its workerd end with it.
+ * All arguments after `--` go to `wrangler dev`. When this process ends, for whatever reason, wrangler
+ * and its workerd end too.
  */
 import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -20,13 +20,13 @@ const WRANGLER = fileURLToPath(
 );
 const DIE_WITH_PARENT = new URL("./die-with-parent.ts", import.meta.url).href;
 
-/** The Workers that start together in one process group; the first one answers on the port. */
+/** Both Workers start in one process group. The first one listens on the port. */
 const MAIN_CONFIG = "wrangler.toml";
 const WORKSPACE_CONFIG = "wrangler.workspace.toml";
 
 const DEFAULT_PORT = "8787";
 
-/** An orderly end takes wrangler well under a second; after this it is killed. */
+/** wrangler usually stops in well under a second. After this time it is killed. */
 const STOP_GRACE_MS = 5000;
 const PARENT_POLL_MS = 500;
 
@@ -34,7 +34,7 @@ function isGiven(args: string[], ...flags: string[]): boolean {
   return args.some((arg) => flags.some((flag) => arg === flag || arg.startsWith(`${flag}=`)));
 }
 
-/** What stands behind an option that takes several values, in all of its places. */
+/** The values of an option that may be repeated, and that takes several values. */
 function valuesOf(args: string[], flag: string): string[] {
   return args.flatMap((arg, at) => {
     if (arg.startsWith(`${flag}=`)) return [arg.slice(flag.length + 1)];
@@ -45,7 +45,7 @@ function valuesOf(args: string[], flag: string): string[] {
   });
 }
 
-/** A value as a line of `.dev.vars` holds it: in the quotes that it does not have itself. */
+/** A value for a line of `.dev.vars`, in a kind of quotes that it does not contain. */
 function quoted(value: string): string {
   const quote = ["'", '"', "`"].find((mark) => !value.includes(mark));
   if (quote === undefined) throw new Error("a variable has three kinds of quotes");
@@ -53,10 +53,11 @@ function quoted(value: string): string {
 }
 
 /**
- * The second Worker's configuration for this start. Of several, wrangler hands `--var` to the first
- * only: the others get a copy, with variables of its own beside it. (`--persist-to` holds for all.)
+ * Writes the second Worker's configuration for this start. wrangler applies `--var` to the first of
+ * several configurations only, so the second one is a copy with a `.dev.vars` of its own beside it.
+ * `--persist-to` applies to both.
  *
- * @returns its path, the same one at each start on this port
+ * @returns its path, which is the same at each start on this port
  */
 function writeWorkspaceConfig(given: string[]): string {
   const port = valuesOf(given, "--port").at(-1) ?? DEFAULT_PORT;
@@ -84,7 +85,7 @@ function wranglerArguments(given: string[]): string[] {
     args.push("-c", MAIN_CONFIG, "-c", writeWorkspaceConfig(given));
   }
   if (!isGiven(given, "-l", "--local", "-r", "--remote")) args.push("--local");
-  // Named even where it is wrangler's default: otherwise a taken port is silently replaced by another.
+  // Given even though it is wrangler's default: otherwise wrangler silently replaces a port in use.
   if (!isGiven(given, "--port")) args.push("--port", DEFAULT_PORT);
   if (!isGiven(given, "--show-interactive-dev-session")) {
     args.push("--show-interactive-dev-session=false");
@@ -95,20 +96,20 @@ function wranglerArguments(given: string[]): string[] {
 function startWrangler(args: string[]) {
   return spawn(
     process.execPath,
-    // cli.js, not bin/wrangler.js, which would put one more process in between.
+    // cli.js, not bin/wrangler.js, which would start one more process.
     ["--no-warnings", "--import", DIE_WITH_PARENT, WRANGLER, ...args],
     {
       cwd: PROJECT,
-      // A process group of its own, so that one signal reaches wrangler, esbuild and workerd alike.
+      // A process group of its own: one signal reaches wrangler, esbuild and workerd.
       detached: true,
-      // The fourth is a pipe that only tells wrangler that we are still there.
+      // The fourth is a pipe. It closes when this process ends, which die-with-parent.ts notices.
       stdio: ["ignore", "inherit", "inherit", "pipe"],
       env: {
         ...process.env,
         CLOUDFLARE_CF_FETCH_ENABLED: "false",
         WRANGLER_SEND_METRICS: "false",
         WRANGLER_SEND_ERROR_REPORTS: "false",
-        // The banner is what asks the registry for a newer version.
+        // The banner would ask the registry for a newer version.
         WRANGLER_HIDE_BANNER: "true",
         WRANGLER_NO_SKILLS_UPDATE_PROMPTS: "true",
       },
@@ -132,7 +133,7 @@ function killGroup(signal: NodeJS.Signals): void {
 }
 
 function stop(signal: NodeJS.Signals): void {
-  // A second Ctrl-C means now.
+  // A second Ctrl-C kills at once.
   killGroup(endedBy === undefined ? "SIGTERM" : "SIGKILL");
   endedBy ??= signal;
   setTimeout(killGroup, STOP_GRACE_MS, "SIGKILL").unref();
@@ -143,13 +144,13 @@ for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
 }
 
 /**
- * The processes between npm and us, npm included. npm puts a shell in between, which outlives an
- * npm that was killed by SIGKILL; only Linux tells us about the shell's own parent.
+ * The ids of this process's parent, the shell that npm starts, and of the shell's parent, npm. The shell
+ * survives when npm is killed by SIGKILL, and only Linux shows that its parent has changed.
  */
 function ancestry(shell: number): string {
   try {
     const stat = readFileSync(`/proc/${shell}/stat`, "utf8");
-    // Behind the name in parentheses: state, parent.
+    // After the name in parentheses: state, parent.
     return `${process.ppid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]}`;
   } catch {
     return `${process.ppid}`;
@@ -173,7 +174,7 @@ if (process.env.npm_lifecycle_event !== undefined) {
   }, PARENT_POLL_MS).unref();
 }
 
-// For a caller who may be killed himself, such as a test: his end closes our stdin.
+// For a caller that may be killed itself, such as a test: its end closes our stdin.
 if (process.env.ROLLCALL_STOP_ON_STDIN_END === "1") {
   process.stdin.on("close", () => stop("SIGHUP")).resume();
 }
@@ -184,7 +185,7 @@ wrangler.on("error", (error) => {
 });
 
 wrangler.on("exit", (code, signal) => {
-  // wrangler may be gone before its workerd is, and always is when it was killed.
+  // workerd may still run after wrangler has ended, and always does when wrangler was killed.
   killGroup("SIGKILL");
   const reason = endedBy ?? signal;
   process.exit(reason ? 128 + constants.signals[reason] : (code ?? 1));

@@ -1,7 +1,8 @@
 /**
- * `npm run -s token -- --user alice`: a token as the Worker accepts it, on stdout and nothing else.
- * Signed with a secret of the environment, else of `.dev.vars`: a JWT with JWT_SECRET, a presence
- * token, which watches the devices of a user who is a UUID, with PRESENCE_DO_TOKEN_SIGNING_KEY.
+ * `npm run -s token -- --user alice`: prints a token that the Worker accepts, and nothing else.
+ *
+ * A JWT is signed with JWT_SECRET. A presence token, which reads the devices of one user, is signed with
+ * PRESENCE_DO_TOKEN_SIGNING_KEY; its user is a UUID. Secrets come from the environment, else from `.dev.vars`.
  */
 import { randomUUID } from "node:crypto";
 import { parseArgs } from "node:util";

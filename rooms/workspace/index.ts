@@ -8,6 +8,8 @@ import type { System } from "../../src/http/system.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
+export { describeWorkspace } from "./contract.ts";
+
 export interface WorkspaceOptions {
   /** Name of the service binding to the second Worker; default `WORKSPACE`. */
   binding?: string;

@@ -3,7 +3,7 @@ import { missedOf, type Result, ratiosOf, toMarkdown, toPlot } from "../bench/re
 
 const result: Result = {
   title: "Trial",
-  setup: "As told here.",
+  setup: "How it was measured.",
   quantities: [
     {
       name: "rate",
@@ -22,7 +22,7 @@ const result: Result = {
 };
 
 describe("a benchmark's report", () => {
-  test("takes ratios within a round, and says how many times as good ours is, whatever is better", () => {
+  test("compares within each round and states how many times as good Rollcall is, whether more or less is better", () => {
     expect(ratiosOf(result)).toEqual([
       { quantity: "rate", peer: "peer", times: 2, atLeast: 2 },
       { quantity: "rate", peer: "of old", times: 2, atLeast: 3 },
@@ -30,23 +30,23 @@ describe("a benchmark's report", () => {
     ]);
   });
 
-  test("names the bounds that were missed, and no other", () => {
+  test("lists the bounds that were missed, and no others", () => {
     expect(missedOf(result)).toEqual([
       "rate: 2 times as good as of old, at least 3",
       "waste: 65 MB, at most 64",
     ]);
   });
 
-  test("is a page with the ratios before the figures", () => {
+  test("prints the ratios before the figures", () => {
     const page = toMarkdown(result);
-    expect(page.indexOf("As told here.")).toBe(0);
+    expect(page.indexOf("How it was measured.")).toBe(0);
     expect(page).toMatch(/\| rate +\| 2 \(≥ 2\) +\| 2 \(≥ 3\) +\|/);
     expect(page).toMatch(/\| rate, a second +\| 30 \(20 to 90\) +\| 10 \(10 to 20\) +\| 15 +\|/);
     expect(page).toMatch(/\| alone, ms +\| 1,234 +\| +\| +\|/);
     expect(page.indexOf("times as good as")).toBeLessThan(page.indexOf("median (least to most)"));
   });
 
-  test("is a plot in which every group fills the width", () => {
+  test("plots each group over the full width", () => {
     const widths = [...toPlot(result).matchAll(/<rect [^>]*width="([\d.]+)" height="16"/g)].map(
       ([, width]) => Number(width),
     );

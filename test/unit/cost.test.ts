@@ -19,7 +19,7 @@ const nothing: Counters = {
 };
 
 describe("a month's bill", () => {
-  it("is the plan's alone within the allowances", () => {
+  it("is the price of the plan alone while the use stays within the allowances", () => {
     expect(monthOf({ ...nothing, workerRequests: 300_000, kvWrites: 30_000, pings: 1e9 })).toEqual({
       total: 5,
       lines: [],
@@ -27,7 +27,7 @@ describe("a month's bill", () => {
   });
 
   // Example 4 of https://developers.cloudflare.com/durable-objects/platform/pricing/
-  it("is Cloudflare's own for 100 actors with 100 sockets each, which hibernate", () => {
+  it("equals Cloudflare's own example of 100 hibernating actors with 100 sockets each", () => {
     const messages = 100 * 100 * 60 * 24;
     const { total, lines } = monthOf({ ...nothing, messages, awakeSeconds: messages * 0.01 });
     expect(lines.map(({ name, dollars }) => [name, dollars.toFixed(2)])).toEqual([

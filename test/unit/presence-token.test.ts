@@ -18,19 +18,19 @@ const CLAIMS: PresenceClaims = {
   exp_ms: NOW + 60_000,
 };
 
-/** The token as any other program makes it, from the contract's words alone. */
+/** The token as another program makes it that knows only the contract. */
 function signedElsewhere(payload: unknown, secret = SECRET): string {
   const body = Buffer.from(JSON.stringify(payload)).toString("base64url");
   return `${body}.${createHmac("sha256", secret).update(body).digest("base64url")}`;
 }
 
 describe("a presence token", () => {
-  it("is what the contract's words make of it, byte for byte", async () => {
+  it("equals, byte for byte, a token that another program makes by the contract", async () => {
     expect(await signPresenceToken(CLAIMS, SECRET)).toBe(signedElsewhere(CLAIMS));
     expect(await verifyPresenceToken(signedElsewhere(CLAIMS), SECRET, NOW)).toEqual(CLAIMS);
   });
 
-  it("holds until the very moment it expires", async () => {
+  it("is valid until the millisecond of its expiry", async () => {
     const token = signedElsewhere(CLAIMS);
     await expect(verifyPresenceToken(token, SECRET, CLAIMS.exp_ms - 1)).resolves.toBeDefined();
     await expect(verifyPresenceToken(token, SECRET, CLAIMS.exp_ms)).rejects.toMatchObject({
@@ -39,7 +39,7 @@ describe("a presence token", () => {
     });
   });
 
-  it("is refused in any other form, by any other key, with any other payload", async () => {
+  it("is refused when its form, its key or its payload is wrong", async () => {
     const good = signedElsewhere(CLAIMS);
     const [body, mac] = good.split(".");
     const bad = [
@@ -67,7 +67,7 @@ describe("a presence token", () => {
     }
   });
 
-  it("lives for 15 minutes and reads, unless asked otherwise", async () => {
+  it("is valid for 15 minutes with the scope presence:read by default", async () => {
     const { user_id, device_id } = CLAIMS;
     const minted = await mintPresenceToken({ user_id, device_id }, SECRET, NOW);
     expect(minted.expires_at_ms).toBe(NOW + 15 * 60_000);
