@@ -2,8 +2,8 @@ import { RollcallError } from "../../src/wire/errors.ts";
 import { SESSION_ID_LENGTH } from "./tally.ts";
 
 /**
- * Nobody needs an account: a session is who it says it is. These functions check what it says, in the
- * Worker and in the actor.
+ * Nobody needs an account: a client names its session and its mood itself. These functions check both,
+ * in the Worker and in the actor.
  */
 
 /** @throws RollcallError `bad_request` naming `sessionId` unless it is a string of 1 to 64 characters */

@@ -96,7 +96,10 @@ export const segmentRecord = defineRecord<Segment>({
     })
     .check(
       z.refine(
-        ({ ids, moods, beats }) => ids.length === moods.length && ids.length === beats.length,
+        ({ ids, moods, beats }) =>
+          ids.length === moods.length &&
+          ids.length === beats.length &&
+          beats.every(Number.isFinite),
       ),
     ),
 });

@@ -23,8 +23,8 @@ export interface Visitor {
 }
 
 /**
- * Who sends this request. Both the Worker and the actor call it: the Worker so that a refused request
- * wakes no actor, the actor because it may be reached directly.
+ * Who sends this request for `room`. Both the Worker and the actor call it: the Worker so that a
+ * refused request wakes no actor, the actor because it may be reached directly.
  *
  * @returns null, or throws, to refuse the request: a RollcallError with its status, anything else
  *   with 401
@@ -32,6 +32,7 @@ export interface Visitor {
 export type Authenticate<E> = (
   request: Request,
   env: E,
+  room: string,
 ) => Visitor | null | Promise<Visitor | null>;
 
 /** A visitor, and the room that the visitor asks for. */
@@ -57,7 +58,9 @@ export async function authorizeVisitor<E>(
   authenticate: Authenticate<E>,
 ): Promise<RoomVisitor> {
   const room = roomOf(request);
-  const { userId, expiresAtMs, ...visitor } = await identify(request, env, authenticate);
+  const { userId, expiresAtMs, ...visitor } = await identify(() =>
+    authenticate(request, env, room),
+  );
   const username = visitor.username || userId;
   if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
     throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
@@ -65,17 +68,13 @@ export async function authorizeVisitor<E>(
   return { room, userId, username, ...(expiresAtMs !== undefined && { expiresAtMs }) };
 }
 
-async function identify<E>(
-  request: Request,
-  env: E,
-  authenticate: Authenticate<E>,
-): Promise<Visitor> {
+async function identify(authenticate: () => ReturnType<Authenticate<never>>): Promise<Visitor> {
   let visitor: Visitor | null;
   try {
-    visitor = await authenticate(request, env);
+    visitor = await authenticate();
   } catch (thrown) {
     if (thrown instanceof RollcallError) throw thrown;
-    // A bug in it must not let anybody in, and tells strangers nothing.
+    // A bug in it must not let anybody in. The details are for the log only.
     log("presence_refused", { error: thrown });
     throw new RollcallError("unauthorized", "Not authenticated");
   }
@@ -101,8 +100,11 @@ function roomOf(request: Request): string {
  * @throws RollcallError `unauthorized`/`token_expired` for the token, `forbidden` for the room of
  *   another workspace, `unavailable` without `JWT_SECRET`
  */
-export async function authenticateToken(request: Request, env: PresenceEnv): Promise<Visitor> {
-  const room = roomOf(request);
+export async function authenticateToken(
+  request: Request,
+  env: PresenceEnv,
+  room: string,
+): Promise<Visitor> {
   const workspace = room.startsWith(WORKSPACE_PREFIX) ? room.slice(WORKSPACE_PREFIX.length) : null;
   const token = requestToken(request);
 

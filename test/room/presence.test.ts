@@ -583,6 +583,15 @@ describe("a presence room with options", () => {
     }
   });
 
+  it("lets its login decide who may be in which room, in the Worker and in the actor", async () => {
+    for (const target of [worker, env.CREW.getByName("bridge")]) {
+      const response = await upgrade(target, path("bridge"), as("spock"));
+      expect(response.status).toBe(403);
+      expect(await response.json()).toEqual({ error: "forbidden", details: "Not here" });
+      expect((await upgrade(target, path("bridge"), as("kirk"))).status).toBe(101);
+    }
+  });
+
   it("types its statuses, and takes one at least and none twice", () => {
     expectTypeOf(crew).toExtend<Room<Env, "free" | "on call">>();
     expectTypeOf(presence()).toExtend<Room<object, Status>>();
