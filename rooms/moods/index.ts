@@ -7,13 +7,15 @@
  * export default focus.routes();
  */
 import type { System } from "../../src/http/system.ts";
+import type { MoodEnv } from "./count.ts";
 import { GONE } from "./journal.ts";
-import { defineMoods, type MoodEnv, type MoodRoom } from "./room.ts";
+import { defineMoods, type MoodRoom } from "./room.ts";
 import { moodRoutes } from "./routes.ts";
 import { DEFAULT_MOOD, MOODS, type Mood, SESSION_TTL_MS } from "./tally.ts";
 
 export { describeMoods } from "./contract.ts";
-export type { MoodCalls, MoodEnv, MoodMeta, MoodRoom } from "./room.ts";
+export type { MoodEnv, MoodMeta } from "./count.ts";
+export type { MoodCalls, MoodRoom } from "./room.ts";
 export {
   DEFAULT_MOOD,
   MOODS,

@@ -11,7 +11,8 @@ import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
 import { parseMood, parseSessionId } from "./access.ts";
 import { BODY_BYTES } from "./contract.ts";
-import type { MoodEnv, MoodRoom, MoodRoomOptions } from "./room.ts";
+import type { MoodEnv, MoodRoomOptions } from "./count.ts";
+import type { MoodRoom } from "./room.ts";
 import { type MoodState, shardCount, shardName, shardOf, totalName } from "./tally.ts";
 
 const PATHS = ["/api/heartbeat", "/api/leave", "/api/presence", "/api/presence/stream"];
