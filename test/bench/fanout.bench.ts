@@ -19,72 +19,53 @@ interface Figures extends Round {
   cpuUs: number;
 }
 
-/** Rooms whose clients speak to all: of ours, and of each peer. */
+/** Our room, whose clients send to all. `root`: of the checkout; default: this one. */
+export const startRoom = (root?: string): Promise<BenchServer> =>
+  startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }, {}, root);
+
+/** Rooms whose clients send to all: ours, and each peer's. */
 export async function startRooms(): Promise<Record<Dialect, BenchServer>> {
   return {
-    [OURS]: await startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }),
+    [OURS]: await startRoom(),
     "bare Durable Object": await startWorker("test/bench/peers/bare.worker.ts", { ROOM: "Room" }),
     PartyServer: await startWorker("test/bench/peers/partyserver.worker.ts", { ROOM: "Room" }),
     "socket.io": await startNode(new URL("peers/socketio.ts", import.meta.url)),
   };
 }
 
-export default async function fanout(rounds: number): Promise<Result> {
-  const servers = await startRooms();
-  const dialects = Object.keys(servers) as Dialect[];
+/**
+ * Connects {@link SOCKETS} clients to each server and measures them in turns. Stops the servers.
+ *
+ * @param dialectOf what the clients of a server speak
+ * @param inFlight how many events are on their way at any time
+ */
+export async function measureFanout(
+  servers: Record<string, BenchServer>,
+  dialectOf: (name: string) => Dialect,
+  inFlight: number,
+  turns: number,
+): Promise<Record<string, Figures[]>> {
   const clients = new Clients(new URL("fanout.clients.ts", import.meta.url));
+  const names = Object.keys(servers);
 
-  async function measure(dialect: Dialect, inFlight: number, durationMs: number): Promise<Figures> {
-    const { pid } = servers[dialect];
+  async function measure(room: string, durationMs: number): Promise<Figures> {
+    const { pid } = servers[room] as BenchServer;
     const before = cpuMs(pid);
-    const task: Task = { do: "round", dialect, inFlight, durationMs };
+    const task: Task = { do: "round", room, inFlight, durationMs };
     const round = await clients.ask<Round>(task);
     const cpu = cpuMs(pid) - before;
     const rate = (round.deliveries / round.elapsedMs) * 1000;
     return { ...round, rate, cpuUs: (cpu * 1000) / round.deliveries };
   }
 
-  async function quantities(inFlight: number, atLeast: AtLeast): Promise<Quantity[]> {
-    for (const dialect of dialects) await measure(dialect, inFlight, WARM_UP_MS);
-    const figures = await takeTurns(dialects, rounds * TURNS_PER_ROUND, (dialect) =>
-      measure(dialect as Dialect, inFlight, DURATION_MS),
-    );
-    const of = (
-      name: string,
-      unit: string,
-      key: "rate" | "cpuUs" | "p50Ms" | "p99Ms",
-    ): Quantity => ({
-      name: `${inFlight} in flight: ${name}`,
-      unit,
-      better: key === "rate" ? "more" : "less",
-      digits: key === "rate" ? 0 : key === "cpuUs" ? 2 : 1,
-      rounds: pick(figures, (figure) => figure[key]),
-      ...(atLeast[key] && { atLeast: atLeast[key] }),
-    });
-    return [
-      of("deliveries", "a second", "rate"),
-      of("server CPU a delivery", "µs", "cpuUs"),
-      of("latency, median", "ms", "p50Ms"),
-      of("latency, 99 %", "ms", "p99Ms"),
-    ];
-  }
-
   try {
-    for (const dialect of dialects) {
-      const { url } = servers[dialect];
-      await clients.ask({ do: "connect", dialect, url, sockets: SOCKETS } satisfies Task);
+    for (const room of names) {
+      const { url } = servers[room] as BenchServer;
+      const dialect = dialectOf(room);
+      await clients.ask({ do: "connect", room, dialect, url, sockets: SOCKETS } satisfies Task);
     }
-    return {
-      title: "Fan-out",
-      setup: `One room of ${SOCKETS} sockets: what one says, all get, in the server's order; ${TURNS_PER_ROUND} turns of ${DURATION_MS} ms a round. “In flight” are events that not everybody has got yet.`,
-      quantities: [
-        ...(await quantities(100, {
-          rate: { "bare Durable Object": 25, "socket.io": 6 },
-          p99Ms: { "bare Durable Object": 1, "socket.io": 1 },
-        })),
-        ...(await quantities(1, { rate: { "bare Durable Object": 0.9 } })),
-      ],
-    };
+    for (const room of names) await measure(room, WARM_UP_MS);
+    return await takeTurns(names, turns, (room) => measure(room, DURATION_MS));
   } finally {
     await clients.stop();
     await Promise.all(Object.values(servers).map((server) => server.stop()));
@@ -93,3 +74,40 @@ export default async function fanout(rounds: number): Promise<Result> {
 
 /** How many times as good as a peer, at least. */
 type AtLeast = Partial<Record<"rate" | "cpuUs" | "p50Ms" | "p99Ms", Record<string, number>>>;
+
+async function quantities(inFlight: number, rounds: number, atLeast: AtLeast): Promise<Quantity[]> {
+  const figures = await measureFanout(
+    await startRooms(),
+    (name) => name as Dialect,
+    inFlight,
+    rounds * TURNS_PER_ROUND,
+  );
+  const of = (name: string, unit: string, key: keyof AtLeast): Quantity => ({
+    name: `${inFlight} in flight: ${name}`,
+    unit,
+    better: key === "rate" ? "more" : "less",
+    digits: key === "rate" ? 0 : key === "cpuUs" ? 2 : 1,
+    rounds: pick(figures, (figure) => figure[key]),
+    ...(atLeast[key] && { atLeast: atLeast[key] }),
+  });
+  return [
+    of("deliveries", "a second", "rate"),
+    of("server CPU a delivery", "µs", "cpuUs"),
+    of("latency, median", "ms", "p50Ms"),
+    of("latency, 99 %", "ms", "p99Ms"),
+  ];
+}
+
+export default async function fanout(rounds: number): Promise<Result> {
+  return {
+    title: "Fan-out",
+    setup: `One room of ${SOCKETS} sockets: what one sends, all receive, in the server's order; ${TURNS_PER_ROUND} turns of ${DURATION_MS} ms a round. “In flight” are events that have not reached all sockets yet.`,
+    quantities: [
+      ...(await quantities(100, rounds, {
+        rate: { "bare Durable Object": 25, "socket.io": 6 },
+        p99Ms: { "bare Durable Object": 1, "socket.io": 1 },
+      })),
+      ...(await quantities(1, rounds, { rate: { "bare Durable Object": 0.9 } })),
+    ],
+  };
+}

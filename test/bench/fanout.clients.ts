@@ -9,8 +9,8 @@ import WebSocket from "ws";
 export type Dialect = "Rollcall" | "bare Durable Object" | "PartyServer" | "socket.io";
 
 export type Task =
-  | { do: "connect"; dialect: Dialect; url: string; sockets: number }
-  | { do: "round"; dialect: Dialect; inFlight: number; durationMs: number };
+  | { do: "connect"; room: string; dialect: Dialect; url: string; sockets: number }
+  | { do: "round"; room: string; inFlight: number; durationMs: number };
 
 export interface Round {
   events: number;
@@ -75,15 +75,21 @@ const DIALECTS: Record<Dialect, Speech> = {
   },
 };
 
-const rooms = new Map<Dialect, Client[]>();
+/** Its clients by the name of a room, which a task chooses. */
+const rooms = new Map<string, { dialect: Dialect; clients: Client[] }>();
 let onData: (client: Client, bytes: Buffer) => void = () => {};
 
 /** Upgrades on their way at once. */
 const CONCURRENCY = 50;
 
-async function connect(dialect: Dialect, url: string, sockets: number): Promise<void> {
+async function connect(
+  room: string,
+  dialect: Dialect,
+  url: string,
+  sockets: number,
+): Promise<void> {
   const clients: Client[] = [];
-  rooms.set(dialect, clients);
+  rooms.set(room, { dialect, clients });
   let started = 0;
   const connectOn = async () => {
     while (started++ < sockets) clients.push(await connectOne(dialect, url));
@@ -114,8 +120,8 @@ async function connectOne(dialect: Dialect, url: string): Promise<Client> {
 }
 
 /** Keeps `inFlight` events on their way for `durationMs`, then waits for the last one. */
-function round(dialect: Dialect, inFlight: number, durationMs: number): Promise<Round> {
-  const clients = rooms.get(dialect) as Client[];
+function round(room: string, inFlight: number, durationMs: number): Promise<Round> {
+  const { dialect, clients } = rooms.get(room) as { dialect: Dialect; clients: Client[] };
   const { encode, decode } = DIALECTS[dialect];
   const sentAtMs: number[] = [];
   const missing: number[] = [];
@@ -196,7 +202,7 @@ function percentile(buckets: Uint32Array, rank: number): number {
 
 process.on("message", async (task: Task) => {
   if (task.do === "connect") {
-    await connect(task.dialect, task.url, task.sockets);
+    await connect(task.room, task.dialect, task.url, task.sockets);
     process.send?.({});
-  } else process.send?.(await round(task.dialect, task.inFlight, task.durationMs));
+  } else process.send?.(await round(task.room, task.inFlight, task.durationMs));
 });

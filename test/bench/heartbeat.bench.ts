@@ -8,7 +8,7 @@
  */
 import autocannon from "autocannon";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { type BenchServer, cpuMs, startWorker } from "./server.ts";
+import { type BenchServer, cpuMs, PROJECT, startWorker } from "./server.ts";
 
 const USERS = 200;
 const CONNECTIONS = 32;
@@ -43,6 +43,13 @@ function beat(devices: typeof scattered) {
   };
 }
 
+const HEADERS = { Authorization: `Bearer ${TOKEN}`, "Content-Type": "application/json" };
+
+function bodyOf(devices: typeof scattered, size: number): string {
+  const heartbeats = Array.from({ length: size }, () => beat(devices));
+  return JSON.stringify(size === 1 ? heartbeats[0] : { heartbeats });
+}
+
 interface Figures {
   /** Heartbeats per second. */
   rate: number;
@@ -56,8 +63,6 @@ async function load(
   devices: typeof scattered,
   size = 1,
 ): Promise<Figures> {
-  const beats = () => Array.from({ length: size }, () => beat(devices));
-  const makeBody = () => JSON.stringify(size === 1 ? beat(devices) : { heartbeats: beats() });
   const before = cpuMs(server.pid);
   const result = await autocannon({
     url: `${server.url.replace("ws:", "http:")}${path}`,
@@ -66,8 +71,8 @@ async function load(
     requests: [
       {
         method: "POST",
-        headers: { Authorization: `Bearer ${TOKEN}`, "Content-Type": "application/json" },
-        setupRequest: (request) => ({ ...request, body: makeBody() }),
+        headers: HEADERS,
+        setupRequest: (request) => ({ ...request, body: bodyOf(devices, size) }),
       },
     ],
   });
@@ -79,9 +84,15 @@ async function load(
   return { rate: done / result.duration, cpuUs: (used * 1000) / done };
 }
 
-export default async function heartbeat(rounds: number): Promise<Result> {
-  const ours = await startWorker(
-    "src/server/worker.ts",
+const [ONE, MANY] = ["/api/v1/daemon/presence/heartbeat", "/api/v1/daemon/presence/heartbeats"];
+
+/** The whole Worker. `entry`: from the checkout's root; `root`: of the checkout. */
+export function startService(
+  entry = "src/server/worker.ts",
+  root: string = PROJECT,
+): Promise<BenchServer> {
+  return startWorker(
+    entry,
     {
       DEVICES: "DeviceRoom",
       FANOUT: "FanoutRoom",
@@ -89,15 +100,52 @@ export default async function heartbeat(rounds: number): Promise<Result> {
       PRESENCE: "PresenceRoom",
     },
     { ENVIRONMENT: "development", PRESENCE_DO_INGEST_TOKEN: TOKEN },
+    root,
   );
+}
+
+/** Sends `requests` with `size` heartbeats each, {@link CONNECTIONS} at a time, and waits for all answers. */
+async function sendBeats(
+  { url, pid }: BenchServer,
+  path: string,
+  devices: typeof scattered,
+  size: number,
+  requests: number,
+): Promise<Figures> {
+  const before = cpuMs(pid);
+  const startedAtMs = performance.now();
+  let left = requests;
+  await Promise.all(
+    Array.from({ length: CONNECTIONS }, async () => {
+      while (left-- > 0) {
+        const response = await fetch(url.replace("ws:", "http:") + path, {
+          method: "POST",
+          headers: HEADERS,
+          body: bodyOf(devices, size),
+        });
+        await response.arrayBuffer();
+        if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+      }
+    }),
+  );
+  const [done, elapsedMs] = [requests * size, performance.now() - startedAtMs];
+  return { rate: (done / elapsedMs) * 1000, cpuUs: ((cpuMs(pid) - before) * 1000) / done };
+}
+
+/** A fixed number of heartbeats to the whole Worker, which takes it some 200 ms. */
+export const PORTIONS: Record<string, (server: BenchServer) => Promise<Figures>> = {
+  single: (server) => sendBeats(server, ONE, scattered, 1, 500),
+  [`batch of ${BATCH}`]: (server) => sendBeats(server, MANY, fleet, BATCH, CONNECTIONS),
+};
+
+export default async function heartbeat(rounds: number): Promise<Result> {
+  const ours = await startService();
   const peer = await startWorker("test/bench/heartbeat.worker.ts", { PEER: "Peer" });
-  const one = "/api/v1/daemon/presence/heartbeat";
-  const many = "/api/v1/daemon/presence/heartbeats";
   const loads = {
     [BARE]: () => load(peer, "/", scattered),
-    [OURS]: () => load(ours, one, scattered),
-    batch: () => load(ours, many, fleet, BATCH),
-    scattered: () => load(ours, many, scattered, BATCH),
+    [OURS]: () => load(ours, ONE, scattered),
+    batch: () => load(ours, MANY, fleet, BATCH),
+    scattered: () => load(ours, MANY, scattered, BATCH),
   };
   type Name = keyof typeof loads;
   const names = Object.keys(loads) as Name[];

@@ -16,19 +16,20 @@ interface Figures extends Storm {
 }
 
 interface PresenceServer {
-  start(): Promise<BenchServer>;
-  /** Path and query of the upgrade into a room; the user's name is yet to come. */
+  start(root?: string): Promise<BenchServer>;
+  /** Path and query of the upgrade into a room, up to the user's name. */
   query(room: string): string;
 }
 
 /** Presence, ours and as each peer has it. */
 export const PRESENCE: Record<string, PresenceServer> = {
   [OURS]: {
-    start: () =>
+    start: (root) =>
       startWorker(
         "test/bench/join.worker.ts",
         { PRESENCE: "PresenceRoom" },
         { ENVIRONMENT: "development" },
+        root,
       ),
     query: (room) => `/ws/presence?v=2&room=${room}&token=user:`,
   },
@@ -46,10 +47,14 @@ export const PRESENCE: Record<string, PresenceServer> = {
   },
 };
 
-/** Server and clients start anew each time: leaving costs the peers as much as joining. */
-async function storm(name: string): Promise<Figures> {
+/**
+ * One join storm. Server and clients start anew each time: leaving costs the peers as much as joining.
+ *
+ * @param root of the checkout whose server is meant; default: this one
+ */
+export async function measureStorm(name: string, root?: string): Promise<Figures> {
   const { start, query } = PRESENCE[name] as PresenceServer;
-  const server = await start();
+  const server = await start(root);
   const clients = new Clients(new URL("join.clients.ts", import.meta.url));
   const { url, pid } = server;
   const run = (room: string, users: number) =>
@@ -66,7 +71,7 @@ async function storm(name: string): Promise<Figures> {
 }
 
 export default async function join(rounds: number): Promise<Result> {
-  const figures = await takeTurns(Object.keys(PRESENCE), rounds, storm);
+  const figures = await takeTurns(Object.keys(PRESENCE), rounds, (name) => measureStorm(name));
   const all = { ...figures, "Verani 0.5": [VERANI] };
   const less = { better: "less" as const };
   const quantities: Quantity[] = [

@@ -30,7 +30,13 @@ async function measure(): Promise<Record<string, Figures>> {
     const connect = (sockets: number) =>
       each(async (dialect, i) => {
         const { url, pid } = servers[dialect];
-        await clients[i]?.ask({ do: "connect", dialect, url, sockets } satisfies Task);
+        await clients[i]?.ask({
+          do: "connect",
+          room: dialect,
+          dialect,
+          url,
+          sockets,
+        } satisfies Task);
         return memoryMb(pid);
       });
     const before = await connect(FIRST_SOCKETS);

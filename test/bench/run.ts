@@ -4,7 +4,8 @@
  * is missed.
  *
  * `--rounds`: how often each measurement is taken; default 5. `--publish`: writes what it measured to
- * docs/plots and into docs/benchmarks.md.
+ * docs/plots and into docs/benchmarks.md. `--against <folder>`: compares this checkout with an earlier
+ * one in that folder instead (against.ts).
  */
 import { readdirSync } from "node:fs";
 import { cpus } from "node:os";
@@ -17,20 +18,44 @@ const SUFFIX = ".bench.ts";
 /** A benchmark measures so many rounds. */
 type Bench = (rounds: number) => Promise<Result>;
 
-const known = readdirSync(import.meta.dirname)
-  .filter((file) => file.endsWith(SUFFIX))
-  .map((file) => file.slice(0, -SUFFIX.length));
 const { positionals: asked, values: options } = parseArgs({
   allowPositionals: true,
   options: {
     rounds: { type: "string", default: "5" },
     publish: { type: "boolean", default: false },
+    against: { type: "string" },
   },
 });
+
+/** Every benchmark by its name; or what is compared with the checkout in the folder `against`. */
+async function findBenches(against: string | undefined): Promise<Record<string, Bench>> {
+  if (against !== undefined) {
+    const { COMPARISONS, openCheckout } = await import("./against.ts");
+    const before = openCheckout(against);
+    return Object.fromEntries(
+      Object.entries(COMPARISONS).map(([name, compare]) => [name, (n) => compare(before, n)]),
+    );
+  }
+  const files = readdirSync(import.meta.dirname).filter((file) => file.endsWith(SUFFIX));
+  return Object.fromEntries(
+    files.map((file) => {
+      const bench: Bench = async (rounds) => {
+        const { default: measure } = (await import(`./${file}`)) as { default: Bench };
+        return measure(rounds);
+      };
+      return [file.slice(0, -SUFFIX.length), bench];
+    }),
+  );
+}
+
+const benches = await findBenches(options.against);
+const known = Object.keys(benches);
 const rounds = Number(options.rounds);
 const unknown = asked.filter((name) => !known.includes(name));
-if (unknown.length > 0 || !(rounds >= 1)) {
-  console.error(`npm run bench -- [name …] [--rounds n] [--publish]; names: ${known.join(", ")}`);
+if (unknown.length > 0 || !(rounds >= 1) || (options.publish && options.against !== undefined)) {
+  console.error(
+    `npm run bench -- [name …] [--rounds n] [--publish | --against <folder>]; names: ${known.join(", ")}`,
+  );
   process.exit(2);
 }
 
@@ -43,7 +68,7 @@ for (const name of asked.length > 0 ? asked : known) {
   const stolenPercent = () =>
     ((machineMs().steal - stolenBeforeMs) / (performance.now() - startedAtMs) / cpus().length) *
     100;
-  const { default: bench } = (await import(`./${name}${SUFFIX}`)) as { default: Bench };
+  const bench = benches[name] as Bench;
   try {
     const result = await bench(rounds);
     results.set(name, { ...result, stolenPercent: stolenPercent() });
@@ -53,7 +78,7 @@ for (const name of asked.length > 0 ? asked : known) {
       missed += 1;
     }
   } catch (error) {
-    // The others have their turn all the same.
+    // One that fails does not stop the others.
     console.error(error);
     console.log(`MISSED: ${name} failed`);
     missed += 1;

@@ -1,5 +1,5 @@
 /** Servers and clients for benchmarks, each in a process of its own, and what their CPU costs. */
-import { type ChildProcess, execFileSync, fork } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -10,7 +10,8 @@ export { median } from "./report.ts";
 
 /** As in wrangler.toml. */
 const COMPATIBILITY_DATE = "2026-10-15";
-const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
+/** The root of this checkout. */
+export const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 
 export interface BenchServer {
   /** `ws://127.0.0.1:<port>`, straight into the server: no development proxy in between. */
@@ -23,17 +24,19 @@ export interface BenchServer {
 /**
  * Bundles a Worker and starts it in a workerd of its own.
  *
- * @param entry path from the project's root
+ * @param entry path from the checkout's root
  * @param objects binding → class name, SQLite storage
+ * @param root of the checkout; default: this one
  */
 export async function startWorker(
   entry: string,
   objects: Record<string, string>,
   bindings: Record<string, string> = {},
+  root: string = PROJECT,
 ): Promise<BenchServer> {
   const bundle = await build({
     entryPoints: [entry],
-    absWorkingDir: PROJECT,
+    absWorkingDir: root,
     bundle: true,
     write: false,
     format: "esm",
@@ -116,12 +119,16 @@ async function end(child: ChildProcess): Promise<void> {
   await exit;
 }
 
-const TICKS_PER_SECOND = Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
-
-/** CPU time that process `pid` has used so far, in ms; a tick of the kernel is 10 ms. */
+/**
+ * CPU time that the threads of process `pid` have used so far, in ms. By the scheduler's count, which
+ * is exact: /proc/<pid>/stat counts in ticks of 10 ms.
+ */
 export function cpuMs(pid: number): number {
-  const [utime = 0, stime = 0] = statOf(pid).slice(11, 13).map(Number);
-  return ((utime + stime) * 1000) / TICKS_PER_SECOND;
+  let sum = 0;
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    sum += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]);
+  }
+  return sum / 1e6;
 }
 
 /** Memory that process `pid` holds, in MB; of what it shares with others, its share. */

@@ -48,12 +48,17 @@ export function added(a: Counters, b: Counters): Counters {
   return Object.fromEntries(entries) as unknown as Counters;
 }
 
+/** Requests to actors as they are billed: calls, alarms, and messages in at a fraction of one. */
+export function actorRequests({ actorCalls, alarms, messages }: Counters): number {
+  return actorCalls + alarms + messages / MESSAGES_PER_REQUEST;
+}
+
 /** What a month of such days costs, on an account of its own: allowances and the plan's base count. */
 export function monthOf(day: Counters): Bill {
   const used: Record<keyof typeof PRICES, number> = {
     workerRequests: day.workerRequests,
     workerCpuMs: day.workerRequests * WORKER_CPU_MS,
-    actorRequests: day.actorCalls + day.alarms + day.messages / MESSAGES_PER_REQUEST,
+    actorRequests: actorRequests(day),
     gbSeconds: day.awakeSeconds * ACTOR_GB,
     rowsRead: day.rowsRead,
     rowsWritten: day.rowsWritten,

@@ -23,7 +23,14 @@ const WORKERS = {
     storage: { kvNamespaces: ["WORKSPACE_CLAIMS_VERSION"], d1Databases: ["DB"] },
   },
 } as const;
-export type Entry = keyof typeof WORKERS;
+type Entry = keyof typeof WORKERS;
+
+/** The days of what this repository offers; the others are of designs that it replaces. */
+export const OUR_DAYS = [
+  ...["presence/rollcall", "devices/rollcall", "fanout/rollcall"],
+  ...["moods/socket-1000", "moods/socket-100000", "moods/polling-1000", "moods/polling-100000"],
+  ...["workspace/d1", "workspace/do"],
+] as const;
 
 /** As deployed: what a server for development does on top, such as counting its starts, costs rows. */
 const BINDINGS = {
@@ -38,10 +45,10 @@ const BINDINGS = {
   CONSOLE: "off",
 };
 
-export async function bundle(entry: Entry): Promise<string> {
+async function bundle(entry: Entry, root: string): Promise<string> {
   const bundled = await build({
     entryPoints: [`test/cost/${entry}`],
-    absWorkingDir: PROJECT,
+    absWorkingDir: root,
     bundle: true,
     write: false,
     format: "esm",
@@ -55,7 +62,7 @@ export async function bundle(entry: Entry): Promise<string> {
 }
 
 /** The counters of `day`, such as `presence/rollcall`, for one user. */
-export async function play(entry: Entry, script: string, day: string): Promise<Counters> {
+async function play(entry: Entry, script: string, day: string): Promise<Counters> {
   const { flags, actors, storage } = WORKERS[entry];
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
@@ -81,4 +88,27 @@ export async function play(entry: Entry, script: string, day: string): Promise<C
   } finally {
     await miniflare.dispose();
   }
+}
+
+/** Plays `days` two at a time, because CI has two cores. `root`: of the checkout; default: this one. */
+export async function playAll(
+  days: readonly string[],
+  root: string = PROJECT,
+): Promise<Map<string, Counters>> {
+  const scripts = new Map<Entry, Promise<string>>();
+  const played = new Map<string, Counters>();
+  const waiting = [...new Set(days)];
+  const work = async (): Promise<void> => {
+    for (let day = waiting.shift(); day !== undefined; day = waiting.shift()) {
+      const isWorkspace = day.startsWith("workspace/");
+      const entry: Entry = isWorkspace ? "workspace-days.worker.ts" : "days.worker.ts";
+      const script = scripts.get(entry) ?? bundle(entry, root);
+      scripts.set(entry, script);
+      const startedAt = performance.now();
+      played.set(day, await play(entry, await script, day));
+      console.error(`  ${day}: ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
+    }
+  };
+  await Promise.all([work(), work()]);
+  return played;
 }

@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { type BarChart, bars } from "../bench/plot.ts";
 import { type Bill, type Counters, monthOf, scaled } from "./bill.ts";
 import { MODEL, type System, USERS } from "./model.ts";
-import { bundle, type Entry, play } from "./play.ts";
+import { playAll } from "./play.ts";
 import { ACTOR_GB, BASE, MESSAGES_PER_REQUEST, PRICES_DATE, SOURCES } from "./prices.ts";
 
 type Users = (typeof USERS)[number];
@@ -65,26 +65,6 @@ interface Result extends Design {
 
 const dayOf = ({ day }: Design, users: Users): string =>
   typeof day === "string" ? day : day[users];
-
-/** Plays every day that `designs` ask for, two at a time: that is what CI has cores for. */
-async function playAll(designs: readonly Design[]): Promise<Map<string, Counters>> {
-  const scripts = new Map<Entry, Promise<string>>();
-  const played = new Map<string, Counters>();
-  const waiting = [...new Set(designs.flatMap((one) => USERS.map((users) => dayOf(one, users))))];
-  const work = async (): Promise<void> => {
-    for (let day = waiting.shift(); day !== undefined; day = waiting.shift()) {
-      const isWorkspace = day.startsWith("workspace/");
-      const entry: Entry = isWorkspace ? "workspace-days.worker.ts" : "days.worker.ts";
-      const script = scripts.get(entry) ?? bundle(entry);
-      scripts.set(entry, script);
-      const startedAt = performance.now();
-      played.set(day, await play(entry, await script, day));
-      console.error(`  ${day}: ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
-    }
-  };
-  await Promise.all([work(), work()]);
-  return played;
-}
 
 // ── Tables ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +210,9 @@ if (unknown.length > 0 || (values.publish && positionals.length > 0)) {
 }
 
 const systems = positionals.length > 0 ? (positionals as System[]) : known;
-const played = await playAll(systems.flatMap((system) => DESIGNS[system]));
+const played = await playAll(
+  systems.flatMap((system) => DESIGNS[system].flatMap((one) => USERS.map((n) => dayOf(one, n)))),
+);
 const all = new Map<System, Result[]>();
 for (const system of systems) {
   const results = DESIGNS[system].map((design) => ({
