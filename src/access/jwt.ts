@@ -2,7 +2,7 @@ import { errors, type JWTPayload, jwtVerify } from "jose";
 import { RollcallError } from "../wire/errors.ts";
 
 const encoder = new TextEncoder();
-/** By secret, of which a server has one: making a key costs as much as checking a signature. */
+/** Keys by their secret, of which a server has one: importing a key costs as much as a check. */
 const keys = new Map<string, CryptoKey>();
 
 async function keyOf(secret: string): Promise<CryptoKey> {
@@ -16,8 +16,8 @@ async function keyOf(secret: string): Promise<CryptoKey> {
 }
 
 /**
- * The claims of a token signed with HS256 by `secret`, whose `nbf` holds now and whose `exp` is not
- * further back than `graceSeconds`.
+ * The claims of a token that is signed with HS256 by `secret`. Its `nbf` must be past, and its `exp` at
+ * most `graceSeconds` ago.
  *
  * @throws RollcallError `token_expired`, or `unauthorized` for anything else: another algorithm
  *   (`none` and RS256 included), a bad signature, a malformed token
@@ -32,7 +32,7 @@ export async function verifyJwt(
     return payload;
   } catch (thrown) {
     if (thrown instanceof errors.JWTExpired) {
-      // jose looks at `exp` last: the signature and all else hold.
+      // jose checks `exp` last: the signature and all other claims are valid.
       const { exp } = thrown.payload;
       if (exp !== undefined && Date.now() / 1000 <= exp + graceSeconds && graceSeconds > 0) {
         return thrown.payload;
@@ -50,7 +50,7 @@ export function expiryOf(claims: JWTPayload): number | undefined {
 
 const ROLES: readonly unknown[] = ["owner", "admin", "member"];
 
-/** Whether the `workspaces` claim, `[{id, role: owner|admin|member}]`, makes one a member. */
+/** Whether the `workspaces` claim, `[{id, role: owner|admin|member}]`, has this workspace. */
 export function isMember(claims: JWTPayload, workspaceId: string): boolean {
   const { workspaces } = claims;
   if (!Array.isArray(workspaces)) return false;

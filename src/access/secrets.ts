@@ -1,16 +1,16 @@
 import { RollcallError } from "../wire/errors.ts";
 
-/** How every value in `.dev.vars.example` begins; such a value is public and protects nothing. */
+/** The beginning of every value in `.dev.vars.example`. Such a value is public and protects nothing. */
 const EXAMPLE_PREFIX = "development-only-";
 
-/** Names of the secrets a deployment sets. */
+/** The secrets that a deployment sets. */
 export type SecretName =
   | "JWT_SECRET"
   | "PRESENCE_DO_INGEST_TOKEN"
   | "PRESENCE_DO_TOKEN_SIGNING_KEY"
   | "SERVER_BYPASS_TOKEN";
 
-/** Development only by this very word: an unset or misspelt ENVIRONMENT counts as production. */
+/** Only the exact word turns development on: an unset or misspelt ENVIRONMENT means production. */
 export function isDevelopment(env: { ENVIRONMENT?: string }): boolean {
   return env.ENVIRONMENT === "development";
 }
@@ -19,7 +19,7 @@ export function isDevelopment(env: { ENVIRONMENT?: string }): boolean {
  * A configured secret.
  *
  * @throws RollcallError `unavailable` (503) when it is unset or empty, or an example value outside
- *   development: a missing secret lets nobody in
+ *   development. So a missing secret never lets anybody in.
  */
 export function requireSecret(env: { ENVIRONMENT?: string }, name: SecretName): string {
   const value = (env as Record<string, unknown>)[name];

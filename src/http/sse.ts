@@ -2,18 +2,18 @@ import { log } from "../log.ts";
 import { RollcallError } from "../wire/errors.ts";
 
 /**
- * Time between two comment lines, in ms. Contracts ask for 15 s at most; a reader that vanished
- * without a word shows at the second write after it, and has to be noticed within 20 s.
+ * Time between two comment lines, in ms. Contracts allow 15 s at most. The second write after a reader
+ * vanished fails, and the server must notice within 20 s.
  */
 export const KEEP_ALIVE_MS = 7_000;
 
 /**
- * Bytes that wait for one reader at most, beyond what the network between us has swallowed. A reader
- * who is further behind is cut off: it may connect anew and begin with a fresh snapshot.
+ * Bytes that wait for one reader at most, beyond what the network has buffered. A slower reader is cut
+ * off. It may connect again, and then begins with a new snapshot.
  */
 export const STREAM_BUFFER_BYTES = 1_048_576;
 
-/** Time a reader has for the rest of a stream that has ended, in ms. */
+/** Time that a reader has for the rest of an ended stream, in ms. */
 const DRAIN_MS = 5_000;
 
 const KEEP_ALIVE = ": keep-alive\n\n";
@@ -26,15 +26,15 @@ export interface StreamEvent {
   data: string;
 }
 
-/** Where a stream's events come from. */
+/** The source of a stream's events. */
 export interface StreamSource {
   /** The actor, called with a WebSocket upgrade. */
   stub: { fetch(request: Request): Promise<Response> };
   /** Path and query of the room's upgrade. */
   path: string;
-  /** A message of the actor's socket as events, in order; an empty list is passed over. */
+  /** A message of the actor's socket as events, in order; an empty list sends nothing. */
   toEvents(message: string): StreamEvent[];
-  /** The bytes the room's codec names as ping: sent with every keep-alive, answered by the runtime. */
+  /** The ping of the room's codec: sent with every keep-alive, answered by the runtime. */
   ping?: string;
   /** More headers for the answer, such as those of CORS. */
   headers?: Record<string, string>;
@@ -47,13 +47,13 @@ function encodeEvent({ id, data }: StreamEvent): string {
 }
 
 /**
- * An SSE stream over a room. The Worker holds a hibernatable WebSocket to the actor, so that the
- * actor sees one more session and sleeps while nothing happens. The stream ends when the actor
- * closes that socket (a token's expiry included); the socket is closed when the reader goes away,
- * which is noticed by the request's signal, by the stream's cancellation or by a failing keep-alive.
+ * An SSE stream over a room. The Worker holds a WebSocket to the actor that can hibernate. For the
+ * actor it is one more session, and the actor sleeps while nothing happens. The stream ends when the
+ * actor closes that socket, for example because a token expired. The socket is closed when the reader
+ * is gone: then the request's signal aborts, the stream is cancelled, or a keep-alive fails.
  *
- * The caller's `Authorization` goes along: the actor checks for itself who may connect, and what it
- * refuses the upgrade with becomes the answer.
+ * The upgrade carries the request's `Authorization`, since the actor checks for itself who may
+ * connect. If it refuses, its answer is the answer.
  *
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
@@ -69,36 +69,36 @@ export async function openStream(request: Request, source: StreamSource): Promis
     return new Response(answer.body, answer);
   }
 
-  // Its write settles when the reader has taken the bytes: that is how we know of a slow one.
+  // A write settles when the reader has taken its bytes, so pending writes show a slow reader.
   const { readable, writable } = new IdentityTransformStream();
   const writer = writable.getWriter();
-  let waitingBytes = 0;
+  let pendingBytes = 0;
   let ended = false;
 
   function send(text: string): void {
     if (ended) return;
     const bytes = encoder.encode(text);
-    waitingBytes += bytes.byteLength;
-    if (waitingBytes > STREAM_BUFFER_BYTES) {
-      log("stream_cut_off", { waitingBytes });
-      leave("The reader is too slow");
+    pendingBytes += bytes.byteLength;
+    if (pendingBytes > STREAM_BUFFER_BYTES) {
+      log("stream_cut_off", { pendingBytes });
+      cutOff("The reader is too slow");
       return;
     }
     writer.write(bytes).then(
       () => {
-        waitingBytes -= bytes.byteLength;
+        pendingBytes -= bytes.byteLength;
       },
-      () => leave("The reader has gone"),
+      () => cutOff("The reader is gone"),
     );
   }
 
-  /** The reader has gone, or has to. */
-  function leave(why: string): void {
+  /** The reader is gone, or too slow: what is pending is dropped. */
+  function cutOff(why: string): void {
     if (!stop()) return;
     writer.abort(new Error(why)).catch(() => {});
   }
 
-  /** The actor is done with us: the reader gets what is left. */
+  /** The actor has closed: the reader still gets what is pending. */
   function finish(): void {
     if (!stop()) return;
     const deadline = setTimeout(() => writer.abort().catch(() => {}), DRAIN_MS);
@@ -124,8 +124,8 @@ export async function openStream(request: Request, source: StreamSource): Promis
     send(KEEP_ALIVE);
     if (ping !== undefined && !ended) socket.send(ping);
   }, KEEP_ALIVE_MS);
-  writer.closed.catch(() => leave("The reader has gone"));
-  request.signal.addEventListener("abort", () => leave("The reader has gone"));
+  writer.closed.catch(() => cutOff("The reader is gone"));
+  request.signal.addEventListener("abort", () => cutOff("The reader is gone"));
   socket.addEventListener("message", ({ data }) => {
     if (typeof data !== "string") return;
     const events = toEvents(data);
@@ -135,7 +135,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
   socket.addEventListener("error", finish);
   socket.accept();
   if (ping !== undefined) socket.send(ping);
-  // Some proxies hold the headers back until the first byte.
+  // Some proxies delay the headers until the first byte.
   send(": connected\n\n");
 
   return new Response(readable, {

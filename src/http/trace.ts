@@ -4,9 +4,9 @@ import { tracing } from "cloudflare:workers";
 export type SpanName = "ingest" | "publish" | "sync.auth" | "llm.upstream";
 
 /**
- * Runs `work` in a span of the runtime's own tracing (`[observability.traces]`), child of whichever
- * is open, ended when the promise settles. A refusal is marked with its code alone: messages may
- * quote what a client sent. Never give a secret, a token or a user's text as an attribute.
+ * Runs `work` in a span of the runtime's own tracing (`[observability.traces]`), below the span that is
+ * open. The span ends when the promise settles. A failure is marked with its code only, since a message
+ * may quote the client. Attributes must not hold a secret, a token or a user's text.
  *
  * @see https://developers.cloudflare.com/workers/observability/traces/custom-spans/
  */
