@@ -1,6 +1,6 @@
 /**
- * What `/openapi.json` and `/asyncapi.json` say, held against the real server: each route is called
- * with what its schema says and with what it forbids, each message is seen on the wire.
+ * `/openapi.json` and `/asyncapi.json` against the real server: each route is called with a request that
+ * its schema allows and with some that it forbids; each message is observed on the wire.
  */
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -105,7 +105,7 @@ function image(): FormData {
   return form;
 }
 
-/** A call that the description allows; what is not said here is taken from the description. */
+/** A call that the description allows. The rest of the request comes from the description. */
 interface Case {
   params?: Record<string, string>;
   query?(): Record<string, string>;
@@ -126,7 +126,7 @@ const ping = () => ({
   ...{ payload: { storeId: WORKSPACE }, headers: [] },
 });
 
-/** One for each operation of the description: a route without a case fails. */
+/** One case for each operation of the description: a route without a case fails. */
 const CASES: Record<string, Case> = {
   "get /api/v1/presence": { query: () => ({ room: "api" }) },
   "post /api/v1/daemon/presence/heartbeat": { body: beat, status: 204 },
@@ -144,7 +144,7 @@ const CASES: Record<string, Case> = {
   "post /api/leave": { body: () => ({ sessionId: "api" }) },
   "get /api/presence": {},
   "get /api/presence/stream": {},
-  // Without an upgrade, which `fetch` cannot ask for.
+  // Without an upgrade, which `fetch` cannot make.
   "get /sync": { query: sync("ws"), status: 426 },
   "post /sync": { query: sync("http"), body: ping },
   "post /api/upload-image": { body: image },
@@ -186,7 +186,7 @@ function operationOf(method: string, path: string): Operation {
   return operation;
 }
 
-/** What a client that has these rights adds to its request. */
+/** What a client with these rights adds to its request. */
 function credentials(scheme: string | undefined): Call {
   const bearer = (token: string) => ({ headers: { Authorization: `Bearer ${token}` } });
   if (scheme === undefined) return {};
@@ -198,7 +198,7 @@ function credentials(scheme: string | undefined): Call {
   throw new Error(`What are the credentials of ${scheme}?`);
 }
 
-/** Holds an answer to what the description says of its status; gives the status. */
+/** Checks an answer against the description of its status. @returns the status */
 async function hold(name: string, response: Response): Promise<number> {
   const [method = "", path = ""] = name.split(" ");
   const { status } = response;
@@ -220,57 +220,63 @@ async function hold(name: string, response: Response): Promise<number> {
 }
 
 describe("/openapi.json", () => {
-  it("is what the official parser takes for OpenAPI 3.1", async () => {
+  it("is valid OpenAPI 3.1 by the official parser", async () => {
     expect(await validate(structuredClone(openapi) as never)).toMatchObject({ valid: true });
   });
 
-  it("has a case here for each route, and no case is left over", () => {
+  it("describes exactly the routes that this file has a case for", () => {
     const names = Object.entries(openapi.paths).flatMap(([path, item]) =>
       Object.keys(item).map((method) => `${method} ${path}`),
     );
     expect(names.sort()).toEqual(Object.keys(CASES).sort());
   });
 
-  it.each(Object.keys(CASES))("%s does what it says, and refuses what it forbids", async (name) => {
-    const [method = "", path = ""] = name.split(" ");
-    const { query = () => ({}), body = () => undefined, status = 200 } = CASES[name] ?? {};
-    const operation = operationOf(method, path);
-    const schemes = operation.security?.flatMap((scheme) => Object.keys(scheme)) ?? [];
+  it.each(Object.keys(CASES))(
+    "%s answers as described, and refuses requests that its description forbids",
+    async (name) => {
+      const [method = "", path = ""] = name.split(" ");
+      const { query = () => ({}), body = () => undefined, status = 200 } = CASES[name] ?? {};
+      const operation = operationOf(method, path);
+      const schemes = operation.security?.flatMap((scheme) => Object.keys(scheme)) ?? [];
 
-    for (const scheme of schemes.length > 0 ? schemes : [undefined]) {
-      const rights = credentials(scheme);
-      const call = { ...rights, query: { ...query(), ...rights.query }, body: body() };
-      expect(await hold(name, await send(name, call)), `with ${scheme}`).toBe(status);
-    }
+      for (const scheme of schemes.length > 0 ? schemes : [undefined]) {
+        const rights = credentials(scheme);
+        const call = { ...rights, query: { ...query(), ...rights.query }, body: body() };
+        expect(await hold(name, await send(name, call)), `with ${scheme}`).toBe(status);
+      }
 
-    const rights = credentials(schemes[0]);
-    const refuse = async (call: Call, why: string): Promise<void> => {
-      const answer = await hold(name, await send(name, { query: query(), ...call }));
-      expect(answer, `${name} ${why}`).toBeGreaterThanOrEqual(400);
-      expect(answer, `${name} ${why}`).toBeLessThan(500);
-    };
-    if (schemes.length > 0) {
-      await refuse({ body: body() }, "without credentials");
-      await refuse({ body: body(), headers: { Authorization: "Bearer wrong" } }, "with wrong ones");
-    }
-    for (const parameter of operation.parameters ?? []) {
-      if (parameter.in !== "query" || !parameter.required) continue;
-      const { [parameter.name]: _, ...rest } = query() as Record<string, string>;
-      await refuse({ ...rights, query: rest, body: body() }, `without ${parameter.name}`);
-    }
-    const media = operation.requestBody?.content["application/json"];
-    if (!media) return;
-    await refuse({ ...rights, body: '{"' }, "with no JSON");
-    const { required = [] } = resolve(media.schema) as Media["schema"];
-    for (const field of required) {
-      const { [field]: _, ...rest } = body() as Record<string, unknown>;
-      await refuse({ ...rights, body: rest }, `without ${field}`);
-      await refuse({ ...rights, body: { ...rest, [field]: null } }, `with ${field}: null`);
-    }
-  });
+      const rights = credentials(schemes[0]);
+      const refuse = async (call: Call, why: string): Promise<void> => {
+        const answer = await hold(name, await send(name, { query: query(), ...call }));
+        expect(answer, `${name} ${why}`).toBeGreaterThanOrEqual(400);
+        expect(answer, `${name} ${why}`).toBeLessThan(500);
+      };
+      if (schemes.length > 0) {
+        await refuse({ body: body() }, "without credentials");
+        await refuse(
+          { body: body(), headers: { Authorization: "Bearer wrong" } },
+          "with wrong ones",
+        );
+      }
+      for (const parameter of operation.parameters ?? []) {
+        if (parameter.in !== "query" || !parameter.required) continue;
+        const { [parameter.name]: _, ...rest } = query() as Record<string, string>;
+        await refuse({ ...rights, query: rest, body: body() }, `without ${parameter.name}`);
+      }
+      const media = operation.requestBody?.content["application/json"];
+      if (!media) return;
+      await refuse({ ...rights, body: '{"' }, "with no JSON");
+      const { required = [] } = resolve(media.schema) as Media["schema"];
+      for (const field of required) {
+        const { [field]: _, ...rest } = body() as Record<string, unknown>;
+        await refuse({ ...rights, body: rest }, `without ${field}`);
+        await refuse({ ...rights, body: { ...rest, [field]: null } }, `with ${field}: null`);
+      }
+    },
+  );
 });
 
-/** A schema, or what it refers to. */
+/** A schema, or the component that it refers to. */
 function resolve(schema: object): object {
   const { $ref } = schema as { $ref?: string };
   if ($ref === undefined) return schema;
@@ -281,8 +287,8 @@ function resolve(schema: object): object {
 // ── Sockets and streams ─────────────────────────────────────────────────────────────────────────
 
 const validators = new Map<string, ValidateFunction>();
-/** Messages that were seen on the wire, or made by the code that makes them. */
-const seen = new Set<string>();
+/** Messages that were observed on the wire, or encoded by the server's own encoder. */
+const observed = new Set<string>();
 
 function fits(id: string, payload: unknown): void {
   const message = asyncapi.components.messages[id];
@@ -290,14 +296,14 @@ function fits(id: string, payload: unknown): void {
   const validator = validators.get(id) ?? ajv.compile(message.payload);
   validators.set(id, validator);
   expect(validator(payload) || validator.errors, `${id}: ${JSON.stringify(payload)}`).toBe(true);
-  seen.add(id);
+  observed.add(id);
 }
 
-/** A client of a room that holds all that is said, either way, to the description. */
+/** A client of a room that checks all messages, in both directions, against the description. */
 class Line {
   readonly #channel: string;
   readonly #socket: WebSocket;
-  readonly #heard: { name: string; payload: unknown }[] = [];
+  readonly #received: { name: string; payload: unknown }[] = [];
   #wake = Promise.withResolvers<void>();
 
   private constructor(channel: string, url: string) {
@@ -307,7 +313,7 @@ class Line {
       const text = String(data);
       const value: unknown = text === "pong" ? text : JSON.parse(text);
       for (const payload of Array.isArray(value) ? value : [value]) {
-        this.#heard.push({ name: nameOf(payload), payload });
+        this.#received.push({ name: nameOf(payload), payload });
       }
       this.#wake.resolve();
       this.#wake = Promise.withResolvers();
@@ -323,22 +329,22 @@ class Line {
     return line;
   }
 
-  /** Says what the description allows. */
-  say(name: string, payload: unknown): void {
+  /** Sends a message that the description allows. */
+  send(name: string, payload: unknown): void {
     fits(`${this.#channel}.in.${name}`, payload);
     this.#socket.send(payload === "ping" ? payload : JSON.stringify(payload));
   }
 
-  /** Says what it does not allow. */
-  blurt(text: string): void {
+  /** Sends text that the description does not allow. */
+  sendText(text: string): void {
     this.#socket.send(text);
   }
 
-  /** Waits for a message of this name, and takes it and all before it. */
-  async hears(name: string): Promise<unknown> {
+  /** Waits for a message of this name. All messages before it are checked as well. */
+  async receives(name: string): Promise<unknown> {
     for (;;) {
-      while (this.#heard.length > 0) {
-        const message = this.#heard.shift();
+      while (this.#received.length > 0) {
+        const message = this.#received.shift();
         if (!message) break;
         fits(`${this.#channel}.out.${message.name}`, message.payload);
         if (message.name === name) return message.payload;
@@ -352,7 +358,7 @@ class Line {
   }
 }
 
-/** What the description calls a message. */
+/** The name of a message in the description. */
 function nameOf(payload: unknown): string {
   if (typeof payload === "string") return payload;
   const { type, data, envelopeId } = payload as {
@@ -388,115 +394,115 @@ const publish = (type: string) =>
   send("post /publish", { ...credentials("bearer"), body: { userId: "ann", type } });
 
 describe("/asyncapi.json", () => {
-  it("is what the official parser takes for AsyncAPI 3, without a complaint", async () => {
+  it("is valid AsyncAPI 3 by the official parser, without diagnostics", async () => {
     const { document, diagnostics } = await new Parser().parse(JSON.stringify(asyncapi));
     expect(diagnostics.map(({ message, path }) => `${path.join(".")}: ${message}`)).toEqual([]);
     expect(document?.version()).toMatch(/^3\./);
   });
 
-  it("tells what a presence room says", async () => {
+  it("describes every message of a presence room", async () => {
     const join = async (userId: string, more: Record<string, string> = { v: "2" }) =>
       Line.open("presence", { room: "api", token: await tokenOf({ userId }), ...more });
     const ann = await join("ann", { v: "2", probe: "1" });
-    await ann.hears("hello");
-    await ann.hears("presence.sync");
+    await ann.receives("hello");
+    await ann.receives("presence.sync");
     const old = await join("old", {});
-    await old.hears("presence.sync");
-    await ann.hears("presence.diff");
+    await old.receives("presence.sync");
+    await ann.receives("presence.diff");
 
     const bob = await join("bob");
-    await old.hears("presence.online");
+    await old.receives("presence.online");
     const phone = await join("bob");
-    await old.hears("presence.update");
-    ann.say("presence.status", { type: "presence.status", data: { status: "busy" }, id: "1" });
-    await ann.hears("ack");
-    await old.hears("presence.status");
+    await old.receives("presence.update");
+    ann.send("presence.status", { type: "presence.status", data: { status: "busy" }, id: "1" });
+    await ann.receives("ack");
+    await old.receives("presence.status");
     bob.close();
     phone.close();
-    await old.hears("presence.offline");
+    await old.receives("presence.offline");
 
-    ann.say("presence.list", { type: "presence.list" });
-    await ann.hears("presence.sync");
-    ann.say("ping", { type: "ping" });
-    await ann.hears("pong");
-    ann.say("probe", { type: "probe" });
-    await ann.hears("probed");
-    ann.blurt('{"type":"presence.status","data":{"status":"asleep"}}');
-    await ann.hears("error");
-    ann.blurt('{"type":"presence.status","data":{"status":"asleep"},"id":"2"}');
-    await ann.hears("nack");
+    ann.send("presence.list", { type: "presence.list" });
+    await ann.receives("presence.sync");
+    ann.send("ping", { type: "ping" });
+    await ann.receives("pong");
+    ann.send("probe", { type: "probe" });
+    await ann.receives("probed");
+    ann.sendText('{"type":"presence.status","data":{"status":"asleep"}}');
+    await ann.receives("error");
+    ann.sendText('{"type":"presence.status","data":{"status":"asleep"},"id":"2"}');
+    await ann.receives("nack");
     ann.close();
     old.close();
   });
 
-  it("tells what the devices room and its stream say", async () => {
+  it("describes every message of the devices room and of its stream", async () => {
     const line = await Line.open("devices", { user_id: USER, token: presenceToken, v: "2" });
-    await line.hears("hello");
-    await line.hears("device.sync");
+    await line.receives("hello");
+    await line.receives("device.sync");
     const name = "post /api/v1/daemon/presence/heartbeat";
     await send(name, { ...credentials("ingest"), body: beat() });
-    await line.hears("device.update");
-    line.say("ping", { type: "ping" });
-    await line.hears("pong");
-    line.blurt("nonsense");
-    await line.hears("error");
-    line.blurt('{"type":"nobody.listens","id":"1"}');
-    await line.hears("nack");
+    await line.receives("device.update");
+    line.send("ping", { type: "ping" });
+    await line.receives("pong");
+    line.sendText("nonsense");
+    await line.receives("error");
+    line.sendText('{"type":"nobody.listens","id":"1"}');
+    await line.receives("nack");
     line.close();
-    // No event of this room has an answer.
+    // No event of this room returns a value, so the server's encoder makes the ack.
     fits("devices.out.ack", JSON.parse(encodeAck("1", undefined)));
 
     const path = `/api/v1/mobile/presence/stream?user_id=${USER}`;
     fits("deviceStream.out.device", await firstEvent(path, presenceToken));
   });
 
-  it("tells what the mood count and its stream say", async () => {
+  it("describes every message of the mood count and of its stream", async () => {
     const line = await Line.open("moods", { sessionId: "api", v: "2" });
-    await line.hears("hello");
-    await line.hears("mood.state");
-    line.say("mood.set", { type: "mood.set", data: { mood: "release" }, id: "1" });
-    await line.hears("ack");
-    line.say("ping", { type: "ping" });
-    await line.hears("pong");
-    line.blurt('{"type":"mood.set","data":{"mood":"fury"}}');
-    await line.hears("error");
-    line.blurt('{"type":"mood.set","data":{"mood":"fury"},"id":"2"}');
-    await line.hears("nack");
+    await line.receives("hello");
+    await line.receives("mood.state");
+    line.send("mood.set", { type: "mood.set", data: { mood: "release" }, id: "1" });
+    await line.receives("ack");
+    line.send("ping", { type: "ping" });
+    await line.receives("pong");
+    line.sendText('{"type":"mood.set","data":{"mood":"fury"}}');
+    await line.receives("error");
+    line.sendText('{"type":"mood.set","data":{"mood":"fury"},"id":"2"}');
+    await line.receives("nack");
     fits("moodStream.out.state", await firstEvent("/api/presence/stream", ""));
     line.close();
   });
 
-  it("tells what the fan-out and its stream say", async () => {
+  it("describes every message of the fan-out and of its stream", async () => {
     const line = await Line.open("fanout", { token: jwt });
     const filters = [{ type: "news" }];
-    line.say("subscribe", { type: "subscribe", filters });
-    line.say("ping", "ping");
-    await line.hears("pong");
+    line.send("subscribe", { type: "subscribe", filters });
+    line.send("ping", "ping");
+    await line.receives("pong");
     const answer = publish("news");
-    const envelope = await line.hears("envelope");
+    const envelope = await line.receives("envelope");
     const { envelopeId } = envelope as { envelopeId: string };
-    line.say("ack", { type: "ack", envelopeId, result: { shown: true } });
+    line.send("ack", { type: "ack", envelopeId, result: { shown: true } });
     const answered = { clientCount: 1, results: [{ shown: true }] };
     expect(await (await answer).json()).toEqual(answered);
-    line.say("unsubscribe", { type: "unsubscribe", filters });
+    line.send("unsubscribe", { type: "unsubscribe", filters });
     for (let i = 0; i <= 10; i++) {
       const many = Array.from({ length: 50 }, (_, j) => ({ type: "news", topic: `${i}.${j}` }));
-      line.say("subscribe", { type: "subscribe", filters: many });
+      line.send("subscribe", { type: "subscribe", filters: many });
     }
-    await line.hears("error");
+    await line.receives("error");
     line.close();
 
     const first = await firstEvent("/fanout/stream?type=late", jwt, () => publish("late"));
     fits("fanoutStream.out.envelope", first);
   });
 
-  it("has no message that was not said above", () => {
-    expect(Object.keys(asyncapi.components.messages).filter((id) => !seen.has(id))).toEqual([]);
+  it("describes no message that the tests above did not observe", () => {
+    expect(Object.keys(asyncapi.components.messages).filter((id) => !observed.has(id))).toEqual([]);
   });
 });
 
 describe("/docs", () => {
-  it("names every route, address and event, and loads nothing", async () => {
+  it("names every route, address and event, and loads no script, style or image", async () => {
     const response = await fetch(`${server.url}/docs`);
     expect(response.headers.get("Content-Security-Policy")).toContain("default-src 'none'");
     const page = await response.text();

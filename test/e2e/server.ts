@@ -1,7 +1,7 @@
 /**
  * The server as users start it, for tests: `npm start -- --port … --persist-to …` in processes of
- * its own, on a free port, with state in a folder of its own. It ends with the test that started
- * it, also when that test is killed: the start script holds on to our end of its stdin.
+ * its own, on a free port, with state in a folder of its own. It ends with the test that started it,
+ * even when that test is killed: the start script then notices the end of its stdin.
  *
  * @example
  * const server = await startServer({ vars: { ENVIRONMENT: "production" } });
@@ -20,14 +20,14 @@ import { fileURLToPath } from "node:url";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 const POLL_MS = 50;
-/** Generous: these are real processes, on machines that now and then stall for seconds. */
+/** Long, because these are real processes, on machines that stall for seconds at times. */
 const START_DEADLINE_MS = 90_000;
 const STOP_DEADLINE_MS = 15_000;
 const PORT_ATTEMPTS = 3;
 const TAIL_LINES = 60;
 
 export interface ServerOptions {
-  /** Handed over as `--var NAME:VALUE`; wins over .dev.vars. */
+  /** Given as `--var NAME:VALUE`, which overrides .dev.vars. */
   vars?: Record<string, string>;
   /** More arguments for `wrangler dev`. */
   args?: string[];
@@ -37,7 +37,7 @@ export interface ServerOptions {
   persistTo?: string;
   /** Default: a free one. */
   port?: number;
-  /** What is asked until it answers (any status). Default `/`. */
+  /** The path that is requested until it answers, with any status. Default `/`. */
   readyPath?: string;
   startDeadlineMs?: number;
 }
@@ -59,7 +59,7 @@ export async function startServer(options: ServerOptions = {}): Promise<Server> 
       return server;
     } catch (error) {
       await server.stop();
-      // Between our look and wrangler's, somebody else took the port.
+      // Another process took the port after we had found it free.
       const taken = /Address already in use|EADDRINUSE/.test(server.logs);
       if (!taken || options.port !== undefined || attempt === PORT_ATTEMPTS) throw error;
     }
@@ -100,7 +100,7 @@ export class Server {
     const all = listProcesses();
     const ours = new Set<number>();
     if (this.#npm?.pid !== undefined) ours.add(this.#npm.pid);
-    // Parents do not always stand before their children.
+    // Parents may come after their children in the list.
     for (let before = -1; before !== ours.size; ) {
       before = ours.size;
       for (const { pid, parent, group } of all) {
@@ -143,7 +143,7 @@ export class Server {
     npm.on("error", (error) => {
       this.#output += `npm cannot be started: ${error.message}\n`;
     });
-    // A dead reader of the pipe is no error: nothing is ever written.
+    // The pipe carries no data, so a closed reader is no error.
     npm.stdin.on("error", () => {});
     npm.once("close", (code, signal) => {
       this.#output += `[npm start ended: ${signal ?? code}]\n`;
@@ -152,7 +152,7 @@ export class Server {
 
     const deadlineMs = options.startDeadlineMs ?? START_DEADLINE_MS;
     const giveUpAt = Date.now() + deadlineMs;
-    // The log first: until then, whoever answers on the port is somebody else.
+    // The log first: before that line, an answer on the port comes from another process.
     while (!/Ready on http/.test(this.#output.slice(from)) || !(await this.#answers())) {
       if (this.#npm !== npm) throw this.#failure("npm start ended before the server answered");
       if (Date.now() > giveUpAt) {
@@ -250,7 +250,7 @@ export function environmentOfAUser(state: string): NodeJS.ProcessEnv {
   env.NO_COLOR = "1";
   delete env.FORCE_COLOR;
   env.ROLLCALL_STOP_ON_STDIN_END = "1";
-  // Servers that run side by side have the same name; they shall not find each other.
+  // Servers that run at the same time have the same name and must not find each other.
   env.WRANGLER_REGISTRY_PATH = join(state, "registry");
   return env;
 }

@@ -29,7 +29,7 @@ function runToken(...args: string[]): string {
 }
 
 describe("npm start", () => {
-  test("leaves no process behind, however it is ended", async () => {
+  test("leaves no process behind, whichever signal ends it", async () => {
     const server = await start();
     for (const end of [
       (npm: number) => process.kill(npm, "SIGTERM"),
@@ -52,7 +52,7 @@ describe("npm start", () => {
     }
   });
 
-  test("says so when its port is taken, and ends", async () => {
+  test("reports that its port is taken, and ends", async () => {
     const other = createServer().listen(0, "127.0.0.1");
     await once(other, "listening");
     onTestFinished(() => {
@@ -64,7 +64,7 @@ describe("npm start", () => {
     await expect(startServer({ port: address.port })).rejects.toThrow(/Address already in use/);
   });
 
-  test("has made .dev.vars with every name of the example", async () => {
+  test("writes .dev.vars with every name of the example", async () => {
     await start();
     const names = (file: string) =>
       Object.keys(parseEnv(readFileSync(`${PROJECT}${file}`, "utf8")));
@@ -72,7 +72,7 @@ describe("npm start", () => {
     expect(names(".dev.vars")).toEqual(expect.arrayContaining(names(".dev.vars.example")));
   });
 
-  test("ends with a caller that was killed", async () => {
+  test("ends when its caller is killed", async () => {
     const persistTo = mkdtempSync(join(tmpdir(), "rollcall-e2e-"));
     onTestFinished(() => rmSync(persistTo, { recursive: true, force: true, maxRetries: 5 }));
     const caller = spawn(
@@ -122,7 +122,7 @@ describe("npm run token", () => {
     expect(output.trim()).not.toMatch(/\s/);
   });
 
-  test("is taken by the server", async () => {
+  test("prints a token that the server accepts", async () => {
     const server = await start();
     const ask = (token: string) =>
       fetch(`${server.url}/api/v1/presence`, { headers: { authorization: `Bearer ${token}` } });
@@ -131,7 +131,7 @@ describe("npm run token", () => {
     expect((await ask(runToken("--user", "alice").trim())).status).toBe(200);
   });
 
-  test("explains a flag it does not understand", () => {
+  test("explains its flags when one is unknown or malformed", () => {
     for (const args of [[], ["--user", "a", "--ttl", "soon"], ["--usr", "a"]]) {
       expect(() => runToken(...args)).toThrow(/usage: npm run -s token/);
     }

@@ -10,7 +10,7 @@ describe("a secret", () => {
     ["Secret", "secret"],
     ["sécret", "secret"],
     ["x".repeat(2_000), "x".repeat(1_999)],
-    // Beyond what is compared nobody is let in, not even by the right one.
+    // A secret longer than what is compared is refused, even the right one.
     ["x".repeat(2_000), "x".repeat(2_000)],
     [`${"é".repeat(512)}a`, `${"é".repeat(512)}b`],
   ])("is not taken for another: %j", (given, expected) => {

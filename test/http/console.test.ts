@@ -7,7 +7,7 @@ import { signedToken } from "../room/tokens.ts";
 const URL_BASE = "https://rollcall.test";
 const BROWSER = { Accept: "text/html,application/xhtml+xml,*/*;q=0.8" };
 
-function ask(path: string, init?: RequestInit): Promise<Response> {
+function request(path: string, init?: RequestInit): Promise<Response> {
   return exports.default.fetch(URL_BASE + path, init);
 }
 
@@ -29,24 +29,24 @@ function session(body: unknown, headers: Record<string, string> = {}): RequestIn
 }
 
 describe("the console", () => {
-  it("is the page at the root, whoever asks, and the one a browser gets on an unknown path", async () => {
+  it("is served at the root to every client, and to browsers on every unknown path", async () => {
     for (const [path, headers] of [
       ["/", {}],
       ["/", BROWSER],
       ["/somewhere/else", BROWSER],
     ] as const) {
-      const response = await ask(path, { headers });
+      const response = await request(path, { headers });
       expect(response.status).toBe(200);
       expect(response.headers.get("Content-Type")).toContain("text/html");
       expect(response.headers.get("Content-Security-Policy")).toContain("script-src 'self'");
       expect(await response.text()).toContain("<title>Rollcall console</title>");
     }
-    const script = await ask("/console/main.js");
+    const script = await request("/console/main.js");
     expect(script.headers.get("Content-Type")).toContain("text/javascript");
     await script.body?.cancel();
   });
 
-  it("leaves an API's 404 what it is, also to a browser", async () => {
+  it("does not replace the 404 of an API, not even for a browser", async () => {
     for (const [path, headers] of [
       ["/api/v1/nothing", BROWSER],
       ["/api/nothing", BROWSER],
@@ -55,24 +55,24 @@ describe("the console", () => {
       ["/nothing", {}],
       ["/console/nothing.js", {}],
     ] as const) {
-      const response = await ask(path, { headers });
+      const response = await request(path, { headers });
       expect([path, response.status]).toEqual([path, 404]);
       expect(await response.json()).toMatchObject({ details: "Route not found" });
     }
-    const post = await ask("/nothing", { method: "POST", headers: BROWSER });
+    const post = await request("/nothing", { method: "POST", headers: BROWSER });
     expect(post.status).toBe(404);
     await post.body?.cancel();
   });
 
-  it("leaves an upgrade at the root to the fan-out", async () => {
+  it("does not take WebSocket upgrades at the root, which belong to the fan-out", async () => {
     const token = await signedToken({ userId: "anna" });
-    const response = await ask(`/?token=${token}`, { headers: { Upgrade: "websocket" } });
+    const response = await request(`/?token=${token}`, { headers: { Upgrade: "websocket" } });
     expect(response.status).toBe(101);
     response.webSocket?.accept();
     response.webSocket?.close();
   });
 
-  it("is off in production unless CONSOLE says on", async () => {
+  it("is off in production unless CONSOLE is on", async () => {
     for (const path of ["/", "/console/main.js", "/console/config.json", "/index.html"]) {
       for (const value of [undefined, "off", "true"]) {
         const response = await askProduction(path, { headers: BROWSER }, value);
@@ -87,35 +87,35 @@ describe("the console", () => {
   });
 });
 
-describe("what the console is handed", () => {
-  it("is tokens that do, and the same devices for the same name, in development", async () => {
-    const first = await ask("/debug/console/session", session({ name: "Anna" }));
+describe("the console's own routes", () => {
+  it("give working tokens in development, and the same device owner for the same name", async () => {
+    const first = await request("/debug/console/session", session({ name: "Anna" }));
     expect(first.status).toBe(200);
     const grant = (await first.json()) as Record<string, string>;
-    const again = await ask("/debug/console/session", session({ name: "Anna" }));
+    const again = await request("/debug/console/session", session({ name: "Anna" }));
     expect(await again.json()).toMatchObject({ userUuid: grant.userUuid });
-    const other = await ask("/debug/console/session", session({ name: "Berta" }));
+    const other = await request("/debug/console/session", session({ name: "Berta" }));
     expect(((await other.json()) as typeof grant).userUuid).not.toBe(grant.userUuid);
 
-    const look = await ask("/api/v1/presence", {
+    const snapshot = await request("/api/v1/presence", {
       headers: { Authorization: `Bearer ${grant.jwt}` },
     });
-    expect(look.status).toBe(200);
-    await look.body?.cancel();
-    const devices = await ask(`/api/v1/mobile/presence?user_id=${grant.userUuid}`, {
+    expect(snapshot.status).toBe(200);
+    await snapshot.body?.cancel();
+    const devices = await request(`/api/v1/mobile/presence?user_id=${grant.userUuid}`, {
       headers: { Authorization: `Bearer ${grant.presenceToken}` },
     });
     expect(await devices.json()).toEqual({ devices: [] });
   });
 
-  it("is no name that is none, and nothing for a form of another site", async () => {
+  it("refuse names that are empty, too long or no text, and requests that a form of another site can send", async () => {
     for (const body of [{}, { name: "" }, { name: "x".repeat(65) }, { name: 1 }, null]) {
-      const response = await ask("/debug/console/session", session(body));
+      const response = await request("/debug/console/session", session(body));
       expect(response.status).toBe(400);
       await response.body?.cancel();
     }
     for (const path of ["session", "heartbeat"]) {
-      const response = await ask(
+      const response = await request(
         `/debug/console/${path}`,
         session({ name: "Anna" }, { "Content-Type": "text/plain" }),
       );
@@ -124,8 +124,8 @@ describe("what the console is handed", () => {
     }
   });
 
-  it("is judged as any heartbeat, without the page ever seeing the ingest token", async () => {
-    const granted = await ask("/debug/console/session", session({ name: "Clara" }));
+  it("check a heartbeat of the page like any other, and add the ingest token themselves", async () => {
+    const granted = await request("/debug/console/session", session({ name: "Clara" }));
     const { userUuid } = (await granted.json()) as { userUuid: string };
     const heartbeat = {
       schema_version: 1,
@@ -138,16 +138,16 @@ describe("what the console is handed", () => {
       ttl_ms: 12_000,
     };
     for (const status of [204, 409]) {
-      const response = await ask("/debug/console/heartbeat", session(heartbeat));
+      const response = await request("/debug/console/heartbeat", session(heartbeat));
       expect(response.status).toBe(status);
       await response.body?.cancel();
     }
-    const bad = await ask("/debug/console/heartbeat", session({ ...heartbeat, ttl_ms: 0 }));
+    const bad = await request("/debug/console/heartbeat", session({ ...heartbeat, ttl_ms: 0 }));
     expect(bad.status).toBe(400);
     await bad.body?.cancel();
   });
 
-  it("is nothing in production, even with the console on", async () => {
+  it("are off in production, even with the console on", async () => {
     for (const path of ["session", "heartbeat"]) {
       const response = await askProduction(
         `/debug/console/${path}`,
