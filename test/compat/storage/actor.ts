@@ -82,3 +82,19 @@ export function attachmentsOf(stub: DurableObjectStub): Promise<Attachment[]> {
     state.getWebSockets().map((ws) => ws.deserializeAttachment()),
   );
 }
+
+/** An attachment as a next release may write it: its version is `rollcall`. */
+export function nextAttachment(attachment: unknown): object {
+  const { meta, ...rest } = attachment as { meta?: object };
+  return { ...rest, ...LATER, rollcall: 99, ...(meta && { meta: { ...meta, ...LATER } }) };
+}
+
+/** Attachments that no release writes; the last ones have a meta that none has. */
+export function garbageFor(attachment: unknown): unknown[] {
+  const { meta } = attachment as { meta: object };
+  const metas = [...GARBAGE, ...broken(meta)].map((one) => ({
+    ...(attachment as object),
+    meta: one,
+  }));
+  return [...GARBAGE, ...broken(attachment as object), ...metas];
+}
