@@ -112,7 +112,7 @@ describe.each(COMBINATIONS)("the $front Worker in front of the $rooms rooms", (r
     await berta.close();
   });
 
-  test("refuses a presence room to who has no token, and a bad room name", async () => {
+  test("refuses a presence room without a token, and a bad room name", async () => {
     expect((await ask(deployment, "/api/v1/presence")).status).toBe(401);
     const bad = await ask(deployment, "/api/v1/presence?room=a/b", { token: "user:anna" });
     expect(bad.status).toBe(400);
@@ -173,7 +173,7 @@ describe.each(COMBINATIONS)("the $front Worker in front of the $rooms rooms", (r
     );
   });
 
-  test("delivers an envelope to those who subscribed, and gives the publisher their acks", async () => {
+  test("delivers an envelope to its subscribers, and gives the publisher their acks", async () => {
     const token = await sign({ userId: "alice" });
     const socket = await Socket.open(deployment, `/?token=${token}`);
     const filters = [{ type: "chat", questId: "q1" }, { type: "news" }];
@@ -237,7 +237,7 @@ describe.each(COMBINATIONS)("the $front Worker in front of the $rooms rooms", (r
     await socket.close();
   });
 
-  test("refuses to publish without a token, without a user, and what is no JSON", async () => {
+  test("refuses to publish without a token or without a user", async () => {
     const body = { userId: "alice" };
     expect(await ask(deployment, "/publish", { body })).toEqual({
       status: 401,
@@ -302,7 +302,7 @@ describe.each(
 });
 
 describe("storage", () => {
-  test("of each release serves the other, over a deploy and a rollback", async () => {
+  test("of each release is served by the other, over a deploy and a rollback", async () => {
     const persistTo = mkdtempSync(join(tmpdir(), "rollcall-compat-"));
     onTestFinished(() => rmSync(persistTo, { recursive: true, force: true, maxRetries: 5 }));
     const user_id = crypto.randomUUID();

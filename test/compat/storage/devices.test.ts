@@ -66,7 +66,7 @@ describe("device records of the previous release", () => {
 });
 
 describe("device records of a next release", () => {
-  it("are read, and keep what is not known today when a heartbeat rewrites them", async () => {
+  it("are read, and keep their unknown fields when a heartbeat rewrites them", async () => {
     const user_id = await user(raise);
     expect(await list(user_id)).toMatchObject(RECORDED);
     const sent = beatOf({ user_id, device_id: third, seq: 2 });
@@ -79,14 +79,14 @@ describe("device records of a next release", () => {
     });
   });
 
-  it("show watchers none of what is not known today", async () => {
+  it("send watchers no unknown field", async () => {
     const user_id = await user(raise);
     for (const device of await list(user_id)) {
       expect(Object.keys(device).sort()).toEqual(Object.keys(beatOf()).sort());
     }
   });
 
-  it("keep what is not known today when a device expires", async () => {
+  it("keep their unknown fields when a device expires", async () => {
     const user_id = await user((rows) => {
       raise(rows);
       delete rows.held;
@@ -99,7 +99,7 @@ describe("device records of a next release", () => {
     await stream.cancel();
   });
 
-  it("may have a marker of unsaved keep-alives that has become an object", async () => {
+  it("give devices the flush time on top, also where the marker of unsaved keep-alives is an object", async () => {
     const user_id = await user((rows) => {
       rows.held = nextVersion({ held: true });
     }, 55_000);
@@ -109,7 +109,7 @@ describe("device records of a next release", () => {
 });
 
 describe("garbage among device records", () => {
-  it("is passed over, and a heartbeat of that device is news", async () => {
+  it("is skipped, and the next heartbeat of that device is stored", async () => {
     const sample = recorded("devices").rows[`device:${first}`] as object;
     const bad = [...GARBAGE, ...broken(sample)];
     const ids = bad.map(() => crypto.randomUUID());
@@ -125,7 +125,7 @@ describe("garbage among device records", () => {
     expect(listed.sort()).toEqual([...DEVICES, ...ids].sort());
   });
 
-  it("in place of the marker of unsaved keep-alives disturbs nothing", async () => {
+  it("in place of the marker of unsaved keep-alives changes no device", async () => {
     for (const held of GARBAGE) {
       const user_id = await user((rows) => {
         rows.held = held;

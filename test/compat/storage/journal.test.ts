@@ -25,11 +25,11 @@ const segments = (rows: Record<string, unknown>) =>
   Object.entries(rows).filter(([key]) => key.startsWith("moods:"));
 
 describe("the journal of moods that the previous release wrote", () => {
-  it("gives everyone who is here, in the mood of the last segment", async () => {
+  it("gives every session, in the mood of the last segment", async () => {
     expect(plain(await (await deployment()).state())).toEqual(RECORDED);
   });
 
-  it("goes on: a heartbeat adds to it, a leave takes from it, and the next start knows both", async () => {
+  it("is continued: after a heartbeat and a leave the next start knows both", async () => {
     const house = await deployment();
     await house.heartbeat("new", "connection");
     await house.leave("late");
@@ -40,12 +40,12 @@ describe("the journal of moods that the previous release wrote", () => {
     });
   });
 
-  it("counts nobody whose 30 s have passed", async () => {
+  it("gives no session whose 30 s have passed", async () => {
     const house = await deployment(recorded("moods", { nowMs: Date.now() - 30_000 }).rows);
     expect((await house.state()).count).toBe(0);
   });
 
-  it("gives sessions the time of heartbeats that it announced and did not store", async () => {
+  it("gives sessions the time of heartbeats that it announced but did not store", async () => {
     const nowMs = Date.now() - 33_000;
     const open = recorded("shard", { nowMs }).rows;
     expect((await (await deployment(open)).state()).count).toBe(1);
@@ -62,7 +62,7 @@ describe("the journal of moods that a next release wrote", () => {
       segments(recorded("moods").rows).map(([key, row]) => [key, nextVersion(row)]),
     );
 
-  it("is read, and stays as it was while it matters", async () => {
+  it("is read, and its segments are not overwritten while they matter", async () => {
     const rows = raised();
     const house = await deployment(rows);
     expect(plain(await house.state())).toEqual(RECORDED);
@@ -73,7 +73,7 @@ describe("the journal of moods that a next release wrote", () => {
     expect((await house.state()).count).toBe(131);
   });
 
-  it("may know moods that this release does not: they spoil nobody else's", async () => {
+  it("is read where it has a mood that this release does not know", async () => {
     const rows = raised();
     const last = rows["moods:1"] as { ids: string[]; moods: Uint8Array; beats: Float64Array };
     rows["moods:1"] = {
@@ -91,7 +91,7 @@ describe("the journal of moods that a next release wrote", () => {
 });
 
 describe("garbage in the journal of moods", () => {
-  it("is passed over, and what is known besides counts on", async () => {
+  it("is skipped, and all other segments count", async () => {
     const { rows } = recorded("moods");
     const sample = rows["moods:1"] as object;
     const garbage = [...GARBAGE, ...broken(sample)];
@@ -108,7 +108,7 @@ describe("garbage in the journal of moods", () => {
     expect((await house.state()).moods).toMatchObject({ presence: 130, connection: 1 });
   });
 
-  it("does not keep the actor from counting where nothing else is stored", async () => {
+  it("does not stop an actor with nothing else in storage from counting", async () => {
     for (const garbage of GARBAGE) {
       const house = await deployment({ "moods:0": garbage });
       expect((await house.heartbeat("new", "connection")).count).toBe(1);

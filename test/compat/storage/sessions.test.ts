@@ -39,7 +39,7 @@ describe("sockets of a presence room", () => {
     return { stub, anna, berta, carla, join };
   }
 
-  it("stay who they were in the previous release, in their protocols", async () => {
+  it("of the previous release keep their users and their protocols", async () => {
     const { anna, berta, carla, join } = await enter(recorded("presence").sockets);
     const { users, totalConnections } = await sync(anna);
     expect(users).toContainEqual(
@@ -53,16 +53,16 @@ describe("sockets of a presence room", () => {
     await berta.event("presence.online", ({ userId }) => userId === "dora");
   });
 
-  it("are closed when a token expires that the previous release took", async () => {
+  it("of the previous release are closed when their tokens expire", async () => {
     const attachment = recorded("presence").sockets.carla as Attachment;
     const meta = { ...attachment.meta, expiresAtMs: Date.now() + 1_000 };
     const { anna, carla } = await enter({ carla: { ...attachment, meta } });
-    // Wakes the actor: who sleeps is woken by the alarm that was set when the token came.
+    // Wakes the actor, which then sets its alarm.
     await anna.caughtUp();
     expect((await carla.ended()).code).toBe(4401);
   });
 
-  it("of a next release stay, and keep what is not known today when they are written again", async () => {
+  it("of a next release stay, and keep their unknown fields when they are written again", async () => {
     const { sockets } = recorded("presence");
     const raised = Object.fromEntries(
       Object.entries(sockets).map(([name, one]) => [name, nextAttachment(one)]),
@@ -79,7 +79,7 @@ describe("sockets of a presence room", () => {
     }
   });
 
-  it("that are garbage leave the others where they are", async () => {
+  it("with garbage attachments are closed with 1011 or kept, and all others stay", async () => {
     const { stub, join } = room();
     const garbage = garbageFor(recorded("presence").sockets.berta);
     const anna = await join("anna");
@@ -108,7 +108,7 @@ describe("sockets of a mood room", () => {
   const SHARD = "shard:0";
   const meta = (attachment: Attachment) => attachment.meta as { sessionId?: string };
 
-  it("of the previous release keep their mood, and are not sent again what they know", async () => {
+  it("of the previous release keep their mood, and are not sent a state twice", async () => {
     const house = new Deployment(1);
     const socket = await house.connect("connected", "gratitude");
     const watcher = await connect(house.stub(SHARD), "/ws/moods");
@@ -128,7 +128,7 @@ describe("sockets of a mood room", () => {
     expect((await house.state()).moods.release).toBe(0);
   });
 
-  it("that the previous release's total held are still sent nothing", async () => {
+  it("that belong to the total of the previous release are sent no state", async () => {
     const house = new Deployment(1);
     const socket = await house.connect("session");
     const total = await connect(house.stub(SHARD), "/ws/moods");
@@ -144,7 +144,7 @@ describe("sockets of a mood room", () => {
     expect(total.events.filter((event) => event === "mood.state")).toHaveLength(1);
   });
 
-  it("of a next release keep their mood, and what is not known today", async () => {
+  it("of a next release keep their mood and their unknown fields", async () => {
     const house = new Deployment(1);
     const socket = await house.connect("connected", "gratitude");
     const { connected } = recorded("moods").sockets;
@@ -159,11 +159,17 @@ describe("sockets of a mood room", () => {
     });
   });
 
-  it("that are garbage leave the others where they are", async () => {
+  it("with garbage attachments are closed with 1011 or kept, and all others stay", async () => {
     const house = new Deployment(1);
     const garbage = garbageFor(recorded("moods").sockets.connected);
     const other = await house.connect("other", "release");
-    await Promise.all(garbage.map((_, i) => house.connect(`broken-${i}`, "gratitude")));
+    const broken = await Promise.all(
+      garbage.map((_, i) => house.connect(`broken-${i}`, "gratitude")),
+    );
+    // A state that is still to be sent would be noted in the attachment, over the garbage.
+    for (const socket of [other, ...broken]) {
+      await socket.event("mood.state", ({ count }) => count === garbage.length + 1);
+    }
     await replaceMemory(house.stub(SHARD), {
       attachmentOf: (one) => garbage[Number(meta(one).sessionId?.split("-")[1])],
     });
@@ -173,6 +179,9 @@ describe("sockets of a mood room", () => {
     await other.ask("mood.set", { mood: "connection" });
     const after = await house.heartbeat("new", "connection");
     expect(after.moods.connection - moods.connection).toBe(2);
+    const closed = () => broken.filter((socket) => socket.closed);
+    await vi.waitFor(() => expect(closed().length).toBeGreaterThan(GARBAGE.length));
+    for (const socket of closed()) expect(socket.closed?.code).toBe(1011);
   });
 });
 

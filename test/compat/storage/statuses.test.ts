@@ -46,7 +46,7 @@ describe("statuses in storage", () => {
     expect(await rowsOf(stub)).not.toHaveProperty(["status:berta"]);
   });
 
-  it("of a next release are shown, and keep what is not known today when they change", async () => {
+  it("of a next release are shown, and keep their unknown fields when they change", async () => {
     const rows = { "status:anna": next("busy"), "status:berta": next("away") };
     const { anna, stub } = await enter(rows);
     expect(await statuses(anna)).toEqual({ anna: "busy", berta: "away", carla: "online" });
@@ -58,7 +58,7 @@ describe("statuses in storage", () => {
     });
   });
 
-  it("that this release does not know spoil nobody else's", async () => {
+  it("with values that this release does not know change no other user's status", async () => {
     const { anna, berta } = await enter({
       "status:anna": next("invisible"),
       "status:berta": "dancing",
@@ -72,7 +72,7 @@ describe("statuses in storage", () => {
     expect(await statuses(anna)).toMatchObject({ berta: "busy", carla: "busy" });
   });
 
-  it("that are garbage count as none, and can be set", async () => {
+  it("that are garbage count as online, and can be set", async () => {
     for (const garbage of GARBAGE) {
       const { anna, stub } = await enter({ "status:anna": garbage, "status:carla": "busy" });
       expect(await statuses(anna)).toEqual({ anna: "online", berta: "online", carla: "busy" });

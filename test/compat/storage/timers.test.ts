@@ -29,7 +29,7 @@ async function fires(stub: DurableObjectStub<Lab>, name: string): Promise<void> 
 const stored = async (stub: DurableObjectStub<Lab>) => (await rowsOf(stub))[KEY];
 
 describe("deadlines in storage", () => {
-  it("of the previous release fire, and those that are not due stay", async () => {
+  it("of the previous release fire, and those that are not due stay stored", async () => {
     const tomorrow = Date.now() + 24 * 3_600_000;
     const stub = await actor({ ring: Date.now() + SOON_MS, chime: tomorrow });
     await fires(stub, "ring");
@@ -38,7 +38,7 @@ describe("deadlines in storage", () => {
   });
 
   // The row has no version: every number in it is a deadline.
-  it("of a next release fire, and what is not known today stays in the row", async () => {
+  it("of a next release fire, and unknown fields stay in the row", async () => {
     const tomorrow = Date.now() + 24 * 3_600_000;
     const stub = await actor({ ring: Date.now() + SOON_MS, unheardOf: tomorrow, ...LATER });
     await fires(stub, "ring");
@@ -46,7 +46,7 @@ describe("deadlines in storage", () => {
     expect(await stored(stub)).toMatchObject({ unheardOf: tomorrow, ...LATER });
   });
 
-  it("that are garbage neither fire nor keep others from it", async () => {
+  it("that are garbage do not fire and do not stop others from firing", async () => {
     const bad = { nothing: null, text: "soon", never: Number.NaN, list: [1], endless: Infinity };
     const stub = await actor({ ...bad, ring: Date.now() + SOON_MS });
     await fires(stub, "ring");
