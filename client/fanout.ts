@@ -1,3 +1,4 @@
+import type { Envelope } from "../rooms/fanout/envelope.ts";
 import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/fanout/filters.ts";
 import { RollcallError } from "../src/wire/errors.ts";
 import type { Untyped } from "../src/wire/frames.ts";
@@ -8,6 +9,7 @@ import {
   type SocketOptions,
 } from "./socket.ts";
 
+export type { Envelope } from "../rooms/fanout/envelope.ts";
 export type { Filter } from "../rooms/fanout/filters.ts";
 export { RollcallError } from "../src/wire/errors.ts";
 export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
@@ -16,16 +18,6 @@ export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
  * The fan-out from both of its ends: {@link FanoutClient} for whoever listens, {@link publish} and
  * {@link publishBatch} for backends.
  */
-
-/** What a publisher sent, as it reaches a subscriber. */
-export interface Envelope<P = Untyped> {
-  envelopeId: string;
-  type: string;
-  userId: string;
-  /** ISO 8601, the server's. */
-  timestamp: string;
-  payload?: P;
-}
 
 /** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
 export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;

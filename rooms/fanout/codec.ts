@@ -1,0 +1,50 @@
+import type { Codec } from "../../src/wire/codec.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
+import { exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
+import { type FilterKey, parseFilter } from "./filters.ts";
+
+/** Filters of one message that are read. The rest is ignored. */
+const FILTERS_PER_FRAME = 50;
+
+function parseFilters(value: unknown): FilterKey[] | null {
+  if (!Array.isArray(value)) return null;
+  return value
+    .slice(0, FILTERS_PER_FRAME)
+    .map(parseFilter)
+    .filter((filter) => filter !== null);
+}
+
+/** A message of the contract as a frame; null for anything else, which is ignored. */
+function parseMessage(raw: string): MessageFrame | null {
+  if (/^\s*ping\s*$/i.test(raw)) return { type: "ping" };
+  try {
+    const message: unknown = JSON.parse(raw);
+    if (typeof message !== "object" || message === null) return null;
+    const { type, filters, envelopeId, result } = message as Record<string, unknown>;
+    if (type === "subscribe" || type === "unsubscribe") {
+      const data = parseFilters(filters);
+      return data && { type, data };
+    }
+    if (type !== "ack" || typeof envelopeId !== "string") return null;
+    return { type, data: { envelopeId, result: JSON.stringify(result ?? null) } };
+  } catch {
+    // Not JSON, or nested deeper than the stack allows.
+    return null;
+  }
+}
+
+/** The fan-out's own wire: envelopes without a frame around them, and a bare `ping` and `pong`. */
+export const envelopeCodec: Codec = {
+  ping: "ping",
+  pong: "pong",
+  protocol2: false,
+  parse(raw, limitBytes) {
+    const isTooLarge =
+      typeof raw === "string" ? exceedsBytes(raw, limitBytes) : raw.byteLength > limitBytes;
+    if (isTooLarge) throw new RollcallError("too_large", `At most ${limitBytes} bytes`);
+    return typeof raw === "string" ? parseMessage(raw) : null;
+  },
+  // The event's name comes first and replaces a `type` of the data.
+  encodeEvent: (type, data) => JSON.stringify(Object.assign({ type }, data, { type })),
+  encodeError: (error) => JSON.stringify({ type: "error", ...error }),
+};

@@ -1,0 +1,13 @@
+import type { Untyped } from "../../src/wire/frames.ts";
+
+/** A published message, as a subscriber receives it. */
+export interface Envelope<P = Untyped> {
+  envelopeId: string;
+  type: string;
+  /** The user it was published to. */
+  userId: string;
+  /** The server's time, ISO 8601. */
+  timestamp: string;
+  /** Absent when the publisher gave none. */
+  payload?: P;
+}
