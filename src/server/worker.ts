@@ -1,6 +1,5 @@
 import { devices } from "../../rooms/devices/index.ts";
-import { fanout } from "../../rooms/fanout/room.ts";
-import { fanoutRoutes } from "../../rooms/fanout/routes.ts";
+import { fanout } from "../../rooms/fanout/index.ts";
 import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
 import { workspace } from "../../rooms/workspace/index.ts";
@@ -9,27 +8,28 @@ import { notFound } from "../http/errors.ts";
 import { createApp } from "./app.ts";
 import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
-import { descriptionRoutes } from "./description.ts";
+import { descriptionRoutes } from "./description/routes.ts";
 
 const lobby = presence<Env>();
 const phones = devices<Env>();
+const inbox = fanout<Env>();
 const mood = moods<Env>();
 
 export class DeviceRoom extends createActorHandler(phones) {}
-export class FanoutRoom extends createActorHandler(fanout) {}
+export class FanoutRoom extends createActorHandler(inbox) {}
 export class MoodRoom extends createActorHandler(mood) {}
 export class PresenceRoom extends createActorHandler(lobby) {}
 
 const app = createApp<Env>({
   presence: lobby,
   devices: phones,
-  fanout: { routes: fanoutRoutes },
+  fanout: inbox,
   moods: mood,
   workspace: workspace(),
 });
-// What belongs to the service alone.
+// These belong to the service alone.
 app.route("/", debugRoutes<Env>());
-app.route("/", descriptionRoutes());
+app.route("/", descriptionRoutes<Env>());
 app.route("/", consoleRoutes(app.fetch));
 app.notFound(async (c) => (await findPage(c.req.raw, c.env)) ?? notFound(c.req.path));
 

@@ -1,25 +1,27 @@
+import { exports } from "cloudflare:workers";
 import { describe, expect, it } from "vitest";
-import { describeEvents } from "../../src/server/asyncapi.ts";
-import { describeRoutes } from "../../src/server/description.ts";
+import { describeService } from "../../src/server/description/documents.ts";
 import worker from "../../src/server/worker.ts";
 
-const URL_HERE = new URL("https://example.com/");
-/** What belongs to the console and to the descriptions themselves, and is no API. */
+/** The console, and the descriptions themselves: these paths are no API. */
 const OURS = /^\/($|docs$|openapi\.json$|asyncapi\.json$|console\/|debug\/console\/)/;
+
+async function read(url: string): Promise<{ servers: unknown; response: Response }> {
+  const response = await exports.default.fetch(url);
+  return { servers: ((await response.json()) as { servers: unknown }).servers, response };
+}
 
 describe("the descriptions", () => {
   it("name every route that the Worker has", () => {
-    const { paths = {} } = describeRoutes(URL_HERE);
-    const info = { title: "", version: "", description: "" };
-    const { channels } = describeEvents(info, URL_HERE);
+    const { openapi, asyncapi } = describeService();
     const described = new Set([
-      ...Object.entries(paths).flatMap(([path, item]) =>
+      ...Object.entries(openapi.paths).flatMap(([path, item]) =>
         Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
       ),
-      ...Object.values(channels).map(({ address }) => `GET ${address}`),
+      ...Object.values(asyncapi.channels).map(({ address }) => `GET ${address}`),
     ]);
     const undescribed = worker.routes
-      // Middleware, preflights, and what goes to the second Worker whole.
+      // Middleware, preflights, and the routes of the second Worker, which are forwarded.
       .filter(({ method }) => method !== "ALL" && method !== "OPTIONS")
       .filter(({ path }) => !OURS.test(path))
       .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, "{$1}")}`)
@@ -27,12 +29,24 @@ describe("the descriptions", () => {
     expect(undescribed).toEqual([]);
   });
 
-  it("name sockets by the scheme and host that were asked", () => {
-    const info = { title: "", version: "", description: "" };
-    expect(describeEvents(info, new URL("http://localhost:8787/asyncapi.json")).servers).toEqual({
+  it("name servers by the scheme and host of the request", async () => {
+    const local = await read("http://localhost:8787/asyncapi.json");
+    expect(local.servers).toEqual({
       sockets: { host: "localhost:8787", protocol: "ws" },
       streams: { host: "localhost:8787", protocol: "http" },
     });
-    expect(describeEvents(info, URL_HERE).servers).toMatchObject({ sockets: { protocol: "wss" } });
+    const { servers } = await read("https://example.com/asyncapi.json");
+    expect(servers).toMatchObject({ sockets: { protocol: "wss" } });
+    const http = await read("https://example.com/openapi.json");
+    expect(http.servers).toEqual([{ url: "https://example.com" }]);
+  });
+
+  it("may be read by pages of every origin and cached for an hour", async () => {
+    for (const path of ["openapi.json", "asyncapi.json"]) {
+      const { response } = await read(`https://example.com/${path}`);
+      expect(response.headers.get("Content-Type")).toBe("application/json");
+      expect(response.headers.get("Access-Control-Allow-Origin")).toBe("*");
+      expect(response.headers.get("Cache-Control")).toBe("public, max-age=3600");
+    }
   });
 });

@@ -1,4 +1,5 @@
 import { describeDevices } from "../../../rooms/devices/contract.ts";
+import { describeFanout } from "../../../rooms/fanout/contract.ts";
 import { describeMoods } from "../../../rooms/moods/contract.ts";
 import { describePresence } from "../../../rooms/presence/contract.ts";
 import { describeWorkspace } from "../../../rooms/workspace/contract.ts";
@@ -14,6 +15,7 @@ const TITLE = "Rollcall";
 const SYSTEMS: (() => SystemDescription)[] = [
   describePresence,
   describeDevices,
+  describeFanout,
   describeMoods,
   describeWorkspace,
   describeDebug,
