@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 const PROJECT = new URL("..", import.meta.url);
 const WRANGLER = fileURLToPath(new URL("node_modules/wrangler/wrangler-dist/cli.js", PROJECT));
 const DIE_WITH_PARENT = new URL("scripts/die-with-parent.ts", PROJECT).href;
-const NAMES = ["chat", "notifications", "presence"];
+const NAMES = ["chat", "notifications", "own-worker", "presence", "presence-only"];
 
 /** The examples import the library by its name, as you would; here that is its source. */
 function resolveLibrary(): void {

@@ -1,6 +1,6 @@
 /**
- * `npm run build`: what the npm package holds, in dist/. Plain Node strips no types below
- * node_modules, so that the package carries JavaScript and declarations.
+ * `npm run build`: the code of the npm package, in dist/. Node strips no types below node_modules, so
+ * the package carries JavaScript and declarations.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, globSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -9,25 +9,23 @@ import { build } from "esbuild";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Entry points by their place in dist; package.json's `exports` names the same ones. */
-const ENTRIES = [
-  "src/index.ts",
-  "client/client.ts",
-  "client/fanout.ts",
-  "client/moods.ts",
-  "client/react.ts",
-];
-
 process.chdir(PROJECT);
 rmSync("dist", { recursive: true, force: true });
 
+const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as {
+  exports: Record<string, string | { types: string; default: string }>;
+};
+const targets = Object.values(exports).filter((target) => typeof target === "object");
+
 await build({
-  entryPoints: ENTRIES,
+  // An entry lies in dist where its source lies in the project.
+  entryPoints: targets.map((target) => sourceOf(target.default)),
   outdir: "dist",
   outbase: ".",
   bundle: true,
-  // What several entry points hold is one thing: a RollcallError of one is that of all.
+  // Entries share code by chunks: a RollcallError of one is a RollcallError of all.
   splitting: true,
+  chunkNames: "chunks/[name]-[hash]",
   format: "esm",
   target: "es2022",
   platform: "neutral",
@@ -41,19 +39,16 @@ for (const project of ["tsconfig.build.json", "tsconfig.build.client.json"]) {
   execFileSync("tsc", ["-p", project], { stdio: "inherit" });
 }
 
-// tsc leaves `.ts` in the specifiers of declarations, and there is no such file in the package.
+// tsc leaves `.ts` in the specifiers of declarations, and the package has no such files.
 for (const file of globSync("dist/**/*.d.ts")) {
   const text = readFileSync(file, "utf8");
   const fixed = text.replace(/((?:from|import\()\s*"\.{1,2}\/[^"]*)\.ts"/g, '$1.js"');
   if (fixed !== text) writeFileSync(file, fixed);
 }
 
-const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as {
-  exports: Record<string, string | Record<string, string>>;
-};
-const promised = Object.values(exports).flatMap((target) =>
-  typeof target === "string" ? [target] : Object.values(target),
-);
-const absent = promised.filter((path) => !existsSync(path));
-if (absent.length > 0)
-  throw new Error(`package.json exports what is not there: ${absent.join(", ")}`);
+const absent = targets.flatMap(Object.values<string>).filter((path) => !existsSync(path));
+if (absent.length > 0) throw new Error(`package.json exports missing files: ${absent.join(", ")}`);
+
+function sourceOf(output: string): string {
+  return output.replace(/^\.\/dist\//, "").replace(/\.js$/, ".ts");
+}

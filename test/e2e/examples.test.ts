@@ -24,7 +24,7 @@ function linesOf(output: string): string[] {
     .sort();
 }
 
-test.each(["presence", "chat", "notifications"])(
+test.each(["presence", "chat", "notifications", "presence-only", "own-worker"])(
   "npm run example:%s does what its README shows, and ends",
   async (name) => {
     const { stdout } = await promisify(execFile)("npm", ["run", "--silent", `example:${name}`], {

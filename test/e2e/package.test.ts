@@ -1,0 +1,317 @@
+/**
+ * The package as its users get it: packed, installed into empty projects, checked by a strict
+ * TypeScript, and run by wrangler.
+ */
+import { execFile, spawn } from "node:child_process";
+import {
+  cpSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { readExample } from "../../scripts/size.ts";
+import { environmentOfAUser } from "./server.ts";
+
+const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
+const BIN = join(PROJECT, "node_modules/.bin");
+const WRANGLER = join(PROJECT, "node_modules/wrangler/wrangler-dist/cli.js");
+const DIE_WITH_PARENT = pathToFileURL(join(PROJECT, "scripts/die-with-parent.ts")).href;
+const WORKERS_TYPES = join(PROJECT, "node_modules/@cloudflare/workers-types/index.d.ts");
+
+const { devDependencies } = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8")) as {
+  devDependencies: Record<string, string>;
+};
+
+let folder: string;
+let tarball: string;
+let environment: NodeJS.ProcessEnv;
+
+async function run(command: string, args: string[], cwd: string): Promise<string> {
+  try {
+    const options = { cwd, env: environment, timeout: 90_000, maxBuffer: 16_777_216 };
+    return (await promisify(execFile)(command, args, options)).stdout;
+  } catch (error) {
+    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
+    throw new Error(`${command} ${args.join(" ")} failed:\n${stdout}\n${stderr}`);
+  }
+}
+
+/** A new project of a user, with these packages beside the packed one. */
+async function install(name: string, dependencies: Record<string, string>): Promise<string> {
+  const project = join(folder, name);
+  mkdirSync(project);
+  const manifest = { name, private: true, type: "module", dependencies };
+  writeFileSync(join(project, "package.json"), JSON.stringify(manifest));
+  const quick = ["--prefer-offline", "--no-audit", "--no-fund"];
+  await run("npm", ["install", "--install-strategy=linked", ...quick], project);
+  return project;
+}
+
+/** The packages in node_modules, those of the project's own dependencies' dependencies included. */
+function packagesOf(project: string): string[] {
+  const store = join(project, "node_modules/.store");
+  return globSync(["*@*", "@*/*"], { cwd: store })
+    .map((entry) => entry.replace(/@[^@]*$/, ""))
+    .filter(Boolean)
+    .sort();
+}
+
+/** Compiles these files as strictly as TypeScript can, in both ways that it resolves modules. */
+async function compile(project: string, files: string[], more: object = {}): Promise<void> {
+  const compileOnce = async (moduleResolution: string): Promise<void> => {
+    const config = {
+      compilerOptions: {
+        target: "es2024",
+        lib: ["es2024"],
+        module: moduleResolution === "nodenext" ? "nodenext" : "esnext",
+        moduleResolution,
+        strict: true,
+        exactOptionalPropertyTypes: true,
+        noUncheckedIndexedAccess: true,
+        skipLibCheck: false,
+        allowImportingTsExtensions: true,
+        verbatimModuleSyntax: true,
+        noEmit: true,
+        types: [],
+        ...more,
+      },
+      files,
+    };
+    const path = join(project, `tsconfig.${moduleResolution}.json`);
+    writeFileSync(path, JSON.stringify(config));
+    await run(join(BIN, "tsc"), ["-p", path], project);
+  };
+  await Promise.all([compileOnce("bundler"), compileOnce("nodenext")]);
+}
+
+/** Starts `wrangler dev` in a project. @returns the Worker's address */
+async function startWorker(project: string): Promise<string> {
+  const args = [
+    ...["dev", "-c", "wrangler.toml", "--local", "--port", "0", "--ip", "127.0.0.1"],
+    ...["--inspector-port", "0", "--show-interactive-dev-session=false"],
+  ];
+  const wrangler = spawn(
+    process.execPath,
+    ["--no-warnings", "--import", DIE_WITH_PARENT, WRANGLER, ...args],
+    {
+      cwd: project,
+      detached: true,
+      // The fourth is a pipe by which wrangler notices that we have ended.
+      stdio: ["ignore", "pipe", "pipe", "pipe"],
+      env: {
+        ...environment,
+        CLOUDFLARE_CF_FETCH_ENABLED: "false",
+        WRANGLER_SEND_METRICS: "false",
+        WRANGLER_HIDE_BANNER: "true",
+      },
+    },
+  );
+  onTestFinished(() => {
+    try {
+      if (wrangler.pid !== undefined) process.kill(-wrangler.pid, "SIGKILL");
+    } catch {
+      // Already gone.
+    }
+  });
+  return new Promise((resolve, reject) => {
+    let log = "";
+    for (const stream of [wrangler.stdout, wrangler.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        log += text;
+        const [, address] = /Ready on (http:\/\/[\d.:]+)/.exec(log) ?? [];
+        if (address) resolve(address);
+      });
+    }
+    wrangler.once("error", reject);
+    wrangler.once("exit", () => reject(new Error(`The Worker did not start:\n${log}`)));
+  });
+}
+
+/** Writes a Worker and its configuration: one class of actors behind one binding. */
+function writeWorker(project: string, code: string, binding: string, className: string): void {
+  writeFileSync(join(project, "worker.ts"), code);
+  writeFileSync(
+    join(project, "wrangler.toml"),
+    `name = "packed"
+main = "worker.ts"
+compatibility_date = "2026-10-15"
+compatibility_flags = ["nodejs_als"]
+[[durable_objects.bindings]]
+name = "${binding}"
+class_name = "${className}"
+[[migrations]]
+tag = "v1"
+new_sqlite_classes = ["${className}"]
+`,
+  );
+}
+
+/** Runs TypeScript in a project, with the packages that are installed there. */
+function runScript(project: string, code: string): Promise<string> {
+  writeFileSync(join(project, "script.ts"), code);
+  return run(process.execPath, ["script.ts"], project);
+}
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "rollcall-package-"));
+  environment = environmentOfAUser(folder);
+  const output = await run("npm", ["pack", "--silent", "--pack-destination", folder], PROJECT);
+  tarball = `file:${join(folder, output.trim().split("\n").at(-1) ?? "")}`;
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+
+describe("the packed library", () => {
+  it("brings no package but the types of Standard Schema, and its core compiles alone", async () => {
+    const project = await install("core", { rollcall: tarball });
+    expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);
+
+    writeFileSync(
+      join(project, "room.ts"),
+      `import { createActorHandler, defineRoom } from "rollcall";
+import { defineRoom as veranis } from "rollcall/verani";
+const room = defineRoom({ websocketPath: "/ws" });
+export class Room extends createActorHandler(room) {}
+export const same: boolean = veranis === defineRoom;
+`,
+    );
+    await compile(project, ["room.ts", WORKERS_TYPES]);
+    writeFileSync(
+      join(project, "page.ts"),
+      `import { VeraniClient } from "rollcall/client";
+import * as devices from "rollcall/devices";
+import { FanoutClient } from "rollcall/fanout";
+import { joinMoods } from "rollcall/moods";
+export { devices, FanoutClient, joinMoods, VeraniClient };
+`,
+    );
+    await compile(project, ["page.ts"], { lib: ["es2024", "dom", "dom.iterable"] });
+  });
+
+  it("compiles and runs the README's own room", async () => {
+    const { zod = "" } = devDependencies;
+    const project = await install("own-room", { rollcall: tarball, zod });
+    const code = `${readExample("const chat = defineRoom")}
+interface Env { CHAT: DurableObjectNamespace<Chat> }
+`;
+    writeWorker(project, code, "CHAT", "Chat");
+    await compile(project, ["worker.ts", WORKERS_TYPES]);
+
+    const url = await startWorker(project);
+    const output = await runScript(
+      project,
+      `import { VeraniClient } from "rollcall/client";
+interface ChatEvents {
+  in: { say: { text: string } };
+  out: { said: { from: string; text: string } };
+}
+const client = new VeraniClient<ChatEvents>(${JSON.stringify(`${url}/ws/chat`)});
+const said = new Promise<unknown>((resolve) => client.once("said", resolve));
+const ack = (await client.emitWithAck("say", { text: "hello" })) as { at: number };
+console.log(JSON.stringify([await said, typeof ack.at]));
+process.exit(0);
+`,
+    );
+    expect(JSON.parse(output)).toMatchObject([{ from: "alice", text: "hello" }, "number"]);
+  });
+
+  it("compiles and runs an app's own Worker, with its login, presence and fan-out", async () => {
+    const { hono = "", jose = "", zod = "" } = devDependencies;
+    const project = await install("own-worker", { rollcall: tarball, hono, jose, zod });
+    cpSync(join(PROJECT, "examples/own-worker"), project, { recursive: true });
+    const config = readFileSync(join(project, "wrangler.toml"), "utf8");
+    // Here the library is installed.
+    const withoutAlias = config.replace(/^\[alias\]\n(?:\S.* = .*\n)+/m, "");
+    expect(withoutAlias).not.toContain("../../src");
+    writeFileSync(join(project, "wrangler.toml"), withoutAlias);
+    writeFileSync(
+      join(project, "systems.ts"),
+      `import { createActorHandler } from "rollcall";
+import { devices } from "rollcall/rooms/devices";
+import { fanout } from "rollcall/rooms/fanout";
+import { moods } from "rollcall/rooms/moods";
+import { presence } from "rollcall/rooms/presence";
+import { workspace } from "rollcall/rooms/workspace";
+import { createApp } from "rollcall/server";
+interface Env { JWT_SECRET: string }
+const mood = moods<Env, "calm" | "busy">({ moods: ["calm", "busy"], ttlMs: 60_000 });
+export class MoodRoom extends createActorHandler(mood) {}
+export default createApp<Env>({
+  presence: presence(),
+  devices: devices(),
+  fanout: fanout(),
+  moods: mood,
+  workspace: workspace(),
+});
+`,
+    );
+    await compile(project, ["worker.ts", "systems.ts", WORKERS_TYPES]);
+    await compile(project, ["client.ts"], { lib: ["es2024", "dom", "dom.iterable"] });
+
+    const url = await startWorker(project);
+    const output = await runScript(
+      project,
+      `import demo from "./client.ts";
+await demo(${JSON.stringify(url)});
+process.exit(0);
+`,
+    );
+    const readme = readFileSync(join(project, "README.md"), "utf8");
+    const [, shown = ""] = [...readme.matchAll(/(?:^ {4}.*\n)+/gm)].map(([block]) => block);
+    const linesOf = (text: string) => text.trim().split(/\n\s*/);
+    expect(linesOf(output)).toEqual(linesOf(shown));
+  });
+
+  it("compiles and runs a room of Verani's by alias, with Verani's client", async () => {
+    const project = await install("alias", { verani: tarball });
+    expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);
+    const code = `import { createActorHandler, defineRoom, type ConnectionMeta } from "verani";
+interface Meta extends ConnectionMeta { username: string }
+const chat = defineRoom<Meta>({
+  name: "chat-room",
+  websocketPath: "/chat",
+  extractMeta(request) {
+    const userId = new URL(request.url).searchParams.get("userId") ?? "anonymous";
+    return { userId, username: userId, clientId: crypto.randomUUID(), channels: ["default"] };
+  },
+  onConnect(ctx) {
+    ctx.actor.emit.to("default").emit("user.joined", { userId: ctx.meta.userId });
+  },
+});
+chat.on("chat.message", (ctx, data) => {
+  ctx.actor.emit.to("default").emit("chat.message", { from: ctx.meta.username, text: data.text });
+});
+export const ChatRoom = createActorHandler(chat);
+interface Env { CHAT: DurableObjectNamespace }
+export default {
+  fetch(request: Request, env: Env) {
+    return ChatRoom.get("lobby").fetch(request);
+  },
+};
+`;
+    writeWorker(project, code, "ChatRoom", "ChatRoom");
+    await compile(project, ["worker.ts", WORKERS_TYPES]);
+
+    const url = await startWorker(project);
+    const output = await runScript(
+      project,
+      `import { VeraniClient } from "verani/client";
+const client = new VeraniClient(${JSON.stringify(`${url}/chat?userId=ann`)});
+const message = new Promise<unknown>((resolve) => client.on("chat.message", resolve));
+await client.waitForConnection();
+client.emit("chat.message", { text: "hello" });
+console.log(JSON.stringify(await message));
+process.exit(0);
+`,
+    );
+    expect(JSON.parse(output)).toMatchObject({ from: "ann", text: "hello" });
+  });
+});
