@@ -1,5 +1,5 @@
 import { type ConnectionMeta, createActorHandler, defineRoom, RollcallError } from "rollcall";
-import { z } from "zod";
+import * as z from "zod/mini";
 import type { ChatEvents, Message } from "./events.ts";
 
 interface Env {
@@ -22,7 +22,7 @@ const chat = defineRoom<ConnectionMeta, Env, ChatEvents>({
   },
 });
 
-const channel = z.string().regex(/^[a-z0-9-]{1,32}$/);
+const channel = z.string().check(z.regex(/^[a-z0-9-]{1,32}$/));
 const historyKey = (name: string) => `history:${name}`;
 
 // What a handler returns is the ack; what it throws is the error that the client sees.
@@ -39,7 +39,10 @@ chat.on("leave", z.object({ channel }), ({ meta }, data) => {
   meta.channels = meta.channels.filter((name) => name !== data.channel);
 });
 
-const words = z.object({ channel, text: z.string().trim().min(1).max(500) });
+const words = z.object({
+  channel,
+  text: z.string().check(z.trim(), z.minLength(1), z.maxLength(500)),
+});
 chat.on("say", words, ({ actor, meta }, { channel, text }) => {
   if (!meta.channels.includes(channel)) throw new RollcallError("forbidden", "Join it first");
   const message: Message = { channel, from: meta.userId, text, at: Date.now() };

@@ -6,7 +6,7 @@ import {
   RollcallError,
   type VeraniActor,
 } from "rollcall";
-import { z } from "zod";
+import * as z from "zod/mini";
 import type { FeedEvents, Notification } from "./events.ts";
 
 export interface Env {
@@ -54,7 +54,7 @@ const feed = defineRoom<ConnectionMeta, Env, FeedEvents>({
   },
 });
 
-feed.on("read", z.object({ id: z.string().max(64) }), ({ actor }, { id }) => {
+feed.on("read", z.object({ id: z.string().check(z.maxLength(64)) }), ({ actor }, { id }) => {
   const { kv } = actor.getStorage();
   const item = kv.get<Notification>(PREFIX + id);
   if (!item) throw new RollcallError("not_found", "There is no such notification");
@@ -66,8 +66,8 @@ feed.on("read", z.object({ id: z.string().max(64) }), ({ actor }, { id }) => {
 
 /** What a backend asks for. */
 export const push = z.object({
-  userId: z.string().min(1).max(256),
-  text: z.string().min(1).max(1_000),
+  userId: z.string().check(z.minLength(1), z.maxLength(256)),
+  text: z.string().check(z.minLength(1), z.maxLength(1_000)),
 });
 feed.ingest("push", push, (actor, { text }) => {
   const storage = actor.getStorage();

@@ -1,5 +1,5 @@
 import { type ConnectionMeta, createActorHandler, defineRoom } from "rollcall";
-import { z } from "zod";
+import * as z from "zod/mini";
 import type { LobbyEvents } from "./events.ts";
 
 interface Env {

@@ -1,7 +1,7 @@
+import { identify } from "../../src/access/authenticate.ts";
 import { requestToken } from "../../src/access/bearer.ts";
 import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
 import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
-import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
 /** Room names of the presence contract. */
@@ -58,28 +58,15 @@ export async function authorizeVisitor<E>(
   authenticate: Authenticate<E>,
 ): Promise<RoomVisitor> {
   const room = roomOf(request);
-  const { userId, expiresAtMs, ...visitor } = await identify(() =>
+  const { userId, expiresAtMs, ...visitor } = await identify(request, env, (request, env) =>
     authenticate(request, env, room),
   );
+  if (!userId) throw new RollcallError("unauthorized", "Not authenticated");
   const username = visitor.username || userId;
   if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
     throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
   }
   return { room, userId, username, ...(expiresAtMs !== undefined && { expiresAtMs }) };
-}
-
-async function identify(authenticate: () => ReturnType<Authenticate<never>>): Promise<Visitor> {
-  let visitor: Visitor | null;
-  try {
-    visitor = await authenticate();
-  } catch (thrown) {
-    if (thrown instanceof RollcallError) throw thrown;
-    // A bug in it must not let anybody in. The details are for the log only.
-    log("presence_refused", { error: thrown });
-    throw new RollcallError("unauthorized", "Not authenticated");
-  }
-  if (visitor?.userId) return visitor;
-  throw new RollcallError("unauthorized", "Not authenticated");
 }
 
 /**
