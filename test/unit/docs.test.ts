@@ -1,0 +1,47 @@
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+
+const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
+const PAGES = execFileSync("git", ["ls-files", "*.md"], { cwd: PROJECT, encoding: "utf8" })
+  .split("\n")
+  .filter((page) => page !== "" && existsSync(join(PROJECT, page)));
+
+const FOLDERS = "src|rooms|client|examples|test|docs|scripts|types";
+/** Text in backquotes that is a path from the root. `<system>` and `*` stand for any name. */
+const PATH = new RegExp(`\`((?:${FOLDERS})/[\\w./-]+)\``, "g");
+const LINK = /\]\(([^)\s#]+)[^)]*\)/g;
+/** A row of a table of steps: number, file, function. */
+const STEP = /^\| \d+ \| `(?<file>[^`]+)` \| `(?<name>[^`]+)` \|/gm;
+
+const read = (page: string) => readFileSync(join(PROJECT, page), "utf8");
+
+describe("docs", () => {
+  it.each(PAGES)("%s names only files that exist", (page) => {
+    const paths = [...read(page).matchAll(PATH)].map(([, path = ""]) => path);
+    const missing = paths.filter(
+      (path) => !existsSync(join(PROJECT, path)) && !existsSync(join(PROJECT, dirname(page), path)),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  it.each(PAGES)("%s links only to files that exist", (page) => {
+    const links = [...read(page).matchAll(LINK)].map(([, link = ""]) => link);
+    const missing = links.filter(
+      (link) => !/^(https?|mailto):/.test(link) && !existsSync(join(PROJECT, dirname(page), link)),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  it("each step of a path in docs/architecture.md names a function of its file", () => {
+    const steps = [...read("docs/architecture.md").matchAll(STEP)].map(({ groups }) => groups);
+    expect(steps.length).toBeGreaterThanOrEqual(15);
+    const wrong = steps.filter((step) => {
+      const { file = "", name = "" } = step ?? {};
+      return !new RegExp(`(^|[^\\w#])${name}(<[^(]*>)?\\(`, "m").test(read(file));
+    });
+    expect(wrong).toEqual([]);
+  });
+});
