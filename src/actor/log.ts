@@ -1,0 +1,280 @@
+/** Limits of a room's log. The first that is reached trims it. */
+export interface LogOptions {
+  /** Age of an event, in ms. */
+  ageMs: number;
+  /** Number of events. */
+  events: number;
+  /** Size of all events, in UTF-16 units of their text. */
+  bytes: number;
+  /**
+   * `false`: the log is in memory, and in storage too while a session is lost, with at most one row
+   * in 5 s. `true`: every event is stored before it is sent, with at most one row per flush.
+   */
+  durable: boolean;
+}
+
+export const LOG: LogOptions = {
+  ageMs: 120_000,
+  events: 1_000,
+  bytes: 1_048_576,
+  durable: false,
+};
+
+/**
+ * The sessions that an event is for: those in a channel (null: all of the room) without one, or a
+ * list of them by their ids.
+ */
+export type Target = { channel: string | null; except?: string } | { only: readonly string[] };
+
+/** An event in the log. */
+export interface Entry {
+  readonly seq: number;
+  readonly atMs: number;
+  readonly target: Target;
+  /** The frame as clients of protocol 3 receive it. */
+  readonly text: string;
+}
+
+/** A session, as far as the log must know it to find its events. */
+export interface Reader {
+  readonly id: string;
+  /** The number of the last event before its `onConnect` was done. */
+  readonly openSeq: number;
+  /** The number of the last frame that was for this session by name: an event, an ack or a nack. */
+  readonly directSeq: number;
+  readonly channels: readonly string[];
+  /** Channels that it joined later than it connected: the last number before. */
+  readonly joined: Readonly<Record<string, number>> | undefined;
+  /** Channels that it has left: the last number before it joined, and the last before it left. */
+  readonly left: readonly [channel: string, from: number, to: number][] | undefined;
+}
+
+/** Why a reader cannot have all its events. */
+export type Gap = "trimmed" | "restarted";
+
+/** The last events of a channel: the last one, who did not get it, and the last that this one got. */
+interface Mark {
+  seq: number;
+  except: string | undefined;
+  exceptSeq: number;
+}
+
+/** What proves that a session has missed nothing, once the log itself is gone. */
+export interface Marks {
+  /** The last number that was given, and the number of the last event. */
+  seq: number;
+  eventSeq: number;
+  /** The last event of every channel that is not listed is not later than this. */
+  rest: number;
+  /** By channel (null: events for the whole room). The last event comes last. */
+  channels: [channel: string | null, seq: number, except?: string, exceptSeq?: number][];
+}
+
+/** Channels that {@link Marks} are kept for; the others share one. */
+const MARKED_CHANNELS = 1_000;
+/** What an entry takes besides its text, in bytes, roughly. */
+const ENTRY_BYTES = 100;
+/** Entries that are dropped from the front at once: moving the rest costs as much as dropping one. */
+const DROPPED_AT_ONCE = 256;
+
+/**
+ * The events of an actor by number, from the oldest that the limits keep. Sessions that lost their
+ * socket read from it what they have missed.
+ */
+export class Log {
+  readonly #options: LogOptions;
+  #entries: Entry[] = [];
+  /** Index of the oldest entry that counts; those before it are dropped in batches. */
+  #first = 0;
+  #bytes = 0;
+  #seq = 0;
+  #eventSeq = 0;
+  /** All events after this number are in the log. */
+  #floor = 0;
+  #floorCause: Gap = "trimmed";
+  #marks = new Map<string | null, Mark>();
+  #rest = 0;
+
+  constructor(options: LogOptions) {
+    this.#options = options;
+  }
+
+  /** The last number that was given. */
+  get seq(): number {
+    return this.#seq;
+  }
+
+  /** The number of the last event. */
+  get eventSeq(): number {
+    return this.#eventSeq;
+  }
+
+  /** A number for a frame that is not kept here: an ack or a nack. */
+  next(): number {
+    this.#seq += 1;
+    return this.#seq;
+  }
+
+  /**
+   * Adds an event.
+   *
+   * @param encode makes the frame with its number
+   */
+  append(target: Target, encode: (seq: number) => string, now: number): Entry {
+    const seq = this.next();
+    const entry: Entry = { seq, atMs: now, target, text: encode(seq) };
+    this.#add(entry);
+    this.#eventSeq = seq;
+    if ("channel" in target) this.#mark(target.channel, seq, target.except);
+    this.#trim(now);
+    return entry;
+  }
+
+  #add(entry: Entry): void {
+    this.#entries.push(entry);
+    this.#bytes += entry.text.length + ENTRY_BYTES;
+  }
+
+  #mark(channel: string | null, seq: number, except: string | undefined): void {
+    const last = this.#marks.get(channel);
+    const lastSeq = last?.seq ?? this.#rest;
+    const exceptSeq = last && last.except === except ? last.exceptSeq : lastSeq;
+    // The map is in the order of the last events, so that the oldest channels are the first.
+    this.#marks.delete(channel);
+    this.#marks.set(channel, { seq, except, exceptSeq });
+    if (this.#marks.size <= MARKED_CHANNELS) return;
+    const [oldest] = this.#marks;
+    if (!oldest) return;
+    this.#rest = Math.max(this.#rest, oldest[1].seq);
+    this.#marks.delete(oldest[0]);
+  }
+
+  /** Drops what the limits do not keep at `now` (ms). */
+  #trim(now: number): void {
+    const { ageMs, events, bytes } = this.#options;
+    const entries = this.#entries;
+    for (;;) {
+      const oldest = entries[this.#first];
+      if (!oldest) break;
+      const isKept =
+        entries.length - this.#first <= events &&
+        this.#bytes <= bytes &&
+        now - oldest.atMs <= ageMs;
+      if (isKept) break;
+      this.#first += 1;
+      this.#bytes -= oldest.text.length + ENTRY_BYTES;
+      this.#floor = oldest.seq;
+      this.#floorCause = "trimmed";
+    }
+    if (this.#first < DROPPED_AT_ONCE && this.#first < entries.length) return;
+    this.#entries = entries.slice(this.#first);
+    this.#first = 0;
+  }
+
+  /** The entries after the number `after`, oldest first. */
+  after(after: number): Entry[] {
+    const entries = this.#entries;
+    let low = this.#first;
+    let high = entries.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((entries[middle] as Entry).seq <= after) low = middle + 1;
+      else high = middle;
+    }
+    return entries.slice(low);
+  }
+
+  /** No number of a frame that was for `reader` is higher than this. */
+  lastFor(reader: Reader): number {
+    let last = Math.max(reader.directSeq, this.#lastIn(null, reader));
+    for (const channel of reader.channels) last = Math.max(last, this.#lastIn(channel, reader));
+    for (const [channel, from, to] of reader.left ?? []) {
+      const seq = Math.min(this.#lastSent(channel, reader), to);
+      if (seq > from) last = Math.max(last, seq);
+    }
+    return last;
+  }
+
+  #lastIn(channel: string | null, reader: Reader): number {
+    const seq = this.#lastSent(channel, reader);
+    return seq > sinceOf(channel, reader) ? seq : 0;
+  }
+
+  /** The last event in a channel that was not sent to all but `reader`. */
+  #lastSent(channel: string | null, reader: Reader): number {
+    const mark = this.#marks.get(channel);
+    if (mark === undefined) return this.#rest;
+    return mark.except === reader.id ? mark.exceptSeq : mark.seq;
+  }
+
+  /**
+   * The events that `reader` has missed after the number `after`, oldest first; or why they are not
+   * all known. A reader that has missed none gets none, however far the log has been trimmed.
+   */
+  missedBy(reader: Reader, after: number, now: number): Entry[] | Gap {
+    if (after > this.#seq) return "restarted";
+    if (this.lastFor(reader) <= after) return [];
+    this.#trim(now);
+    if (after < this.#floor) return this.#floorCause;
+    return this.after(after).filter((entry) => isFor(entry, reader));
+  }
+
+  /** What proves that sessions missed nothing, with at most `channels` channels. */
+  marks(channels = MARKED_CHANNELS): Marks {
+    const all = [...this.#marks];
+    const left = all.slice(0, Math.max(0, all.length - channels));
+    return {
+      seq: this.#seq,
+      eventSeq: this.#eventSeq,
+      rest: left.reduce((rest, [, { seq }]) => Math.max(rest, seq), this.#rest),
+      channels: all
+        .slice(left.length)
+        .map(([channel, { seq, except, exceptSeq }]) =>
+          except === undefined ? [channel, seq] : [channel, seq, except, exceptSeq],
+        ),
+    };
+  }
+
+  /** Continues the numbers of an instance that is gone, with the entries that it stored. */
+  restore(marks: Marks, entries: readonly Entry[], floor: { seq: number; cause: Gap }): void {
+    this.#marks = new Map();
+    this.#seq = marks.seq;
+    this.#eventSeq = marks.eventSeq;
+    this.#rest = marks.rest;
+    for (const [channel, seq, except, exceptSeq = 0] of marks.channels) {
+      this.#marks.set(channel, { seq, except, exceptSeq });
+    }
+    this.#entries = [];
+    this.#first = 0;
+    this.#bytes = 0;
+    this.#floor = floor.seq;
+    this.#floorCause = floor.cause;
+    for (const entry of entries) this.#add(entry);
+  }
+
+  /** The numbers so far cannot be trusted: they go on from `seq`, and nothing before is known. */
+  restartAt(seq: number): void {
+    this.restore({ seq, eventSeq: seq, rest: seq, channels: [] }, [], { seq, cause: "restarted" });
+  }
+
+  /** All events after this number are in the log. */
+  get floor(): { seq: number; cause: Gap } {
+    return { seq: this.#floor, cause: this.#floorCause };
+  }
+}
+
+/** The last number that is not for `reader`, as it was not in the channel then. */
+function sinceOf(channel: string | null, { openSeq, joined }: Reader): number {
+  return channel === null ? openSeq : (joined?.[channel] ?? openSeq);
+}
+
+/** Whether an event is for `reader`. */
+export function isFor({ seq, target }: Entry, reader: Reader): boolean {
+  if ("only" in target) return target.only.includes(reader.id);
+  const { channel, except } = target;
+  if (except === reader.id) return false;
+  if (channel === null || reader.channels.includes(channel)) {
+    if (seq > sinceOf(channel, reader)) return true;
+  }
+  return reader.left?.some(([left, from, to]) => left === channel && seq > from && seq <= to) === true;
+}
