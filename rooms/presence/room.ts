@@ -106,11 +106,11 @@ class Presence<S extends string> {
    */
   restore(): boolean {
     this.sendDiff();
-    for (const { meta } of this.#actor.sessions.values()) {
-      const entry = this.#entryOf(meta.userId);
+    for (const userId of this.#actor.getConnectedUserIds()) {
+      const entry = this.#entryOf(userId);
       if (!entry) continue;
-      this.roster.set(meta.userId, entry);
-      this.#sent.set(meta.userId, entry);
+      this.roster.set(userId, entry);
+      this.#sent.set(userId, entry);
     }
     this.#encodedUsers = null;
     const absent = [...this.#statuses.keys()].filter((userId) => !this.roster.has(userId));
@@ -125,6 +125,11 @@ class Presence<S extends string> {
 
   connected(session: PresenceSession): void {
     this.#newcomers.add(session);
+    this.#update(session.meta.userId, session);
+  }
+
+  /** Others see a difference only if the session had been gone. */
+  resumed(session: PresenceSession): void {
     this.#update(session.meta.userId, session);
   }
 
@@ -173,6 +178,7 @@ class Presence<S extends string> {
       this.#encodedUsers += `${this.#encodedUsers === "" ? "" : ","}${JSON.stringify(now)}`;
     } else this.#encodedUsers = null;
 
+    if (old && now && isSameEntry(old, now)) return;
     this.#sendSingleEvent(cause, old, now);
     const changedAt = this.#changed.get(userId);
     if (changedAt === undefined) this.#changed.set(userId, this.#syncs);
@@ -216,7 +222,7 @@ class Presence<S extends string> {
     this.#newcomers.clear();
     if (!diff) return;
     const { emit } = this.#actor;
-    emit.where((session) => session.protocol === 2 && session !== only).emit("presence.diff", diff);
+    emit.where((session) => session.protocol >= 2 && session !== only).emit("presence.diff", diff);
   }
 
   /** `presence.sync` as a frame. */
@@ -226,9 +232,13 @@ class Presence<S extends string> {
       .map((entry) => JSON.stringify(entry))
       .join(",");
     const head = `{"type":"event","channel":"${CHANNEL}","data":{"type":"presence.sync","users":[`;
-    const totals = `"totalUsers":${this.roster.size},"totalConnections":${this.#actor.sessions.size}`;
+    const totals = `"totalUsers":${this.roster.size},"totalConnections":${this.#actor.getSessionCount()}`;
     return `${head}${this.#encodedUsers}],${totals}}}`;
   }
+}
+
+function isSameEntry<S extends string>(a: RosterEntry<S>, b: RosterEntry<S>): boolean {
+  return a.devices === b.devices && a.status === b.status && a.username === b.username;
 }
 
 export interface PresenceRoomOptions<E, S extends string> {
@@ -260,7 +270,13 @@ export function definePresence<E, S extends string>(
     onConnect({ actor, session }) {
       const here = presenceOf(actor);
       here.connected(session);
-      session.enqueue(here.encodeSync());
+      session.sendSnapshot(here.encodeSync());
+    },
+
+    onResume({ actor, session }, { missedSnapshot }) {
+      const here = presenceOf(actor);
+      here.resumed(session);
+      if (missedSnapshot) session.sendSnapshot(here.encodeSync());
     },
 
     onDisconnect({ actor, session }) {
@@ -279,7 +295,7 @@ export function definePresence<E, S extends string>(
   });
 
   room.on("presence.list", ({ actor, session }) => {
-    session.enqueue(presenceOf(actor).encodeSync());
+    session.sendSnapshot(presenceOf(actor).encodeSync());
   });
 
   return room.call("list", z.undefined(), (actor) => {

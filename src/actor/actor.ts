@@ -4,6 +4,7 @@ import { CLOSE, sendableCode } from "../wire/close.ts";
 import { veraniCodec } from "../wire/codec.ts";
 import type { CallResult, Inspection } from "./call.ts";
 import { Connections } from "./connections.ts";
+import { GRACE_MS, RESUME_MS } from "./continuity.ts";
 import { Dispatcher } from "./dispatch.ts";
 import {
   type ActorEmit,
@@ -14,6 +15,7 @@ import {
 } from "./emit.ts";
 import { LIMITS } from "./limits.ts";
 import { LIVENESS, Sweeper } from "./liveness.ts";
+import { LOG } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import { FLUSH_MS, Outbox } from "./outbox.ts";
 import type { Room, VeraniActor } from "./room.ts";
@@ -43,6 +45,8 @@ export function createActorHandler<
   const codec = room.codec ?? veraniCodec;
   const limits = { ...LIMITS, ...room.limits };
   const liveness = { ...LIVENESS, ...room.liveness };
+  const { graceMs = GRACE_MS, resumeMs = RESUME_MS } = room;
+  const continuity = { graceMs, resumeMs, log: { ...LOG, ...room.log } };
   const websocketPath = room.websocketPath ?? "/ws";
   const label = room.name ?? websocketPath;
 
@@ -79,7 +83,10 @@ export function createActorHandler<
       this.#storage = bufferEmits(state.storage);
       this.#outbox = new Outbox(room.flushMs ?? FLUSH_MS, () => this.sessions.size);
       this.#connections = new Connections(
-        { state, codec, limits, liveness, outbox: this.#outbox },
+        {
+          ...{ state, codec, limits, liveness, continuity, outbox: this.#outbox },
+          wakeAt: (atMs) => this.timers.wakeAt(atMs),
+        },
         (session) => this.#ended(session),
       );
       this.sessions = this.#connections.sessions;
@@ -98,6 +105,7 @@ export function createActorHandler<
         const session = this.#connections.restore(ws);
         if (!session) ws.close(CLOSE.internal, "Session could not be restored");
       }
+      this.#connections.continuity.restore();
       void state.blockConcurrencyWhile(async () => {
         await this.timers.load();
         if ((env as { ENVIRONMENT?: unknown }).ENVIRONMENT === "development") {
@@ -115,6 +123,7 @@ export function createActorHandler<
      */
     #wake(closing?: WebSocket): Promise<void> | undefined {
       const late = closing && !this.sessions.has(closing) && this.#connections.restore(closing);
+      if (late) this.#connections.continuity.restoreFrom(late);
       if (this.#isAwake && !late) return undefined;
       if (!this.#isAwake) this.#connections.sweepStorage();
       this.#isAwake = true;
@@ -141,9 +150,13 @@ export function createActorHandler<
         epoch: this.#instance,
         connections: this.#connections,
         sweeper: this.#sweeper,
-        onAccept: (session, deadlineMs) => {
+        onAccept: (session, deadlineMs, isReload) => {
           this.timers.wakeAt(deadlineMs);
-          return session.run(() => this.#dispatcher.connect(session));
+          return session.run(() => this.#dispatcher.connect(session, isReload));
+        },
+        onResume: (session, deadlineMs, info) => {
+          this.timers.wakeAt(deadlineMs);
+          this.keep(session.run(() => this.#dispatcher.resume(session, info)));
         },
       });
     }
@@ -168,7 +181,7 @@ export function createActorHandler<
       } catch {
         // Closed on both sides already.
       }
-      session?.disconnect("closed");
+      session?.closed(code, "closed");
       await session?.run(() => {});
     }
 
@@ -198,6 +211,7 @@ export function createActorHandler<
         }
       });
       this.#sweeper.sweep(now);
+      this.#connections.continuity.sweep(now);
       if (room.onDue && this.#dueAt() <= now) {
         try {
           await room.onDue(this);
@@ -212,7 +226,8 @@ export function createActorHandler<
     /** The earliest deadline that is stored nowhere, in ms. */
     #nextDeadline(): number | undefined {
       const dueAt = Math.max(this.#dueAt(), this.#dueNotBefore);
-      const next = Math.min(dueAt, this.#sweeper.nextDeadline());
+      const graceEndsMs = this.#connections.continuity.nextDeadline();
+      const next = Math.min(dueAt, this.#sweeper.nextDeadline(), graceEndsMs);
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }
 
@@ -251,7 +266,7 @@ export function createActorHandler<
     }
 
     getSessionCount(): number {
-      return this.sessions.size;
+      return this.#connections.count;
     }
 
     getConnectedUserIds(): string[] {

@@ -1,6 +1,7 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { isProtocol, type Protocol } from "../wire/version.ts";
 import { type ConnectionMeta, checkMeta } from "./meta.ts";
+import type { StoredReader } from "./reader.ts";
 import { defineRecord } from "./record.ts";
 
 /** Storage key of a meta that outgrew the attachment, which holds 16 384 bytes. */
@@ -18,8 +19,30 @@ export interface Attachment {
   unheard?: boolean;
   /** Its client sends probes (`Liveness.probeMs`). */
   probes?: boolean;
+  /**
+   * Protocol 3. `protocol` is 2 then: a release that knows no other reads the session nevertheless.
+   */
+  reader?: StoredReader;
+  /** What the actor keeps in the attachments of a few sockets, to know it after a sleep. */
+  kept?: unknown;
+  /** The session has no socket any more: this is not attached to one, but stored for it. */
+  loss?: Loss;
+  /** Protocol 3: digests of the meta's fields as `extractMeta` made them. */
+  origin?: Record<string, number>;
   /** Absent when it is in storage under the session's id. */
   meta?: unknown;
+}
+
+/** How a session lost its socket. */
+export interface Loss {
+  /** Server time, in ms. */
+  atMs: number;
+  /** The close code. */
+  code: number;
+  /** Until then it counts as present, in ms. */
+  graceEndsMs: number;
+  /** The grace is over: `onDisconnect` has run. */
+  gone: boolean;
 }
 
 const schema: StandardSchemaV1<unknown, Attachment> = {
@@ -46,11 +69,20 @@ export function newAttachment(protocol: Protocol, probes: boolean): Attachment {
   return {
     rollcall: 1,
     id: crypto.randomUUID(),
-    protocol,
+    protocol: protocol === 1 ? 1 : 2,
     seenAtMs: Date.now(),
     unheard: true,
     ...(probes && { probes }),
   };
+}
+
+/** A session without a socket as it was stored; undefined when it is damaged. */
+export function readLost(stored: unknown): (Attachment & { loss: Loss }) | undefined {
+  const attachment = typeof stored === "object" && stored ? record.read(stored) : undefined;
+  const { atMs, code, graceEndsMs, gone } = attachment?.loss ?? {};
+  const isValid =
+    [atMs, code, graceEndsMs].every((value) => Number.isFinite(value)) && typeof gone === "boolean";
+  return isValid ? (attachment as Attachment & { loss: Loss }) : undefined;
 }
 
 /** The attachment of `ws`; undefined when it has none of ours, or one with a protocol we do not speak. */
@@ -84,10 +116,15 @@ export function writeMeta(
   } catch {
     // The runtime throws for a meta over its limit, and for one that cannot be cloned at all. The
     // second also fails here.
-    state.storage.kv.put(META_PREFIX + attachment.id, meta);
+    spillMeta(state, attachment.id, meta);
     ws.serializeAttachment(attachment);
     return true;
   }
+}
+
+/** Stores the meta of session `id` in storage. */
+export function spillMeta(state: DurableObjectState, id: string, meta: unknown): void {
+  state.storage.kv.put(META_PREFIX + id, meta);
 }
 
 /** Deletes the meta that session `id` has in storage. */

@@ -1,7 +1,9 @@
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { sweepMetas } from "./attachment.ts";
+import { Continuity, type ContinuityOptions } from "./continuity.ts";
 import type { Limits } from "./limits.ts";
+import type { Target } from "./log.ts";
 import type { Liveness } from "./liveness.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Outbox } from "./outbox.ts";
@@ -46,6 +48,9 @@ export interface Shared {
   readonly limits: Limits;
   readonly liveness: Liveness;
   readonly outbox: Outbox;
+  readonly continuity: ContinuityOptions;
+  /** A session's deadline has come nearer, in ms. */
+  wakeAt(atMs: number): void;
 }
 
 /**
@@ -58,7 +63,10 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   readonly codec: Codec;
   readonly limits: Limits;
   readonly liveness: Liveness;
+  /** Those with a socket. */
   readonly sessions = new Map<WebSocket, Session<M>>();
+  /** Those without one that may come back, and the log that they resume from. */
+  readonly continuity: Continuity<M>;
   readonly #outbox: Outbox;
   readonly #onEnd: (session: Session<M>, reason: EndReason) => void;
   readonly #byUser = new Index<M>();
@@ -76,12 +84,35 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     this.liveness = shared.liveness;
     this.#outbox = shared.outbox;
     this.#onEnd = onEnd;
+    this.continuity = new Continuity<M>({
+      storage: shared.state.storage,
+      options: shared.continuity,
+      sessions: this.sessions,
+      requestFlush: () => shared.outbox.requestFlush(),
+      wakeAt: shared.wakeAt,
+      restoreLost: (stored) => Session.restoreLost<M>(this, stored),
+      list: (session) => this.#list(session),
+      depart: (session) => {
+        this.#unlist(session);
+        this.#onEnd(session, "lost");
+      },
+    });
+    shared.outbox.beforeFlush = () => this.continuity.beforeFlush();
   }
 
   add(session: Session<M>): void {
     this.sessions.set(session.ws, session);
-    this.#listUser(session);
-    this.#listChannels(session);
+    this.#list(session);
+    this.continuity.add(session);
+  }
+
+  /** A client is back with the socket `ws`, and has the meta `fresh` now. */
+  resume(session: Session<M>, ws: WebSocket, fresh: M): void {
+    this.sessions.delete(session.ws);
+    this.continuity.resumed(session);
+    session.resume(ws, fresh);
+    this.sessions.set(ws, session);
+    this.#list(session);
   }
 
   /** Makes and adds the session of a socket that outlived the actor's last instance, if it has one. */
@@ -93,19 +124,26 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
 
   /** @throws RollcallError `too_many_sockets` when the room, or the user in it, may have no more */
   checkLimits(userId: string): void {
-    if (this.sessions.size >= this.limits.sockets) {
+    const { sockets, socketsPerUser } = this.limits;
+    if (this.count >= sockets && !this.continuity.endOldest()) {
       throw new RollcallError("too_many_sockets", "The room is full");
     }
-    if (this.ofUser(userId).size >= this.limits.socketsPerUser) {
+    if (this.ofUser(userId).size >= socketsPerUser && !this.continuity.endOldest(userId)) {
       throw new RollcallError("too_many_sockets", "This user has too many connections");
     }
+  }
+
+  /** Sessions that are present, with a socket or within their grace. */
+  get count(): number {
+    return this.sessions.size + this.continuity.presentCount;
   }
 
   /** Ends the sessions whose socket is not open any more, but for `except`. */
   endStale(except?: Session<M> | null): void {
     for (const session of [...this.sessions.values()]) {
       if (session !== except && session.ws.readyState !== WebSocket.OPEN) {
-        session.disconnect("stale");
+        // 1006: it closed without a close frame that the actor has seen.
+        session.closed(1006, "stale");
       }
     }
   }
@@ -113,7 +151,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** Deletes what sessions that are gone left in storage. */
   sweepStorage(): void {
     const live = new Set([...this.sessions.values()].map(({ id }) => id));
-    sweepMetas(this.state, (id) => live.has(id));
+    sweepMetas(this.state, (id) => live.has(id) || this.continuity.has(id));
   }
 
   get userCount(): number {
@@ -132,7 +170,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** The open sessions of a user. */
   openOf(userId: string): Session<M>[] {
     const open: Session<M>[] = [];
-    for (const session of this.#byUser.get(userId) ?? []) if (session.open) open.push(session);
+    for (const session of this.#byUser.get(userId) ?? []) if (isReachable(session)) open.push(session);
     return open;
   }
 
@@ -141,7 +179,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     for (const session of this.#changing) this.#listChannels(session);
     const open: Session<M>[] = [];
     for (const session of this.#byChannel.get(channel) ?? []) {
-      if (session.open && session.ws !== except) open.push(session);
+      if (isReachable(session) && session.ws !== except) open.push(session);
     }
     return open;
   }
@@ -155,6 +193,38 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     return open;
   }
 
+  // ── Events ──────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Sends an event, encoded as `text`, to `sessions`, and keeps it for those of `target` that are
+   * connected with protocol 3, or lost.
+   */
+  deliver(sessions: readonly Session<M>[], target: Target | undefined, text: string): void {
+    const numbered = target && this.continuity.append(target, text);
+    for (const session of sessions) session.enqueue(session.reader ? (numbered ?? text) : text);
+  }
+
+  /** The sessions of a user, as a target of the log. */
+  targetOfUser(userId: string): Target {
+    return this.continuity.targetOfUser(userId, this.ofUser(userId));
+  }
+
+  sendTo(session: Session<M>, text: string): void {
+    this.deliver([session], session.reader && { only: [session.id] }, text);
+  }
+
+  get lastSeq(): number {
+    return this.continuity.log.seq;
+  }
+
+  nextSeq(session: Session<M>): number {
+    return this.continuity.nextSeq(session);
+  }
+
+  answerSeq(session: Session<M>, id: string, text: string): number {
+    return this.continuity.answerSeq(session, id, text);
+  }
+
   // ── What sessions report ────────────────────────────────────────────────────────────────────
 
   requestFlush(session: Session<M>): void {
@@ -165,24 +235,47 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     if (!session.ended) this.#changing.add(session);
   }
 
-  stored(session: Session<M>): void {
+  stored(session: Session<M>, isChanged: boolean): void {
     this.#changing.delete(session);
+    if (isChanged) this.continuity.metaChanged(session);
     if (!this.sessions.has(session.ws)) return;
     this.#listUser(session);
     this.#listChannels(session);
   }
 
+  lost(session: Session<M>, code: number): boolean {
+    if (!this.continuity.outlives(code)) return false;
+    this.sessions.delete(session.ws);
+    this.#changing.delete(session);
+    this.continuity.lose(session, code);
+    return true;
+  }
+
   ended(session: Session<M>, reason: EndReason): void {
+    const isListed = session.loss?.gone !== true;
     const wasOpen = session.open;
     session.open = false;
     this.sessions.delete(session.ws);
     this.#changing.delete(session);
-    this.#byUser.delete(session.listedUser, session);
-    for (const channel of session.listedChannels) this.#byChannel.delete(channel, session);
+    this.continuity.forget(session);
+    if (!isListed) return;
+    this.#unlist(session);
     if (wasOpen) this.#onEnd(session, reason);
   }
 
   // ── Indexes ─────────────────────────────────────────────────────────────────────────────────
+
+  #list(session: Session<M>): void {
+    this.#listUser(session);
+    this.#listChannels(session);
+  }
+
+  #unlist(session: Session<M>): void {
+    this.#byUser.delete(session.listedUser, session);
+    for (const channel of session.listedChannels) this.#byChannel.delete(channel, session);
+    session.listedUser = "";
+    session.listedChannels = [];
+  }
 
   #listUser(session: Session<M>): void {
     const { userId } = session.meta;
@@ -200,5 +293,11 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     if (!isSameList(this.#lastCopy, channels)) this.#lastCopy = [...channels];
     for (const channel of this.#lastCopy) this.#byChannel.add(channel, session);
     session.listedChannels = this.#lastCopy;
+    if (session.open) this.continuity.moved(session);
+    else if (session.reader) session.reader.channels = this.#lastCopy;
   }
+}
+
+function isReachable({ open, loss }: Session): boolean {
+  return open && loss === undefined;
 }

@@ -3,12 +3,12 @@ import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError, toErrorPayload } from "../wire/errors.ts";
-import { encodeAck, type MessageFrame } from "../wire/frames.ts";
+import type { MessageFrame } from "../wire/frames.ts";
 import type { CallResult } from "./call.ts";
 import type { Emitter, EventMap, SocketEmit } from "./emit.ts";
 import type { Sweeper } from "./liveness.ts";
 import type { ConnectionMeta } from "./meta.ts";
-import type { MessageContext, Room, RoomContext, VeraniActor } from "./room.ts";
+import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
 import type { Session } from "./session.ts";
 
 /** The argument of handlers. A class: a literal would make its accessors anew for each message. */
@@ -110,12 +110,14 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     if (frame === null) return;
     if (frame.type === "ping") session.enqueue(this.#codec.pong);
     else if (frame.type === "probe" && session.probes) this.#sweeper.probe(session);
-    else if (session.protocol === 2 && frame.type === "ack") {
+    else if (session.protocol >= 2 && frame.type === "ack") {
       session.settleAck(frame.id ?? "", { data: frame.data });
-    } else if (session.protocol === 2 && frame.type === "nack") {
+    } else if (session.protocol >= 2 && frame.type === "nack") {
       const why = frame.error?.message || "The client refused";
       session.settleAck(frame.id ?? "", { error: new RollcallError("unprocessable", why) });
-    } else return session.run(() => this.#dispatch(session, frame));
+    } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
+      return session.run(() => this.#dispatch(session, frame));
+    }
   }
 
   #parse(session: Session<M>, raw: string | ArrayBuffer): MessageFrame | null {
@@ -147,9 +149,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
       } else if (frame.id !== undefined) {
         throw new RollcallError("unknown_event", `No handler for ${frame.type}`);
       } else return;
-      if (frame.id !== undefined && session.protocol === 2) {
-        session.enqueue(encodeAck(frame.id, result));
-      }
+      if (frame.id !== undefined && session.protocol >= 2) session.answer(frame.id, result);
     } catch (error) {
       await this.#report(error, ctx);
       session.sendError(toErrorPayload(error), frame.id);
@@ -160,7 +160,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   // ── Connections ─────────────────────────────────────────────────────────────────────────────
 
   /** Runs `onConnect`; opens the session, or closes it if that fails. */
-  async connect(session: Session<M>): Promise<void> {
+  async connect(session: Session<M>, isReload = false): Promise<void> {
     const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
     try {
       await this.#room.onConnect?.(ctx);
@@ -168,12 +168,25 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
       const code = error instanceof RollcallError ? error.closeCode : CLOSE.internal;
       await this.#report(error, ctx);
       session.close(code, toErrorPayload(error).message);
+      if (isReload) await this.disconnect(session);
       return;
     }
     // It ended while `onConnect` ran.
     if (session.ended) return this.disconnect(session);
-    session.open = true;
+    session.opened();
     this.#store(session);
+  }
+
+  /** Runs `onResume` after the client's earlier handlers. */
+  async resume(session: Session<M>, info: ResumeInfo): Promise<void> {
+    if (session.ended) return;
+    const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
+    try {
+      await this.#room.onResume?.(ctx, info);
+    } catch (error) {
+      await this.#report(error, ctx);
+    }
+    if (session.isStale) this.#store(session);
   }
 
   /** Runs `onDisconnect`. */

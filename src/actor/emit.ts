@@ -3,6 +3,7 @@ import { RollcallError } from "../wire/errors.ts";
 import type { Untyped } from "../wire/frames.ts";
 import type { Connections } from "./connections.ts";
 import type { ConnectionMeta } from "./meta.ts";
+import type { Target } from "./log.ts";
 import type { Session } from "./session.ts";
 import { afterCommit } from "./transaction.ts";
 
@@ -62,6 +63,12 @@ export interface BroadcastOptions {
 /** As {@link BroadcastOptions}, without the socket, which cannot travel over RPC. */
 export type RpcBroadcastOptions = Omit<BroadcastOptions, "except">;
 
+/** Those an event is for: the sessions that are connected, and all that may have to receive it later. */
+interface Audience<M extends ConnectionMeta> {
+  sessions(): Session<M>[];
+  target(): Target;
+}
+
 /** Encodes events and gives them to the sessions they are for. */
 export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   readonly #connections: Connections<M>;
@@ -72,13 +79,33 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   constructor(connections: Connections<M>) {
     this.#connections = connections;
     this.#codec = connections.codec;
-    const to = (channel: string) =>
-      this.#builder(() => this.#connections.inChannel(channel), channel);
+    const to = (channel: string) => this.#builder(this.#channel(channel), channel);
     this.actor = {
       emit: (event, data) => to("default").emit(event, data),
       to,
-      toUser: (userId) => this.#builder(() => this.#connections.openOf(userId), "default"),
-      where: (matches) => this.#builder(() => this.#connections.where(matches), "default"),
+      toUser: (userId) => this.#builder(this.#user(userId), "default"),
+      where: (matches) => this.#builder(this.#where(matches), "default"),
+    };
+  }
+
+  #where(matches: (session: Session<M>) => boolean): Audience<M> {
+    return {
+      sessions: () => this.#connections.where(matches),
+      target: () => this.#connections.continuity.targetOf(matches),
+    };
+  }
+
+  #channel(channel: string, except?: Session<M>): Audience<M> {
+    return {
+      sessions: () => this.#connections.inChannel(channel, except?.ws),
+      target: () => (except?.reader ? { channel, except: except.id } : { channel }),
+    };
+  }
+
+  #user(userId: string): Audience<M> {
+    return {
+      sessions: () => this.#connections.openOf(userId),
+      target: () => this.#connections.targetOfUser(userId),
     };
   }
 
@@ -88,68 +115,67 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
     return {
       emit: (event, data) => {
         const text = this.#codec.encodeEvent(event, data, own());
-        afterCommit(() => session.enqueue(text));
+        afterCommit(() => this.#connections.sendTo(session, text));
       },
       emitWithAck: async (event, data, { timeoutMs = 10_000 } = {}) => {
-        if (session.protocol !== 2) {
+        if (session.protocol === 1) {
           const why = "This client speaks protocol 1, which has no acks";
           throw new RollcallError("unprocessable", why);
         }
         const id = crypto.randomUUID();
         const text = this.#codec.encodeEvent(event, data, own(), id);
         const answer = session.awaitAck(id, Math.min(Math.max(timeoutMs, 1), 60_000));
-        afterCommit(() => session.enqueue(text));
+        afterCommit(() => this.#connections.sendTo(session, text));
         return answer;
       },
       to: (target) =>
         session.meta.channels.includes(target)
-          ? this.#builder(() => this.#connections.inChannel(target, session.ws), target)
-          : this.#builder(() => this.#connections.openOf(target), own()),
+          ? this.#builder(this.#channel(target, session), target)
+          : this.#builder(this.#user(target), own()),
     };
   }
 
   toChannel(channel: string, event: string, data: unknown): number {
-    return this.#deliver(this.#connections.inChannel(channel), event, data, channel);
+    return this.#deliver(this.#channel(channel), event, data, channel);
   }
 
   toUser(userId: string, event: string, data: unknown): number {
-    return this.#deliver(this.#connections.openOf(userId), event, data, "default");
+    return this.#deliver(this.#user(userId), event, data, "default");
   }
 
   /** Verani's: the event's name is the data's `type`. */
   broadcast(channel: string, data: unknown, options: BroadcastOptions): number {
     const { except, userIds, clientIds } = options;
-    const targets = this.#connections
-      .inChannel(channel, except)
-      .filter(
-        ({ meta }) =>
-          (!userIds || userIds.includes(meta.userId)) &&
-          (!clientIds || clientIds.includes(meta.clientId)),
-      );
+    const matches = ({ ws, meta }: Session<M>): boolean =>
+      ws !== except &&
+      meta.channels.includes(channel) &&
+      (!userIds || userIds.includes(meta.userId)) &&
+      (!clientIds || clientIds.includes(meta.clientId));
     const { event, rest } = nameOf(data);
-    return this.#deliver(targets, event, rest, channel);
+    return this.#deliver(this.#where(matches), event, rest, channel);
   }
 
   /** Verani's, as {@link broadcast}. */
   sendToUser(userId: string, channel: string, data: unknown): number {
-    const open = this.#connections.openOf(userId);
-    const targets = open.filter(({ meta }) => meta.channels.includes(channel));
     const { event, rest } = nameOf(data);
-    return this.#deliver(targets, event, rest, channel);
+    const matches = ({ meta }: Session<M>): boolean =>
+      meta.userId === userId && meta.channels.includes(channel);
+    return this.#deliver(this.#where(matches), event, rest, channel);
   }
 
-  #builder(targets: () => Session<M>[], channel: string): EmitBuilder<V> {
-    return { emit: (event, data) => this.#deliver(targets(), event, data, channel) };
+  #builder(audience: Audience<M>, channel: string): EmitBuilder<V> {
+    return { emit: (event, data) => this.#deliver(audience, event, data, channel) };
   }
 
   /** The one way out for events: encodes once. @returns the number of targets */
-  #deliver(targets: Session<M>[], event: string, data: unknown, channel: string): number {
-    if (targets.length === 0) return 0;
+  #deliver(audience: Audience<M>, event: string, data: unknown, channel: string): number {
+    const sessions = audience.sessions();
+    const { isLogged } = this.#connections.continuity;
+    if (sessions.length === 0 && !isLogged) return 0;
     const text = this.#codec.encodeEvent(event, data, channel);
-    afterCommit(() => {
-      for (const session of targets) session.enqueue(text);
-    });
-    return targets.length;
+    const target = isLogged ? audience.target() : undefined;
+    afterCommit(() => this.#connections.deliver(sessions, target, text));
+    return sessions.length;
   }
 }
 

@@ -71,11 +71,11 @@ export function silenceDeadline(
   const { pingMs, firstPingMs, deadAfterMs, legacyDeadAfterMs, requirePing } = liveness;
   if (pingedAtMs === undefined) {
     // A client of protocol 2 knows from `hello` how often to ping: one that never does is dead, too.
-    const mustPing = requirePing || (protocol === 2 && pingMs > 0);
+    const mustPing = requirePing || (protocol >= 2 && pingMs > 0);
     if (!mustPing) return { ms: Number.POSITIVE_INFINITY, isFirst: false };
-    if (protocol === 2 && unheard) return { ms: seenAtMs + firstPingMs, isFirst: true };
+    if (protocol >= 2 && unheard) return { ms: seenAtMs + firstPingMs, isFirst: true };
   }
-  const afterMs = protocol === 2 ? deadAfterMs : legacyDeadAfterMs;
+  const afterMs = protocol >= 2 ? deadAfterMs : legacyDeadAfterMs;
   return { ms: Math.max(pingedAtMs ?? 0, seenAtMs) + afterMs, isFirst: false };
 }
 

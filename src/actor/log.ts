@@ -33,6 +33,8 @@ export interface Entry {
   readonly target: Target;
   /** The frame as clients of protocol 3 receive it. */
   readonly text: string;
+  /** The id of the emit that this is the answer to. */
+  readonly answers?: string;
 }
 
 /** A session, as far as the log must know it to find its events. */
@@ -70,8 +72,9 @@ export interface Marks {
   channels: [channel: string | null, seq: number, except?: string, exceptSeq?: number][];
 }
 
-/** Channels that {@link Marks} are kept for; the others share one. */
+/** Channels that {@link Marks} are kept for, and the length of all their names; the others share one. */
 const MARKED_CHANNELS = 1_000;
+const MARKED_UNITS = 256_000;
 /** What an entry takes besides its text, in bytes, roughly. */
 const ENTRY_BYTES = 100;
 /** Entries that are dropped from the front at once: moving the rest costs as much as dropping one. */
@@ -119,10 +122,17 @@ export class Log {
    * Adds an event.
    *
    * @param encode makes the frame with its number
+   * @param answers the id of the emit that this is the answer to
    */
-  append(target: Target, encode: (seq: number) => string, now: number): Entry {
+  append(
+    target: Target,
+    encode: (seq: number) => string,
+    now: number,
+    answers?: string,
+  ): Entry {
     const seq = this.next();
-    const entry: Entry = { seq, atMs: now, target, text: encode(seq) };
+    const frame = { seq, atMs: now, target, text: encode(seq) };
+    const entry: Entry = answers === undefined ? frame : { ...frame, answers };
     this.#add(entry);
     this.#eventSeq = seq;
     if ("channel" in target) this.#mark(target.channel, seq, target.except);
@@ -219,20 +229,32 @@ export class Log {
     return this.after(after).filter((entry) => isFor(entry, reader));
   }
 
-  /** What proves that sessions missed nothing, with at most `channels` channels. */
-  marks(channels = MARKED_CHANNELS): Marks {
-    const all = [...this.#marks];
-    const left = all.slice(0, Math.max(0, all.length - channels));
-    return {
+  /**
+   * What proves that sessions missed nothing.
+   *
+   * @param channels how many channels are listed at most
+   * @param units how long their names are together at most
+   */
+  marks(channels = MARKED_CHANNELS, units = MARKED_UNITS): Marks {
+    const marks: Marks = {
       seq: this.#seq,
       eventSeq: this.#eventSeq,
-      rest: left.reduce((rest, [, { seq }]) => Math.max(rest, seq), this.#rest),
-      channels: all
-        .slice(left.length)
-        .map(([channel, { seq, except, exceptSeq }]) =>
-          except === undefined ? [channel, seq] : [channel, seq, except, exceptSeq],
-        ),
+      rest: this.#rest,
+      channels: [],
     };
+    let leftUnits = units;
+    for (const [channel, { seq, except, exceptSeq }] of [...this.#marks].reverse()) {
+      leftUnits -= (channel?.length ?? 0) + (except?.length ?? 0);
+      if (marks.channels.length === channels || leftUnits < 0) {
+        marks.rest = Math.max(marks.rest, seq);
+        break;
+      }
+      marks.channels.push(
+        except === undefined ? [channel, seq] : [channel, seq, except, exceptSeq],
+      );
+    }
+    marks.channels.reverse();
+    return marks;
   }
 
   /** Continues the numbers of an instance that is gone, with the entries that it stored. */

@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { log as report } from "../log.ts";
 import type { Entry, Gap, Log, LogOptions, Marks } from "./log.ts";
 import { defineRecord } from "./record.ts";
+import { outsideTransaction } from "./transaction.ts";
 
 /** Storage keys of the log's rows: a ring, so that rows are written again instead of deleted. */
 const PREFIX = "rollcall:log:";
@@ -60,6 +61,8 @@ export interface LogStoreHost<L> {
   readonly options: LogOptions;
   /** The sessions without a socket, as they are stored. */
   lost(): L[];
+  /** Whether a session may have to read the log after this instance. */
+  isNeeded(): boolean;
   /** Whether a client of protocol 3 is connected. */
   isConnected(): boolean;
 }
@@ -132,14 +135,16 @@ export class LogStore<L> {
     const isChanged = this.#isLostChanged || log.eventSeq > this.#storedSeq;
     if (!isChanged) return;
     if (options.durable) return this.#store();
-    if (!this.#isLostChanged && this.#host.lost().length === 0) return;
+    if (!this.#isLostChanged && !this.#host.isNeeded()) return;
     const waitMs = this.#storedAtMs + STORE_MS - Date.now();
     if (waitMs <= 0) return this.#store();
-    this.#timer ??= setTimeout(() => this.#store(), Math.min(waitMs, STORE_MS));
+    this.#timer ??= outsideTransaction(() =>
+      setTimeout(() => this.#store(), Math.min(waitMs, STORE_MS)),
+    );
   }
 
   #store(): void {
-    clearTimeout(this.#timer);
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
     this.#timer = undefined;
     const { log } = this.#host;
     this.#isLostChanged = false;

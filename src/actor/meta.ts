@@ -41,3 +41,39 @@ export function checkMeta<M extends ConnectionMeta>(meta: M): M {
   }
   return meta;
 }
+
+/** A number that differs, but for rare chances, when the value differs (FNV-1a). */
+function digest(value: unknown): number {
+  const text = JSON.stringify(value) ?? "";
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) {
+    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  }
+  return hash;
+}
+
+/** Digests of the fields of a meta that `extractMeta` has just made, for {@link renewMeta}. */
+export function digestMeta(meta: ConnectionMeta): Record<string, number> {
+  return Object.fromEntries(Object.entries(meta).map(([key, value]) => [key, digest(value)]));
+}
+
+/**
+ * The meta of a session that was resumed: what the server says of the user now, and what handlers have
+ * changed since the session began.
+ *
+ * @param origin digests of the fields as they were at the beginning
+ */
+export function renewMeta<M extends ConnectionMeta>(
+  old: M,
+  fresh: M,
+  origin: Readonly<Record<string, number>>,
+): M {
+  const renewed: Record<string, unknown> = { ...(fresh as object) };
+  for (const [key, value] of Object.entries(old)) {
+    const isChanged = digest(value) !== origin[key];
+    if (isChanged && key !== "expiresAtMs") renewed[key] = value;
+  }
+  // One per session, so that a random one stays.
+  renewed.clientId = old.clientId;
+  return renewed as unknown as M;
+}

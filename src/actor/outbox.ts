@@ -70,6 +70,8 @@ export class Outbox {
   #due: Recipient[] = [];
   /** Sessions of protocol 1 that wait for the end of this tick. */
   #duePlain: Recipient[] = [];
+  /** Runs before each flush, and when one is requested without a frame. */
+  beforeFlush: () => void = () => {};
   readonly #builds = new Map<string, () => void>();
   readonly #frames: Throttle;
   readonly #diffs: Throttle;
@@ -87,7 +89,7 @@ export class Outbox {
 
   /** Flushes `recipient` at the end of this tick, or of the window. */
   request(recipient: Recipient): void {
-    if (recipient.protocol === 2) {
+    if (recipient.protocol >= 2) {
       if (!recipient.isDue) this.#due.push(recipient);
       this.#frames.request();
     } else if (!recipient.isDue) {
@@ -97,6 +99,11 @@ export class Outbox {
       }
     }
     recipient.isDue = true;
+  }
+
+  /** Runs {@link beforeFlush} at the end of this tick, or of the window. */
+  requestFlush(): void {
+    this.#frames.request();
   }
 
   /** Runs `build` at the end of this tick or of the window for diffs, once per `key`. */
@@ -122,6 +129,7 @@ export class Outbox {
   }
 
   #flush(): void {
+    this.beforeFlush();
     const due = this.#due;
     this.#due = [];
     // Sockets of one channel mostly wait for the very same frames: join them once.

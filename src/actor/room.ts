@@ -5,6 +5,7 @@ import type { CallableRoom, CallMap } from "./call.ts";
 import type { ActorEmit, AnyEvents, BroadcastOptions, EventMap, SocketEmit } from "./emit.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
+import type { LogOptions } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
@@ -13,6 +14,16 @@ export type { EventMap } from "./emit.ts";
 export type { ConnectionMeta } from "./meta.ts";
 
 type Awaitable<T> = T | Promise<T>;
+
+/** What a session that was resumed has gone through. */
+export interface ResumeInfo {
+  /** How many frames it had missed, and has been sent now. */
+  replayed: number;
+  /** Whether it had missed a frame of `session.sendSnapshot`: the newest one is due. */
+  missedSnapshot: boolean;
+  /** Whether its grace was over, so that `onDisconnect` had run. */
+  wasGone: boolean;
+}
 
 /** The actor as a room's handlers see it. */
 export interface VeraniActor<
@@ -104,7 +115,15 @@ export interface RoomDefinition<
   extractMeta?(req: Request, env: E): Awaitable<M>;
   /** The socket gets events of its channels once this is done. Throwing closes it. */
   onConnect?(ctx: RoomContext<M, E, V>): Awaitable<void>;
-  /** Exactly once per connection whose `onConnect` succeeded, however it ends. */
+  /**
+   * Runs in place of `onConnect` when a client has resumed its session (protocol 3), once what it had
+   * missed is sent. Meta, channels and state are as they were.
+   */
+  onResume?(ctx: RoomContext<M, E, V>, info: ResumeInfo): Awaitable<void>;
+  /**
+   * Exactly once per session whose `onConnect` succeeded, however it ends. A session of protocol 3
+   * that lost its socket ends after `graceMs`; if its client resumes it even later, once more.
+   */
   onDisconnect?(ctx: RoomContext<M, E, V>): Awaitable<void>;
   /** Takes frames for which no handler of {@link Room.on} exists. Its return value is the ack. */
   onMessage?(ctx: MessageContext<M, E, V>, frame: MessageFrame): unknown;
@@ -124,6 +143,15 @@ export interface RoomDefinition<
   onDue?(actor: VeraniActor<M, E, V>): Awaitable<void>;
   codec?: Codec;
   flushMs?: number;
+  /**
+   * How long a session of protocol 3 that lost its socket counts as present, in ms. Default 5 000;
+   * 0: it disconnects at once.
+   */
+  graceMs?: number;
+  /** How long after the loss its client can resume it, in ms. Default 120 000; 0: never. */
+  resumeMs?: number;
+  /** What is kept of the room's events, for sessions that resume and for history. */
+  log?: Partial<LogOptions>;
   limits?: Partial<Limits>;
   liveness?: Partial<Liveness>;
 }

@@ -1,20 +1,24 @@
-import { CLOSE, cutReason, sendableCode } from "../wire/close.ts";
+import { CLOSE, cutReason, endsSession, sendableCode } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import type { ErrorPayload } from "../wire/errors.ts";
-import { encodeNack, joinFrames } from "../wire/frames.ts";
+import { encodeAck, encodeNack, joinFrames, numberFrame } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
 import { Acks, type Answer } from "./acks.ts";
 import {
   type Attachment,
   deleteMeta,
+  type Loss,
   newAttachment,
   readAttachment,
+  readLost,
   readMeta,
+  spillMeta,
   writeMeta,
 } from "./attachment.ts";
 import { FrameBudget, type Limits, type Verdict } from "./limits.ts";
 import { type Deadline, type Liveness, type Peer, silenceDeadline } from "./liveness.ts";
-import { type ConnectionMeta, checkMeta } from "./meta.ts";
+import { type ConnectionMeta, checkMeta, digestMeta, renewMeta } from "./meta.ts";
+import { SessionReader } from "./reader.ts";
 import type { Recipient } from "./outbox.ts";
 
 /** How far the stored time of a client's last frame may lag behind, in ms. */
@@ -28,7 +32,8 @@ export type EndReason =
   | "dead"
   | "expired"
   | "refused"
-  | "stale";
+  | "stale"
+  | "lost";
 
 /** What a session needs of its actor. */
 export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
@@ -38,12 +43,22 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
   readonly liveness: Liveness;
   /** Requests a {@link Session.flush}: at the end of this tick, or of the window. */
   requestFlush(session: Session<M>): void;
+  /** The last number that a frame was given. */
+  readonly lastSeq: number;
   /** A handler has the meta of `session` and may change it until {@link stored}. */
   changing(session: Session<M>): void;
-  /** The meta of `session` is the stored one. */
-  stored(session: Session<M>): void;
+  /** The meta of `session` is the stored one, and a handler may have changed it. */
+  stored(session: Session<M>, isChanged: boolean): void;
   /** Takes the session off every index at once, then runs `onDisconnect`. */
   ended(session: Session<M>, reason: EndReason): void;
+  /** The session has lost its socket, which closed with `code`. @returns false when it has to end */
+  lost(session: Session<M>, code: number): boolean;
+  /** A number for a frame that only the client of `session` gets. */
+  nextSeq(session: Session<M>): number;
+  /** A number for the answer `text` to the emit `id`. */
+  answerSeq(session: Session<M>, id: string, text: string): number;
+  /** Sends an event to the client of `session` alone. */
+  sendTo(session: Session<M>, text: string): void;
 }
 
 /**
@@ -51,8 +66,11 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
  * every start of the actor, and writes changes back.
  */
 export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recipient, Peer {
-  readonly ws: WebSocket;
   readonly protocol: Protocol;
+  /** @internal What its client has been sent, under protocol 3. */
+  readonly reader: SessionReader | undefined;
+  /** @internal How it lost its socket, while it has none. */
+  loss: Loss | undefined;
   /** For reading. A handler that changes it uses `ctx.meta`, which is written back. */
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until it ends. */
@@ -64,6 +82,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   listedChannels: readonly string[] = [];
 
   readonly #host: SessionHost<M>;
+  #ws: WebSocket;
   readonly #attachment: Attachment;
   readonly #budget: FrameBudget;
   /** The `seenAtMs` that the next instance would read. */
@@ -86,13 +105,24 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     isSpilled: boolean,
   ) {
     this.#host = host;
-    this.ws = ws;
-    this.protocol = attachment.protocol;
+    this.reader = SessionReader.restore(attachment.id, attachment.reader);
+    if (this.reader) this.reader.channels = [...meta.channels];
+    this.protocol = this.reader ? 3 : attachment.protocol;
     this.#attachment = attachment;
     this.meta = meta;
     this.open = open;
     this.#isSpilled = isSpilled;
     this.#budget = new FrameBudget(host.limits);
+    this.#ws = ws;
+    this.#takeOver(ws);
+  }
+
+  /** The client's socket; a closed one while it has none. */
+  get ws(): WebSocket {
+    return this.#ws;
+  }
+
+  #takeOver(ws: WebSocket): void {
     // A room may use the socket itself, as Verani's do: what it emitted before must go out before.
     ws.send = (data) => {
       this.flush();
@@ -112,7 +142,12 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     protocol: Protocol,
     probes: boolean,
   ): Session<M> {
-    const session = new Session(host, ws, newAttachment(protocol, probes), meta, false, false);
+    const attachment = newAttachment(protocol, probes);
+    if (protocol === 3) {
+      attachment.reader = SessionReader.create(attachment.id, host.lastSeq).toStored();
+      attachment.origin = digestMeta(meta);
+    }
+    const session = new Session(host, ws, attachment, meta, false, false);
     session.store();
     return session;
   }
@@ -132,8 +167,39 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     }
   }
 
+  /** A session that was stored without a socket; null if it is damaged. */
+  static restoreLost<M extends ConnectionMeta>(
+    host: SessionHost<M>,
+    stored: unknown,
+  ): Session<M> | null {
+    const lost = readLost(stored);
+    if (!lost) return null;
+    try {
+      const meta = checkMeta(readMeta(host.state, lost) as M);
+      const { meta: _, loss, ...attachment } = lost;
+      // Rooms may look at a session's socket: this one is closed for good.
+      const { 0: ws } = new WebSocketPair();
+      const session = new Session(host, ws, attachment, meta, true, !("meta" in lost));
+      session.loss = loss;
+      return session.reader ? session : null;
+    } catch {
+      return null;
+    }
+  }
+
   get id(): string {
     return this.#attachment.id;
+  }
+
+  /** @internal What the actor keeps with this session's socket. */
+  get kept(): unknown {
+    return this.#attachment.kept;
+  }
+
+  /** When the client was last known to be there, in ms. */
+  get seenAtMs(): number {
+    const pingedAt = this.#host.state.getWebSocketAutoResponseTimestamp(this.#ws);
+    return Math.max(this.#attachment.seenAtMs, pingedAt?.getTime() ?? 0);
   }
 
   /** Whether its client sends probes. */
@@ -171,6 +237,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
    */
   store(): void {
     if (this.#ended) return;
+    const isChanged = this.#isChanging;
     try {
       this.#store();
     } catch (thrown) {
@@ -178,12 +245,40 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
       if (stored) this.meta = readMeta(this.#host.state, stored) as M;
       throw thrown;
     } finally {
-      this.#host.stored(this);
+      this.#host.stored(this, isChanged);
     }
   }
 
+  /** @internal Writes what changed with frames that were sent, and what the actor keeps here. */
+  storeReader(kept?: unknown): void {
+    if (this.#ended || this.loss) return;
+    if (kept !== undefined) this.#attachment.kept = kept;
+    const attachment = this.#refreshed();
+    // A handler may have made it one that cannot be stored: the one stored last holds until it is done.
+    const meta = this.#isChanging ? readAttachment(this.#ws)?.meta : this.meta;
+    this.#ws.serializeAttachment(this.#isSpilled ? attachment : { ...attachment, meta });
+  }
+
+  /** @internal The session as it is stored without a socket. */
+  toStored(): unknown {
+    const { kept: _, ...attachment } = this.#refreshed();
+    const lost = this.loss ? { ...attachment, loss: this.loss } : attachment;
+    return this.#isSpilled ? lost : { ...lost, meta: this.meta };
+  }
+
+  #refreshed(): Attachment {
+    if (this.reader) this.#attachment.reader = this.reader.toStored();
+    return this.#attachment;
+  }
+
   #store(): void {
-    const attachment = this.#attachment;
+    if (this.loss) {
+      this.#isChanging = false;
+      checkMeta(this.meta);
+      if (this.#isSpilled) spillMeta(this.#host.state, this.id, this.meta);
+      return;
+    }
+    const attachment = this.#refreshed();
     if (attachment.unheard !== true) this.#storedSeenAtMs = attachment.seenAtMs;
     const isChanged = this.#isChanging;
     this.#isChanging = false;
@@ -239,7 +334,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** Queues encoded text; queued text leaves in order, by {@link flush}. False once it has ended. */
   enqueue(text: string): boolean {
-    if (this.#ended) return false;
+    if (this.#ended || this.loss) return false;
     // Most queues hold one frame: a literal takes the memory of one, a push to an empty list of 17.
     if (this.#queue === null) this.#queue = [text];
     else this.#queue.push(text);
@@ -253,7 +348,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (frames === null) return;
     this.#queue = null;
     try {
-      if (this.protocol === 2) WebSocket.prototype.send.call(this.ws, join(frames));
+      if (this.protocol >= 2) WebSocket.prototype.send.call(this.ws, join(frames));
       else for (const frame of frames) WebSocket.prototype.send.call(this.ws, frame);
     } catch {
       // The runtime may still list the socket as open: without this the session would stay for ever.
@@ -261,14 +356,69 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     }
   }
 
+  /**
+   * Sends a frame of which the client needs only the newest, such as a snapshot: after a resume it is
+   * not sent again, but {@link RoomDefinition.onResume} learns whether it was missed.
+   */
+  sendSnapshot(text: string): void {
+    if (!this.reader) {
+      this.enqueue(text);
+      return;
+    }
+    const seq = this.#host.nextSeq(this);
+    this.reader.snapshotSeq = seq;
+    this.enqueue(numberFrame(text, seq));
+  }
+
+  /** @internal `onConnect` is done: events reach it from now on. */
+  opened(): void {
+    this.open = true;
+    this.reader?.opened(this.#host.lastSeq);
+  }
+
+  /** @internal The page is new: it begins with `onConnect`, and with none of the answers before. */
+  reload(): void {
+    this.open = false;
+    this.reader?.reload();
+    this.#acks?.rejectAll();
+  }
+
+  /**
+   * @internal Whether the client sent the emit `id` before the line broke, and sends it again. It is
+   * not run again: the answer that it was given is the answer.
+   */
+  isRepeated(id: string): boolean {
+    const known = this.reader?.begin(id);
+    if (known) this.#answer(id, known.text);
+    else if (known === undefined && Date.now() < (this.reader?.unsureUntilMs ?? 0)) {
+      this.sendError({ code: "disconnected", message: "It may have run before the break" }, id);
+    }
+    return known !== undefined || this.reader?.isAnswered(id) === true;
+  }
+
+  /** Answers the frame `id` of the client. */
+  answer(id: string, data: unknown): void {
+    this.#answer(id, encodeAck(id, data));
+  }
+
+  #answer(id: string, text: string): void {
+    if (!this.reader) {
+      this.enqueue(text);
+      return;
+    }
+    const seq = this.#host.answerSeq(this, id, text);
+    this.reader.answer(id, seq, text);
+    this.enqueue(numberFrame(text, seq));
+  }
+
   /** Sends an error to the client, as the answer to frame `id` where it asked for one. */
   sendError(error: ErrorPayload, id?: string): void {
-    if (id !== undefined && this.protocol === 2) {
-      this.enqueue(encodeNack(id, error));
+    if (id !== undefined && this.protocol >= 2) {
+      this.#answer(id, encodeNack(id, error));
       return;
     }
     const text = this.#host.codec.encodeError(error);
-    if (text !== null) this.enqueue(text);
+    if (text !== null) this.#host.sendTo(this, text);
   }
 
   /** Waits for the client's ack of `id`. Rejects with `timeout`, `disconnected`, or its nack. */
@@ -290,12 +440,57 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
    * becomes 1000; a reason is cut to the 123 bytes of a close frame.
    */
   close(code: number, reason: string, end: EndReason = "refused"): void {
+    if (this.#ended) return;
+    this.#closeSocket(code, reason);
+    this.closed(code, end);
+  }
+
+  #closeSocket(code: number, reason: string): void {
+    if (this.loss) return;
     try {
-      this.ws.close(sendableCode(code), cutReason(reason));
+      this.#ws.close(sendableCode(code), cutReason(reason));
     } catch {
       // Already closed: only the session is left to end.
     }
-    this.disconnect(end);
+  }
+
+  /** Its socket has closed with `code`: the session is lost, and can be resumed, or it ends. */
+  closed(code: number, end: EndReason): void {
+    if (this.#ended || this.loss) return;
+    const isLost = this.reader !== undefined && !endsSession(code);
+    if (isLost && this.open && this.#host.lost(this, code)) {
+      this.#queue = null;
+      this.#ws.serializeAttachment(null);
+    } else this.disconnect(end);
+  }
+
+  /**
+   * @internal The client is back with the socket `ws`. What the old socket had not sent is dropped: it
+   * is in the log.
+   *
+   * @param fresh the meta as `extractMeta` makes it now
+   */
+  resume(ws: WebSocket, fresh: M): void {
+    if (!this.loss) {
+      this.#queue = null;
+      this.#closeSocket(CLOSE.goingAway, "Resumed elsewhere");
+      this.#ws.serializeAttachment(null);
+    }
+    this.loss = undefined;
+    this.#ws = ws;
+    this.#takeOver(ws);
+    this.#attachment.seenAtMs = Date.now();
+    this.#attachment.unheard = true;
+    this.change();
+    this.meta = renewMeta(this.meta, fresh, this.#attachment.origin ?? {});
+    this.#attachment.origin = { ...this.#attachment.origin, ...digestMeta(fresh) };
+    this.store();
+  }
+
+  /** @internal Its client has a new session. */
+  supersede(): void {
+    this.#closeSocket(CLOSE.goingAway, "Resumed elsewhere");
+    this.disconnect("lost");
   }
 
   /** Closes the socket because its token has expired. */
@@ -312,7 +507,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     this.#acks?.rejectAll();
     if (this.#isSpilled) deleteMeta(this.#host.state, this.id);
     // A closing socket may outlast this instance; the next one must not take it for a session.
-    this.ws.serializeAttachment(null);
+    if (!this.loss) this.#ws.serializeAttachment(null);
     this.#host.ended(this, reason);
   }
 }

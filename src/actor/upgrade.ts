@@ -1,12 +1,13 @@
 import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { RollcallError } from "../wire/errors.ts";
-import { encodeFrame, type Hello } from "../wire/frames.ts";
+import { encodeFrame, type Hello, type ResumeRefusal } from "../wire/frames.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
+import { type Found, parseResume } from "./continuity.ts";
 import type { Sweeper } from "./liveness.ts";
 import { type ConnectionMeta, checkMeta } from "./meta.ts";
-import type { RoomDefinition } from "./room.ts";
+import type { ResumeInfo, RoomDefinition } from "./room.ts";
 import { Session } from "./session.ts";
 
 /** What upgrades to the sockets of a room need. */
@@ -21,7 +22,9 @@ interface UpgradeOptions<M extends ConnectionMeta, E> {
   connections: Connections<M>;
   sweeper: Sweeper;
   /** A session has been added: its deadline (ms) counts, and `onConnect` is due. */
-  onAccept(session: Session<M>, deadlineMs: number): Promise<void>;
+  onAccept(session: Session<M>, deadlineMs: number, isReload: boolean): Promise<void>;
+  /** A client has resumed its session: its deadline (ms) counts, and `onResume` is due. */
+  onResume(session: Session<M>, deadlineMs: number, info: ResumeInfo): void;
 }
 
 /** Accepts a client's WebSocket, or answers with the reason why not. */
@@ -57,33 +60,88 @@ async function upgrade<M extends ConnectionMeta, E>(
   }
   const meta = await metaOf(request, options);
   sweeper.sweepBeforeJoin();
-  connections.checkLimits(meta.userId);
+  const protocol = negotiateProtocol(searchParams, codec.protocol2 ? 3 : 1);
+  const wanted = protocol === 3 ? parseResume(searchParams.get("resume")) : undefined;
+  const found = wanted && connections.continuity.find(wanted, meta.userId);
+  // A session whose grace is over counts again.
+  if (!found?.session || found.session.loss?.gone) connections.checkLimits(meta.userId);
 
   const { 0: client, 1: server } = new WebSocketPair();
   state.acceptWebSocket(server);
-  const protocol = negotiateProtocol(searchParams, codec.protocol2 ? 2 : 1);
-  const probes = liveness.probeMs > 0 && protocol === 2 && searchParams.get("probe") === "1";
-  let session: Session<M>;
-  try {
-    session = Session.accept(connections, server, meta, protocol, probes);
-  } catch (thrown) {
-    server.close(CLOSE.internal, "Internal error");
-    throw thrown;
+  const probes = liveness.probeMs > 0 && protocol >= 2 && searchParams.get("probe") === "1";
+  if (found?.session) {
+    resume(found, server, meta, wanted?.seq, options);
+  } else {
+    let session: Session<M>;
+    try {
+      session = Session.accept(connections, server, meta, protocol, probes);
+    } catch (thrown) {
+      server.close(CLOSE.internal, "Internal error");
+      throw thrown;
+    }
+    connections.add(session);
+    if (protocol >= 2) session.enqueue(helloOf(session, options, { reason: found?.reason }));
+    await options.onAccept(session, sweeper.deadlineOf(session), false);
+    // The client's new session is there: the old one can end without a flicker.
+    found?.superseded?.supersede();
   }
-  connections.add(session);
-  if (protocol === 2) {
-    const hello: Hello = {
-      protocol,
-      session: session.id,
-      epoch: options.epoch,
-      seq: 0,
-      pingMs: liveness.pingMs,
-      ...(probes && { lookMs: liveness.probeMs }),
-    };
-    session.enqueue(encodeFrame({ type: "hello", data: hello }));
-  }
-  await options.onAccept(session, sweeper.deadlineOf(session));
   return new Response(null, { status: 101, webSocket: client });
+}
+
+/** The client takes up its session again, with the socket `server`. */
+function resume<M extends ConnectionMeta, E>(
+  found: Extract<Found<M>, { session: Session<M> }>,
+  server: WebSocket,
+  meta: M,
+  cursor: number | undefined,
+  options: UpgradeOptions<M, E>,
+): void {
+  const { connections, sweeper } = options;
+  const { session, frames, reason } = found;
+  const wasGone = session.loss?.gone === true;
+  const missedSnapshot = (session.reader?.snapshotSeq ?? 0) > (cursor ?? 0);
+  connections.resume(session, server, meta);
+  const deadlineMs = sweeper.deadlineOf(session);
+  if (reason === "reloaded") {
+    session.reload();
+    session.enqueue(helloOf(session, options, { reason }));
+    void options.onAccept(session, deadlineMs, true);
+    return;
+  }
+  const replayed = frames.length;
+  session.enqueue(helloOf(session, options, { seq: cursor, replayed }));
+  for (const frame of frames) session.enqueue(frame);
+  options.onResume(session, deadlineMs, { replayed, missedSnapshot, wasGone });
+}
+
+/** The first frame of a client of protocol 2 or 3. */
+function helloOf<M extends ConnectionMeta, E>(
+  { id, protocol, probes, reader }: Session<M>,
+  { connections, epoch }: UpgradeOptions<M, E>,
+  resumed: { reason?: ResumeRefusal | undefined; seq?: number | undefined; replayed?: number },
+): string {
+  const { liveness, limits, continuity } = connections;
+  const lookMs = probes ? { lookMs: liveness.probeMs } : {};
+  const { pingMs } = liveness;
+  if (protocol !== 3 || !reader) {
+    const hello: Hello = { protocol: 2, session: id, epoch, seq: 0, pingMs, ...lookMs };
+    return encodeFrame({ type: "hello", data: hello });
+  }
+  const { reason, replayed = 0 } = resumed;
+  const hello: Hello = {
+    protocol,
+    session: id,
+    epoch: reader.epoch,
+    seq: resumed.seq ?? continuity.log.seq,
+    resumed: resumed.seq !== undefined,
+    ...(reason && { reason }),
+    replayed,
+    nowMs: Date.now(),
+    pingMs,
+    graceMs: continuity.options.graceMs,
+    ...lookMs,
+  };
+  return encodeFrame({ type: "hello", data: hello });
 }
 
 async function metaOf<M extends ConnectionMeta, E>(

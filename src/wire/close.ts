@@ -15,6 +15,19 @@ export const CLOSE = {
   rateLimited: 4429,
 } as const;
 
+const FINAL: ReadonlySet<number> = new Set([
+  CLOSE.leave,
+  CLOSE.badRequest,
+  CLOSE.unauthorized,
+  CLOSE.forbidden,
+  4404,
+]);
+
+/** Whether a close with this code ends a session of protocol 3: any other only loses its socket. */
+export function endsSession(code: number): boolean {
+  return FINAL.has(code);
+}
+
 /** Bytes of a close frame's reason, by RFC 6455. */
 const REASON_BYTES = 123;
 

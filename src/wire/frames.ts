@@ -27,17 +27,32 @@ export interface MessageFrame {
   id?: string;
   /** The reason, in a `nack`. */
   error?: ErrorPayload;
+  /** Its number, in a frame from the server under protocol 3. */
+  seq?: number;
 }
 export type ClientMessage = MessageFrame;
 export type ServerMessage = MessageFrame;
 export type VeraniMessage = ClientMessage | ServerMessage;
 
-/** First frame to a client that connected with `v=2`. `epoch` and `seq` are reserved for resume. */
+/** First frame to a client of protocol 2 or 3. */
 export interface Hello {
-  protocol: 2;
+  protocol: 2 | 3;
+  /** Public: rosters show it. */
   session: string;
+  /** Protocol 3: known to this session only; a resume repeats it. */
   epoch: string;
+  /** The number before the first frame that follows. */
   seq: number;
+  /** Protocol 3: whether the session that the client named goes on, with nothing lost. */
+  resumed?: boolean;
+  /** Why it does not. */
+  reason?: ResumeRefusal;
+  /** Protocol 3: how many of the frames that follow are those that the client missed. */
+  replayed?: number;
+  /** Protocol 3: the server's time, in ms. */
+  nowMs?: number;
+  /** Protocol 3: how long a session without a socket counts as present, in ms. */
+  graceMs?: number;
   /** The longest ping interval this room takes, in ms. 0: it ignores missing pings. */
   pingMs: number;
   /**
@@ -46,6 +61,13 @@ export interface Hello {
    */
   lookMs?: number;
 }
+
+/**
+ * Why a session was not resumed. `reloaded`: it goes on, but the page is new and has a snapshot. All
+ * others come with a new session. `expired`: too late. `trimmed`: the log does not reach back so far.
+ * `restarted`: the actor lost its log. `unknown`: there is no such session, or it is another user's.
+ */
+export type ResumeRefusal = "reloaded" | "expired" | "trimmed" | "restarted" | "unknown";
 
 /** Characters that an event's name or a channel's may have. */
 export const NAME_LENGTH = 256;
@@ -83,7 +105,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function toFrame(value: unknown): MessageFrame {
   if (!isRecord(value)) throw new RollcallError("bad_frame", "A frame is a JSON object");
-  const { type, channel, data, id, error } = value;
+  const { type, channel, data, id, error, seq } = value;
   if (typeof type !== "string" || type === "" || type.length > NAME_LENGTH) {
     throw new RollcallError("bad_frame", `type must be a string of 1 to ${NAME_LENGTH} characters`);
   }
@@ -100,6 +122,7 @@ function toFrame(value: unknown): MessageFrame {
   if (channel !== undefined) frame.channel = channel;
   if (data !== undefined) frame.data = data;
   if (id !== undefined) frame.id = id;
+  if (Number.isSafeInteger(seq)) frame.seq = seq as number;
   if (isRecord(error) && typeof error.message === "string") {
     frame.error = error as unknown as ErrorPayload;
   }
@@ -198,6 +221,16 @@ export function encodeAck(id: string, data: unknown): string {
 
 export function encodeNack(id: string, error: ErrorPayload): string {
   return JSON.stringify({ type: "nack", id, error });
+}
+
+/** A frame with its number, for clients of protocol 3. */
+export function numberFrame(text: string, seq: number): string {
+  return `${text.slice(0, -1)},"seq":${seq}}`;
+}
+
+/** A frame of {@link numberFrame} without its number. */
+export function unnumberFrame(text: string): string {
+  return `${text.slice(0, text.lastIndexOf(',"seq":'))}}`;
 }
 
 /** Several encoded frames as one message of protocol 2. */

@@ -1,8 +1,11 @@
 /** The version of the wire, for descriptions. Its first number is the highest {@link Protocol}. */
-export const PROTOCOL_VERSION = "2.0.0";
+export const PROTOCOL_VERSION = "3.0.0";
 
-/** 1: Verani 0.5's frames, one per message. 2 adds lists of frames, hello, acks and diffs. */
-export type Protocol = 1 | 2;
+/**
+ * 1: Verani 0.5's frames, one per message. 2 adds lists of frames, hello, acks and diffs. 3 adds
+ * numbers to frames, and sessions that a client resumes.
+ */
+export type Protocol = 1 | 2 | 3;
 
 /**
  * The protocol for a client that connects with this query: the one it asks for with `v=`, if the
@@ -11,7 +14,8 @@ export type Protocol = 1 | 2;
  * @param highest the highest protocol that the server has
  */
 export function negotiateProtocol(query: URLSearchParams, highest: Protocol): Protocol {
-  return highest === 2 && query.get("v") === "2" ? 2 : 1;
+  const asked = Number(query.get("v") ?? 1);
+  return asked >= 1 ? (Math.min(Math.trunc(asked), highest) as Protocol) : 1;
 }
 
 /** Whether a stored or received value is a protocol that this release speaks. */

@@ -8,6 +8,9 @@ declare namespace Cloudflare {
     MOODS8: DurableObjectNamespace<import("./moods.ts").EightMoodShards>;
     CREW: DurableObjectNamespace<import("./presence.ts").Crew>;
     FOCUS: DurableObjectNamespace<import("./moods.ts").Focus>;
+    LINE: DurableObjectNamespace<import("./continuity.ts").Line>;
+    SHORT_LINE: DurableObjectNamespace<import("./continuity.ts").ShortLine>;
+    LASTING_LINE: DurableObjectNamespace<import("./continuity.ts").LastingLine>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
   }
 }

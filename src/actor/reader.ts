@@ -1,0 +1,178 @@
+import type { Gap, Reader } from "./log.ts";
+
+/** Answers of a session that are kept. */
+const ANSWERS = 100;
+/** UTF-16 units of all of them. */
+const ANSWER_UNITS = 262_144;
+/** Channels that a session has left and whose events it may still have to receive. */
+const LEFT_CHANNELS = 100;
+
+/** What is kept with a session of protocol 3, beside its socket. */
+export interface StoredReader {
+  /** 128 random bits that a resume repeats. */
+  epoch: string;
+  openSeq: number;
+  directSeq: number;
+  /** The number of the last answer to one of its emits. */
+  answerSeq: number;
+  /** The number of the last frame that is not kept, since the client needs only the newest. */
+  snapshotSeq: number;
+  joined?: Record<string, number>;
+  left?: [channel: string, from: number, to: number][];
+}
+
+/** An answer that was sent, or null while the handler runs. */
+type KeptAnswer = { seq: number; text: string } | null;
+
+function newEpoch(): string {
+  return crypto.randomUUID().replaceAll("-", "");
+}
+
+/** What a session of protocol 3 has been sent, as far as a resume needs it. */
+export class SessionReader implements Reader {
+  readonly id: string;
+  readonly epoch: string;
+  openSeq: number;
+  directSeq: number;
+  answerSeq: number;
+  snapshotSeq: number;
+  joined: Record<string, number> | undefined;
+  left: [channel: string, from: number, to: number][] | undefined;
+  channels: readonly string[] = [];
+  /**
+   * Until then (ms) an emit with an unknown id may be one that ran before a crash, so that it cannot be
+   * run again.
+   */
+  unsureUntilMs = 0;
+  readonly #answers = new Map<string, KeptAnswer>();
+  #answerUnits = 0;
+  /** Up to this number it cannot be known what the client missed, and why. */
+  #floor: { seq: number; cause: Gap };
+
+  private constructor(id: string, stored: StoredReader) {
+    this.id = id;
+    this.epoch = stored.epoch;
+    this.openSeq = stored.openSeq;
+    this.directSeq = stored.directSeq;
+    this.answerSeq = stored.answerSeq;
+    this.snapshotSeq = stored.snapshotSeq;
+    this.joined = stored.joined;
+    this.left = stored.left;
+    this.#floor = { seq: stored.answerSeq, cause: "restarted" };
+  }
+
+  /** @param seq the last number before it connected */
+  static create(id: string, seq: number): SessionReader {
+    return new SessionReader(id, {
+      epoch: newEpoch(),
+      openSeq: seq,
+      directSeq: seq,
+      answerSeq: 0,
+      snapshotSeq: 0,
+    });
+  }
+
+  /** Undefined when `stored` is damaged: the session then ends with its socket. */
+  static restore(id: string, stored: unknown): SessionReader | undefined {
+    const { epoch, openSeq, directSeq, answerSeq, snapshotSeq } = (stored ??
+      {}) as Partial<StoredReader>;
+    const numbers = [openSeq, directSeq, answerSeq, snapshotSeq];
+    const isValid = typeof epoch === "string" && numbers.every(Number.isSafeInteger);
+    return isValid ? new SessionReader(id, stored as StoredReader) : undefined;
+  }
+
+  toStored(): StoredReader {
+    const { epoch, openSeq, directSeq, answerSeq, snapshotSeq, joined, left } = this;
+    return {
+      ...{ epoch, openSeq, directSeq, answerSeq, snapshotSeq },
+      ...(joined && { joined }),
+      ...(left && { left }),
+    };
+  }
+
+  /** Events after `seq` are for it. */
+  opened(seq: number): void {
+    this.openSeq = seq;
+    this.joined = undefined;
+    this.left = undefined;
+  }
+
+  /** Its page is new, and knows nothing of the answers before. */
+  reload(): void {
+    this.#answers.clear();
+    this.#answerUnits = 0;
+  }
+
+  /** Its channels change after the event number `seq`. */
+  moveTo(channels: readonly string[], seq: number): void {
+    const before = new Set(this.channels);
+    const after = new Set(channels);
+    for (const channel of before) {
+      if (after.has(channel)) continue;
+      const from = this.joined?.[channel] ?? this.openSeq;
+      this.left = [...(this.left ?? []), [channel, from, seq]];
+      if (this.joined) delete this.joined[channel];
+    }
+    for (const channel of after) {
+      if (!before.has(channel)) this.joined = { ...this.joined, [channel]: seq };
+    }
+    if (this.left && this.left.length > LEFT_CHANNELS) {
+      const [, , to] = this.left.shift() as [string, number, number];
+      this.#floor = { seq: Math.max(this.#floor.seq, to), cause: "trimmed" };
+    }
+    this.channels = channels;
+  }
+
+  /** Whether `epoch` is this session's, in a time that does not depend on where they differ. */
+  hasEpoch(epoch: string): boolean {
+    let difference = epoch.length ^ this.epoch.length;
+    for (let i = 0; i < this.epoch.length; i++) {
+      difference |= this.epoch.charCodeAt(i) ^ epoch.charCodeAt(i);
+    }
+    return difference === 0;
+  }
+
+  // ── Answers to its emits ────────────────────────────────────────────────────────────────────
+
+  /**
+   * An emit with this id came in.
+   *
+   * @returns undefined when it is new; null while its handler runs; else the answer it was given
+   */
+  begin(id: string): KeptAnswer | undefined {
+    const known = this.#answers.get(id);
+    if (known === undefined) this.#answers.set(id, null);
+    return known;
+  }
+
+  isAnswered(id: string): boolean {
+    return Boolean(this.#answers.get(id));
+  }
+
+  /** Keeps the answer to the emit `id`: a frame that has the number `seq`. */
+  answer(id: string, seq: number, text: string): void {
+    this.answerSeq = seq;
+    const old = this.#answers.get(id);
+    if (old) this.#answerUnits -= old.text.length;
+    this.#answers.delete(id);
+    this.#answers.set(id, { seq, text });
+    this.#answerUnits += text.length;
+    for (const [oldest, kept] of this.#answers) {
+      if (this.#answers.size <= ANSWERS && this.#answerUnits <= ANSWER_UNITS) break;
+      if (kept === null) continue;
+      this.#answers.delete(oldest);
+      this.#answerUnits -= kept.text.length;
+      this.#floor = { seq: kept.seq, cause: "trimmed" };
+    }
+  }
+
+  /** The answers after the number `after`, oldest first; or why they are not all known. */
+  answersAfter(after: number): { seq: number; text: string }[] | Gap {
+    const { seq, cause } = this.#floor;
+    if (after < seq) return cause;
+    return [...this.#answers.values()].filter((kept) => kept !== null && kept.seq > after) as {
+      seq: number;
+      text: string;
+    }[];
+  }
+}
