@@ -463,12 +463,13 @@ export class Continuity<M extends ConnectionMeta> {
   beforeFlush(): void {
     const { seq } = this.log;
     const isLostChanged = this.#isLostChanged;
-    if (seq === this.#keptSeq && !isLostChanged) return;
+    const keepers = this.#keepers();
+    const isKept = seq === this.#keptSeq && keepers.every(({ kept }) => kept !== undefined);
+    if (isKept && !isLostChanged) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
     // A durable room has a row for each session.
     if (isLostChanged && !this.options.log.durable) this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
-    const keepers = this.#keepers();
     const fits = keepers.length > 0 && this.#lostFits();
     this.#writes += 1;
     const kept: Kept = {

@@ -3,6 +3,7 @@ import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { type CallsOf, call } from "../../src/actor/call.ts";
 import { Client, type Line, runs } from "./continuity.ts";
+import { checkContinuity } from "./continuity-model.ts";
 import { freshName } from "./socket.ts";
 
 type LineStub = DurableObjectStub<Line>;
@@ -256,4 +257,13 @@ describe("a session of protocol 3 in a durable room", () => {
     await again.settle();
     expect(again.numbers).toEqual([1, 2, 3]);
   });
+});
+
+describe("sessions of protocol 3 under random cuts, resumes and evictions", () => {
+  it.each([
+    ["in memory", false],
+    ["durable", true],
+  ])("receive everything once and in order, or a reason, with a log %s", async (_, durable) => {
+    await checkContinuity(50, durable);
+  }, 120_000);
 });
