@@ -38,6 +38,9 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       name: "device-room",
       websocketPath: "/ws/devices",
       liveness: { sweepMs: SWEEP_MS },
+      // Every connection begins with all devices.
+      graceMs: 0,
+      resumeMs: 0,
       limits,
 
       async extractMeta(request, env) {

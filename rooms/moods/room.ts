@@ -39,6 +39,9 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
   const room = defineRoom<MoodMeta<M>, E, MoodEvents<M>>({
     name,
     websocketPath,
+    // A visitor without a socket is gone, and its next socket begins with the count.
+    graceMs: 0,
+    resumeMs: 0,
     liveness: {
       // So two of three pings may get lost.
       pingMs: Math.floor(ttlMs / 3),

@@ -208,7 +208,8 @@ export class Continuity<M extends ConnectionMeta> {
       this.#lost.set(session.id, session);
       if (!session.loss.gone) this.#host.list(session);
     }
-    this.#storedLost = [...records];
+    // A durable room has a row for each session.
+    if (!this.options.log.durable) this.#storedLost = [...records];
   }
 
   /** A socket that closed while the actor slept brings what its attachment kept. */
@@ -468,7 +469,6 @@ export class Continuity<M extends ConnectionMeta> {
     if (isKept && !isLostChanged) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
-    // A durable room has a row for each session.
     if (isLostChanged && !this.options.log.durable) this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
     const fits = keepers.length > 0 && this.#lostFits();
     this.#writes += 1;
