@@ -3,8 +3,8 @@ import { RollcallError } from "../wire/errors.ts";
 import { sweepMetas } from "./attachment.ts";
 import { Continuity, type ContinuityOptions } from "./continuity.ts";
 import type { Limits } from "./limits.ts";
-import type { Target } from "./log.ts";
 import type { Liveness } from "./liveness.ts";
+import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Outbox } from "./outbox.ts";
 import { type EndReason, Session, type SessionHost } from "./session.ts";
@@ -170,7 +170,8 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** The open sessions of a user. */
   openOf(userId: string): Session<M>[] {
     const open: Session<M>[] = [];
-    for (const session of this.#byUser.get(userId) ?? []) if (isReachable(session)) open.push(session);
+    for (const session of this.#byUser.get(userId) ?? [])
+      if (isReachable(session)) open.push(session);
     return open;
   }
 

@@ -152,7 +152,12 @@ export class Continuity<M extends ConnectionMeta> {
   /** Sessions of a durable room whose sockets are gone: lost just now, as far as anybody knows. */
   #restoreCrashed(entries: readonly Entry[]): void {
     const now = Date.now();
-    const loss: Loss = { atMs: now, code: 1006, graceEndsMs: now + this.options.graceMs, gone: false };
+    const loss: Loss = {
+      atMs: now,
+      code: 1006,
+      graceEndsMs: now + this.options.graceMs,
+      gone: false,
+    };
     const rows = this.#host.storage.kv.list({ prefix: SESSION_PREFIX });
     this.#restoreLost(
       [...rows].map(([, row]) => (row && typeof row === "object" ? { loss, ...row } : row)),
@@ -469,7 +474,8 @@ export class Continuity<M extends ConnectionMeta> {
     if (isKept && !isLostChanged) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
-    if (isLostChanged && !this.options.log.durable) this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
+    if (isLostChanged && !this.options.log.durable)
+      this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
     const fits = keepers.length > 0 && this.#lostFits();
     this.#writes += 1;
     const kept: Kept = {

@@ -2,8 +2,8 @@ import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import type { Untyped } from "../wire/frames.ts";
 import type { Connections } from "./connections.ts";
-import type { ConnectionMeta } from "./meta.ts";
 import type { Target } from "./log.ts";
+import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
 import { afterCommit } from "./transaction.ts";
 

@@ -124,12 +124,7 @@ export class Log {
    * @param encode makes the frame with its number
    * @param answers the id of the emit that this is the answer to
    */
-  append(
-    target: Target,
-    encode: (seq: number) => string,
-    now: number,
-    answers?: string,
-  ): Entry {
+  append(target: Target, encode: (seq: number) => string, now: number, answers?: string): Entry {
     const seq = this.next();
     const frame = { seq, atMs: now, target, text: encode(seq) };
     const entry: Entry = answers === undefined ? frame : { ...frame, answers };
@@ -298,5 +293,7 @@ export function isFor({ seq, target }: Entry, reader: Reader): boolean {
   if (channel === null || reader.channels.includes(channel)) {
     if (seq > sinceOf(channel, reader)) return true;
   }
-  return reader.left?.some(([left, from, to]) => left === channel && seq > from && seq <= to) === true;
+  return (
+    reader.left?.some(([left, from, to]) => left === channel && seq > from && seq <= to) === true
+  );
 }

@@ -18,8 +18,8 @@ import {
 import { FrameBudget, type Limits, type Verdict } from "./limits.ts";
 import { type Deadline, type Liveness, type Peer, silenceDeadline } from "./liveness.ts";
 import { type ConnectionMeta, checkMeta, digestMeta, renewMeta } from "./meta.ts";
-import { SessionReader } from "./reader.ts";
 import type { Recipient } from "./outbox.ts";
+import { SessionReader } from "./reader.ts";
 
 /** How far the stored time of a client's last frame may lag behind, in ms. */
 const SEEN_LAG_MS = 1_000;

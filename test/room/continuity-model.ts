@@ -212,7 +212,10 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
     } else if (one.do === "expire") {
       await settle();
       // Lost sessions are over; those whose client vanished are found dead.
-      for (const known of all) if (!known.isConnected) end(known);
+      for (const known of all) {
+        if (!known.isConnected) end(known);
+        known.past = [];
+      }
       isTrimmed = true;
       // After a crash, sessions count as lost from the actor's next start on.
       await rpc.rows();

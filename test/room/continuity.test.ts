@@ -136,7 +136,12 @@ describe("a session of protocol 3", () => {
     const ann = await open(stub, "&user=ann");
     const eve = new Client(stub, "&user=eve");
     const { session, epoch } = ann.hello ?? {};
-    for (const resume of [ann.resume, `${session}:0:1`, `nobody:${epoch}:1`, `${session}:${epoch}`]) {
+    for (const resume of [
+      ann.resume,
+      `${session}:0:1`,
+      `nobody:${epoch}:1`,
+      `${session}:${epoch}`,
+    ]) {
       const hello = await eve.connect(resume);
       expect(hello).toMatchObject({ resumed: false, reason: "unknown" });
       expect(hello.session).not.toBe(session);
@@ -263,7 +268,11 @@ describe("sessions of protocol 3 under random cuts, resumes and evictions", () =
   it.each([
     ["in memory", false],
     ["durable", true],
-  ])("receive everything once and in order, or a reason, with a log %s", async (_, durable) => {
-    await checkContinuity(50, durable);
-  }, 120_000);
+  ])(
+    "receive everything once and in order, or a reason, with a log %s",
+    async (_, durable) => {
+      await checkContinuity(50, durable);
+    },
+    120_000,
+  );
 });

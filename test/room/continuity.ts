@@ -84,17 +84,12 @@ function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: strin
     );
 }
 
-function write(
-  actor: { getStorage(): DurableObjectStorage },
-  entry: string,
-): void {
+function write(actor: { getStorage(): DurableObjectStorage }, entry: string): void {
   const { kv } = actor.getStorage();
   kv.put("journal", [...(kv.get<string[]>("journal") ?? []), entry]);
 }
 
-export class Line extends createActorHandler(
-  line({ name: "line", log: { events: 200 } }),
-) {}
+export class Line extends createActorHandler(line({ name: "line", log: { events: 200 } })) {}
 /** Its sessions cannot be resumed for long, and its log holds few events. */
 export class ShortLine extends createActorHandler(
   line({ name: "short-line", graceMs: 50, resumeMs: 100, log: { events: 5 } }),
