@@ -12,6 +12,7 @@ const TEST_OBJECTS: Record<string, string> = {
   LAB: "Lab",
   TIGHT: "Tight",
   FALLBACK: "FallbackRoom",
+  FAULTY: "Faulty",
   LINE: "Line",
   SHORT_LINE: "ShortLine",
   LASTING_LINE: "LastingLine",

@@ -21,14 +21,16 @@ import { FLUSH_MS, Outbox } from "./outbox.ts";
 import type { Room, VeraniActor } from "./room.ts";
 import type { Session } from "./session.ts";
 import { type ActorHandlerClass, type ActorStub, findActor, toClassName } from "./stub.ts";
-import { Timers } from "./timers.ts";
+import { Timers, waitShortly } from "./timers.ts";
 import { afterCommit, bufferEmits, outsideTransaction } from "./transaction.ts";
 import { answerUpgrade } from "./upgrade.ts";
 
 /** Storage key of the number of starts, in development. */
 const STARTS_KEY = "rollcall:starts";
-/** Time after which a timer whose handler threw is tried again, in ms. */
-const RETRY_MS = 5_000;
+/** Time for the closes of other sockets to arrive, so that the room restores itself once for all, in ms. */
+const LATE_CLOSES_MS = 10;
+/** The name under which failures of `onDue` are kept: no timer can have it. */
+const DUE = "";
 
 /**
  * The Durable Object class of a room. Its class needs SQLite storage (`new_sqlite_classes`) and the
@@ -68,8 +70,12 @@ export function createActorHandler<
     readonly #wakeUps = { fetch: 0, message: 0, close: 0, alarm: 0, rpc: 0 };
     #starts: number | null = null;
     #isAwake = false;
-    /** After `onDue` has failed, the earliest time of the next try, in ms. */
-    #dueNotBefore = 0;
+    /** While `onDue` runs. */
+    #isDueRunning = false;
+    /** The deadline that `onDue` was given up for. */
+    #givenUpDueMs: number | undefined;
+    /** The restore that is due for sockets that closed while the actor slept. */
+    #lateRestore: Promise<void> | undefined;
 
     static get(id: string): ActorStub {
       // `name` is that of the class that was exported, or the room's in PascalCase.
@@ -118,22 +124,34 @@ export function createActorHandler<
     /**
      * Runs before the first event of an instance, and lets the room restore itself. If a close wakes
      * the actor, the runtime does not list the closed socket any more: its session is restored here,
-     * so that the room sees it before its end. If several sockets have closed, the room restores
-     * itself once more for each.
+     * so that the room sees it before its end. If more sockets have closed, the room restores itself
+     * once more for all of them together.
      */
     #wake(closing?: WebSocket): Promise<void> | undefined {
-      const late = closing && !this.sessions.has(closing) && this.#connections.restore(closing);
-      if (late) this.#connections.continuity.restoreFrom(late);
-      if (this.#isAwake && !late) return undefined;
-      if (!this.#isAwake) this.#connections.sweepStorage();
+      const late = closing && !this.sessions.has(closing) && this.#connections.restoreLate(closing);
+      if (this.#isAwake) return late ? this.#restoreLate() : undefined;
       this.#isAwake = true;
+      this.#connections.sweepStorage();
+      return this.#restoreRoom();
+    }
+
+    #restoreLate(): Promise<void> {
+      this.#lateRestore ??= outsideTransaction(async () => {
+        await scheduler.wait(LATE_CLOSES_MS);
+        this.#lateRestore = undefined;
+        await this.#restoreRoom();
+      });
+      return this.#lateRestore;
+    }
+
+    #restoreRoom(): Promise<void> {
       return this.#state.blockConcurrencyWhile(async () => {
         try {
           await room.onHibernationRestore?.(this);
         } catch (error) {
           log("restore_failed", { room: label, error });
         }
-        this.#connections.endStale(late || undefined);
+        this.#connections.endStale();
       });
     }
 
@@ -202,37 +220,51 @@ export function createActorHandler<
       this.#wakeUps.alarm += 1;
       await this.#wake();
       const now = Date.now();
-      await this.timers.ring(now, async (name) => {
-        try {
-          await room.timerHandlers.get(name)?.(this);
-        } catch (error) {
-          log("timer_failed", { room: label, timer: name, error });
-          this.timers.soonest(name, now + RETRY_MS);
-        }
-      });
+      // First, since a room's handlers may take long.
       this.#sweeper.sweep(now);
       this.#connections.continuity.sweep(now);
-      if (room.onDue && this.#dueAt() <= now) {
-        try {
-          await room.onDue(this);
-        } catch (error) {
-          log("due_failed", { room: label, error });
-          this.#dueNotBefore = now + RETRY_MS;
-        }
-      }
+      await this.timers.ring(now, async (name) => room.timerHandlers.get(name)?.(this));
+      await this.#runDue(now);
       this.timers.rearm();
+    }
+
+    async #runDue(now: number): Promise<void> {
+      const dueAtMs = this.#dueAt();
+      if (!room.onDue || this.#isDueRunning || dueAtMs > now) return;
+      this.#isDueRunning = true;
+      const run = async (): Promise<void> => {
+        try {
+          await room.onDue?.(this);
+          this.timers.succeeded(DUE);
+        } catch (error) {
+          const { notBeforeMs } = this.timers.failed(DUE, error);
+          if (notBeforeMs === Number.POSITIVE_INFINITY) this.#givenUpDueMs = dueAtMs;
+        } finally {
+          this.#isDueRunning = false;
+        }
+      };
+      await waitShortly(run());
     }
 
     /** The earliest deadline that is stored nowhere, in ms. */
     #nextDeadline(): number | undefined {
-      const dueAt = Math.max(this.#dueAt(), this.#dueNotBefore);
       const graceEndsMs = this.#connections.continuity.nextDeadline();
-      const next = Math.min(dueAt, this.#sweeper.nextDeadline(), graceEndsMs);
+      const next = Math.min(this.#dueAt(), this.#sweeper.nextDeadline(), graceEndsMs);
       return next === Number.POSITIVE_INFINITY ? undefined : next;
     }
 
+    /** When `onDue` is to run, in ms: later than the room says where it has failed. */
     #dueAt(): number {
-      return room.dueAt?.(this) ?? Number.POSITIVE_INFINITY;
+      let dueAtMs: number | undefined;
+      try {
+        dueAtMs = room.dueAt?.(this);
+      } catch (error) {
+        log("due_at_failed", { room: label, error });
+      }
+      if (dueAtMs === undefined || !(dueAtMs > 0) || dueAtMs === this.#givenUpDueMs) {
+        return Number.POSITIVE_INFINITY;
+      }
+      return Math.max(dueAtMs, this.timers.failing(DUE)?.notBeforeMs ?? 0);
     }
 
     // ── For handlers, and over RPC ────────────────────────────────────────────────────────────
@@ -282,10 +314,15 @@ export function createActorHandler<
     }
 
     cleanupStaleSessions(): number {
-      const before = this.sessions.size;
-      this.#connections.endStale();
-      this.#sweeper.sweep(Date.now());
-      return before - this.sessions.size;
+      const clean = (): number => {
+        const before = this.sessions.size;
+        this.#connections.endStale();
+        this.#sweeper.sweep(Date.now());
+        return before - this.sessions.size;
+      };
+      // Over RPC it may be the first event of an instance. Handlers never see the promise.
+      const waking = this.#wake();
+      return waking ? (waking.then(clean) as unknown as number) : clean();
     }
 
     inspect(): Inspection {

@@ -6,6 +6,9 @@ import { defineRecord } from "./record.ts";
 
 /** Storage key of a meta that outgrew the attachment, which holds 16 384 bytes. */
 const META_PREFIX = "rollcall:session:";
+/** Storage key of the ids of such metas whose sessions were missed at a start, with the time in ms. */
+const ORPHANS_KEY = "rollcall:orphans";
+const ORPHAN_MS = 3_600_000;
 
 /** What is kept with the socket over hibernation. Fields of a newer release stay when it is rewritten. */
 export interface Attachment {
@@ -132,11 +135,27 @@ export function deleteMeta(state: DurableObjectState, id: string): void {
   state.storage.kv.delete(META_PREFIX + id);
 }
 
-/** Deletes the metas in storage whose sessions are gone. */
-export function sweepMetas(state: DurableObjectState, isLive: (id: string) => boolean): void {
-  for (const [key] of state.storage.kv.list({ prefix: META_PREFIX })) {
-    if (!isLive(key.slice(META_PREFIX.length))) state.storage.kv.delete(key);
+/**
+ * Deletes the metas in storage whose sessions are gone. The close of a socket may still be on its way
+ * to an actor that has just woken, and its session needs its meta then. So a meta is deleted by an
+ * instance that starts much later than the first one that missed its session.
+ */
+export function sweepMetas(storage: DurableObjectStorage, isLive: (id: string) => boolean): void {
+  const now = Date.now();
+  const row: unknown = storage.kv.get(ORPHANS_KEY);
+  const before = (typeof row === "object" && row ? row : {}) as Record<string, unknown>;
+  const orphans: Record<string, number> = {};
+  for (const [key] of storage.kv.list({ prefix: META_PREFIX })) {
+    const id = key.slice(META_PREFIX.length);
+    if (isLive(id)) continue;
+    const missedAtMs = Number(before[id] ?? now);
+    if (now - missedAtMs >= ORPHAN_MS) storage.kv.delete(key);
+    else orphans[id] = missedAtMs;
   }
+  const ids = Object.keys(orphans);
+  if (ids.length === Object.keys(before).length && ids.every((id) => id in before)) return;
+  if (ids.length > 0) storage.kv.put(ORPHANS_KEY, orphans);
+  else storage.kv.delete(ORPHANS_KEY);
 }
 
 /**

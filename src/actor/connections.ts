@@ -122,6 +122,19 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     return session;
   }
 
+  /**
+   * Makes the session of a socket that closed while the actor slept. It is present, so that the room
+   * sees it before its end, but no event reaches it.
+   */
+  restoreLate(ws: WebSocket): Session<M> | null {
+    const session = Session.restore<M>(this, ws);
+    if (!session) return null;
+    session.isLate = true;
+    this.add(session);
+    this.continuity.restoreFrom(session);
+    return session;
+  }
+
   /** @throws RollcallError `too_many_sockets` when the room, or the user in it, may have no more */
   checkLimits(userId: string): void {
     const { sockets, socketsPerUser } = this.limits;
@@ -138,10 +151,10 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     return this.sessions.size + this.continuity.presentCount;
   }
 
-  /** Ends the sessions whose socket is not open any more, but for `except`. */
-  endStale(except?: Session<M> | null): void {
+  /** Ends the sessions whose socket is not open any more, and whose close will not be reported. */
+  endStale(): void {
     for (const session of [...this.sessions.values()]) {
-      if (session !== except && session.ws.readyState !== WebSocket.OPEN) {
+      if (!session.isLate && session.ws.readyState !== WebSocket.OPEN) {
         // 1006: it closed without a close frame that the actor has seen.
         session.closed(1006, "stale");
       }
@@ -151,7 +164,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** Deletes what sessions that are gone left in storage. */
   sweepStorage(): void {
     const live = new Set([...this.sessions.values()].map(({ id }) => id));
-    sweepMetas(this.state, (id) => live.has(id) || this.continuity.has(id));
+    sweepMetas(this.state.storage, (id) => live.has(id) || this.continuity.has(id));
   }
 
   get userCount(): number {
@@ -189,7 +202,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   where(matches: (session: Session<M>) => boolean): Session<M>[] {
     const open: Session<M>[] = [];
     for (const session of this.sessions.values()) {
-      if (session.open && matches(session)) open.push(session);
+      if (isReachable(session) && matches(session)) open.push(session);
     }
     return open;
   }
@@ -299,6 +312,6 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   }
 }
 
-function isReachable({ open, loss }: Session): boolean {
-  return open && loss === undefined;
+function isReachable({ open, loss, isLate }: Session): boolean {
+  return open && loss === undefined && !isLate;
 }

@@ -62,6 +62,13 @@ function outputOf(result: StandardSchemaV1.Result<unknown>): unknown {
   throw new RollcallError("invalid_data", issue?.message ?? "Invalid data", path?.join("."));
 }
 
+const DROPPED = { code: "rate_limited", message: "Too many frames; some were dropped" } as const;
+
+/** Whether a frame is for the room's handlers, and not an answer or of the protocol itself. */
+function isEvent({ type }: MessageFrame): boolean {
+  return type !== "ack" && type !== "nack" && type !== "ping";
+}
+
 function isPending(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as PromiseLike<unknown> | null | undefined)?.then === "function";
 }
@@ -99,14 +106,14 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     const now = Date.now();
     if (now >= session.expiresAtMs) return session.expire();
     const verdict = session.receive(now);
+    if (verdict === "flooding") return session.close(CLOSE.rateLimited, "Too many frames");
+    const frame = this.#parse(session, raw, verdict === "ok");
     if (verdict !== "ok") {
-      if (verdict === "flooding") session.close(CLOSE.rateLimited, "Too many frames");
-      else if (verdict === "limited") {
-        session.sendError({ code: "rate_limited", message: "Too many frames; some were dropped" });
-      }
+      // A client that waits for an answer gets one; the others learn of the first dropped frame.
+      if (frame?.id !== undefined && isEvent(frame)) session.sendDropped(frame.id, DROPPED);
+      else if (verdict === "limited") session.sendError(DROPPED);
       return;
     }
-    const frame = this.#parse(session, raw);
     if (frame === null) return;
     if (frame.type === "ping") session.enqueue(this.#codec.pong);
     else if (frame.type === "probe" && session.probes) this.#sweeper.probe(session);
@@ -120,14 +127,18 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     }
   }
 
-  #parse(session: Session<M>, raw: string | ArrayBuffer): MessageFrame | null {
+  #parse(
+    session: Session<M>,
+    raw: string | ArrayBuffer,
+    reportsFaults: boolean,
+  ): MessageFrame | null {
     try {
       return this.#codec.parse(raw, this.#frameBytes);
     } catch (thrown) {
       const isCoded = thrown instanceof RollcallError;
       if (!isCoded) log("parse_failed", { room: this.#label, error: thrown });
       if (isCoded && thrown.code === "too_large") session.close(CLOSE.tooBig, thrown.message);
-      else session.sendError(toErrorPayload(thrown));
+      else if (reportsFaults) session.sendError(toErrorPayload(thrown));
       return null;
     }
   }

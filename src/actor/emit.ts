@@ -5,7 +5,7 @@ import type { Connections } from "./connections.ts";
 import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
-import { afterCommit } from "./transaction.ts";
+import { afterCommit, isInTransaction } from "./transaction.ts";
 
 /** Names and types the events of a room, seen from the server: `in` from clients, `out` to them. */
 export interface EventMap {
@@ -31,7 +31,7 @@ export interface SocketEmit<V extends EventMap = AnyEvents> {
    *
    * @param options.timeoutMs 1–60 000, default 10 000; the actor stays awake as long
    * @throws RollcallError `timeout`, `disconnected`, or `unprocessable` with the client's message
-   *   when it refused
+   *   when it refused; `conflict` inside a transaction
    */
   emitWithAck<K extends keyof V["out"] & string>(
     event: K,
@@ -122,10 +122,14 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
           const why = "This client speaks protocol 1, which has no acks";
           throw new RollcallError("unprocessable", why);
         }
+        if (isInTransaction()) {
+          const why = "The event leaves with the commit, which would wait for its answer";
+          throw new RollcallError("conflict", why);
+        }
         const id = crypto.randomUUID();
         const text = this.#codec.encodeEvent(event, data, own(), id);
         const answer = session.awaitAck(id, Math.min(Math.max(timeoutMs, 1), 60_000));
-        afterCommit(() => this.#connections.sendTo(session, text));
+        this.#connections.sendTo(session, text);
         return answer;
       },
       to: (target) =>

@@ -1,3 +1,5 @@
+import type { FrameLimits } from "../wire/frames.ts";
+
 /** Each limit with the attack or mishap it stops. `Infinity` removes one. */
 export interface Limits {
   /** Bytes of one frame from a client; more closes the socket with 1009. */
@@ -19,6 +21,16 @@ export const LIMITS: Limits = {
   socketsPerUser: 256,
   sockets: 20_000,
 };
+
+/** The limits that `hello` announces, so that a client can keep to them. `Infinity` is no JSON. */
+export function announce({ frameBytes, framesPerSecond, framesBurst }: Limits): FrameLimits {
+  const finite = (limit: number): number => Math.min(limit, Number.MAX_SAFE_INTEGER);
+  return {
+    frameBytes: finite(frameBytes),
+    framesPerSecond: finite(framesPerSecond),
+    framesBurst: finite(framesBurst),
+  };
+}
 
 /**
  * What becomes of a frame: it is taken, or it is dropped. `limited` is the first that is dropped, for
@@ -44,7 +56,8 @@ export class FrameBudget {
     if (framesBurst === Number.POSITIVE_INFINITY || framesPerSecond === Number.POSITIVE_INFINITY) {
       return "ok";
     }
-    const refill = ((now - this.#refilledAtMs) / 1000) * framesPerSecond;
+    // A clock that was set back gives nothing, and takes nothing.
+    const refill = (Math.max(0, now - this.#refilledAtMs) / 1000) * framesPerSecond;
     this.#tokens = Math.min(framesBurst, this.#tokens + refill) - 1;
     this.#refilledAtMs = now;
     if (this.#tokens >= 0) {

@@ -134,10 +134,12 @@ export class LogStore<L> {
     const { log, options } = this.#host;
     const isChanged = this.#isLostChanged || log.eventSeq > this.#storedSeq;
     if (!isChanged) return;
-    if (options.durable) return this.#store();
-    if (!this.#isLostChanged && !this.#host.isNeeded()) return;
-    const waitMs = this.#storedAtMs + STORE_MS - Date.now();
-    if (waitMs <= 0) return this.#store();
+    if (!options.durable && !this.#isLostChanged && !this.#host.isNeeded()) return;
+    const waitMs = options.durable ? 0 : this.#storedAtMs + STORE_MS - Date.now();
+    if (waitMs <= 0) {
+      this.#store();
+      return;
+    }
     this.#timer ??= outsideTransaction(() =>
       setTimeout(() => this.#store(), Math.min(waitMs, STORE_MS)),
     );

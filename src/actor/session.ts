@@ -69,6 +69,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   readonly protocol: Protocol;
   /** @internal What its client has been sent, under protocol 3. */
   readonly reader: SessionReader | undefined;
+  /** @internal Its socket closed while the actor slept, and it is about to end. */
+  isLate = false;
   /** @internal How it lost its socket, while it has none. */
   loss: Loss | undefined;
   /** For reading. A handler that changes it uses `ctx.meta`, which is written back. */
@@ -409,6 +411,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     const seq = this.#host.answerSeq(this, id, text);
     this.reader.answer(id, seq, text);
     this.enqueue(numberFrame(text, seq));
+  }
+
+  /** Answers the frame `id`, which was not handled: the client may send it again. */
+  sendDropped(id: string, error: ErrorPayload): void {
+    if (this.protocol === 1) return;
+    const text = encodeNack(id, error);
+    this.enqueue(this.reader ? numberFrame(text, this.#host.nextSeq(this)) : text);
   }
 
   /** Sends an error to the client, as the answer to frame `id` where it asked for one. */

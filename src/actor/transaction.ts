@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { log } from "../log.ts";
 
 /** Deliveries that wait for a transaction to commit. Once closed it takes no more. */
 interface Pending {
@@ -9,11 +10,26 @@ interface Pending {
 
 const current = new AsyncLocalStorage<Pending | undefined>();
 
+/** Whether the caller is inside a transaction that has not ended. */
+export function isInTransaction(): boolean {
+  const pending = current.getStore();
+  return pending !== undefined && !pending.closed;
+}
+
 /** Runs `deliver` now, or inside a transaction once it has committed; a rollback drops it. */
 export function afterCommit(deliver: () => void): void {
   const pending = current.getStore();
   if (pending && !pending.closed) pending.deliveries.push(deliver);
   else deliver();
+}
+
+/** The transaction has committed: what its deliveries throw must not look like a failure of it. */
+function deliverSafely(deliver: () => void): void {
+  try {
+    deliver();
+  } catch (error) {
+    log("delivery_failed", { error });
+  }
 }
 
 /** Runs `task` as if it were in no transaction, for work that outlives the transaction. */
@@ -35,7 +51,7 @@ export function bufferEmits(storage: DurableObjectStorage): DurableObjectStorage
         pending.closed = true;
         if (!committed || pending.rolledBack) return;
         if (outer && !outer.closed) outer.deliveries.push(...pending.deliveries);
-        else for (const deliver of pending.deliveries) deliver();
+        else for (const deliver of pending.deliveries) deliverSafely(deliver);
       },
     };
   }

@@ -5,6 +5,7 @@ import { encodeFrame, type Hello, type ResumeRefusal } from "../wire/frames.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
 import { type Found, parseResume } from "./continuity.ts";
+import { announce } from "./limits.ts";
 import type { Sweeper } from "./liveness.ts";
 import { type ConnectionMeta, checkMeta } from "./meta.ts";
 import type { ResumeInfo, RoomDefinition } from "./room.ts";
@@ -116,15 +117,16 @@ function resume<M extends ConnectionMeta, E>(
 
 /** The first frame of a client of protocol 2 or 3. */
 function helloOf<M extends ConnectionMeta, E>(
-  { id, protocol, probes, reader }: Session<M>,
+  { id, protocol, probes, reader, meta }: Session<M>,
   { connections, epoch }: UpgradeOptions<M, E>,
   resumed: { reason?: ResumeRefusal | undefined; seq?: number | undefined; replayed?: number },
 ): string {
-  const { liveness, limits, continuity } = connections;
+  const { liveness, continuity } = connections;
+  const limits = announce(connections.limits);
   const lookMs = probes ? { lookMs: liveness.probeMs } : {};
   const { pingMs } = liveness;
   if (protocol !== 3 || !reader) {
-    const hello: Hello = { protocol: 2, session: id, epoch, seq: 0, pingMs, ...lookMs };
+    const hello: Hello = { protocol: 2, session: id, epoch, seq: 0, limits, pingMs, ...lookMs };
     return encodeFrame({ type: "hello", data: hello });
   }
   const { reason, replayed = 0 } = resumed;
@@ -137,9 +139,11 @@ function helloOf<M extends ConnectionMeta, E>(
     ...(reason && { reason }),
     replayed,
     nowMs: Date.now(),
+    limits,
     pingMs,
     graceMs: continuity.options.graceMs,
     ...lookMs,
+    ...(meta.expiresAtMs !== undefined && { expiresAtMs: meta.expiresAtMs }),
   };
   return encodeFrame({ type: "hello", data: hello });
 }

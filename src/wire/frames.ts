@@ -53,6 +53,8 @@ export interface Hello {
   nowMs?: number;
   /** Protocol 3: how long a session without a socket counts as present, in ms. */
   graceMs?: number;
+  /** What the client may send. */
+  limits?: FrameLimits;
   /** The longest ping interval this room takes, in ms. 0: it ignores missing pings. */
   pingMs: number;
   /**
@@ -60,6 +62,18 @@ export interface Hello {
    * ping is to be a `probe`. Absent where the room needs no probes.
    */
   lookMs?: number;
+  /** Server time in ms at which the connection is closed with 4401. Absent: never. */
+  expiresAtMs?: number;
+}
+
+/** What a client may send on one socket. */
+export interface FrameLimits {
+  /** Bytes (UTF-8) of one frame; more closes the socket with 1009. */
+  frameBytes: number;
+  /** Frames in a second, on average; more are dropped, and many more close the socket with 4429. */
+  framesPerSecond: number;
+  /** Frames at once. */
+  framesBurst: number;
 }
 
 /**

@@ -56,6 +56,7 @@ describe("protocol 2", () => {
       session: expect.stringMatching(/^[0-9a-f-]{36}$/),
       epoch: expect.any(String),
       seq: 0,
+      limits: { frameBytes: 65_536, framesPerSecond: 50, framesBurst: 100 },
       pingMs: 5_000,
     });
   });

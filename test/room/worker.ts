@@ -2,6 +2,7 @@
 export * from "../../src/server/worker.ts";
 export { default } from "../../src/server/worker.ts";
 export { LastingLine, Line, ShortLine } from "./continuity.ts";
+export { Faulty } from "./faulty.ts";
 export { EightMoodShards, Focus, FourMoodShards } from "./moods.ts";
 export { Crew } from "./presence.ts";
 export { Catching, FallbackRoom, Lab, Tight } from "./rooms.ts";
