@@ -8,7 +8,7 @@ import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
-import { requireUpgrade } from "../../src/http/upgrade.ts";
+import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, parseJson, unwrapEvent } from "../../src/wire/frames.ts";
@@ -172,9 +172,9 @@ export function deviceRoutes<E extends object>(
   app.get("/ws/devices", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
     requireUpgrade(c.req.raw);
-    return stubOf(c.env, userId).fetch(c.req.raw);
+    return forwardUpgrade(stubOf(c.env, userId), c.req.raw);
   });
 
-  app.onError((thrown) => errorResponse(thrown));
+  app.onError((thrown, c) => errorResponse(thrown, c.req.raw));
   return app;
 }

@@ -25,12 +25,22 @@ export interface Subscriber {
 /** The user who sends a request: a socket or stream receives that user's envelopes. */
 export type AuthenticateSubscriber<E> = Authenticate<E, Subscriber>;
 
+/** A client that may publish. */
+export interface Publisher {
+  /** Idempotency keys belong to the publisher of this name: others neither see nor block them. */
+  publisher: string;
+}
+
 /**
  * Whether the sender of a request may publish, to every user. Called in the Worker only.
  *
- * @returns false, or throws a RollcallError, to refuse the request
+ * @returns who publishes; true where all publishers are one; false, or throws a RollcallError, to
+ *   refuse the request
  */
-export type AuthenticatePublisher<E> = (request: Request, env: E) => boolean | Promise<boolean>;
+export type AuthenticatePublisher<E> = (
+  request: Request,
+  env: E,
+) => boolean | Publisher | Promise<boolean | Publisher>;
 
 /**
  * Whether a string can address a user: not blank, at most 256 characters, and well-formed Unicode.
@@ -64,15 +74,21 @@ export async function authorizeSubscriber<E>(
 /**
  * Refuses a request that {@link AuthenticatePublisher} did not allow.
  *
+ * @returns the publisher
  * @throws RollcallError `unauthorized`
  */
 export async function requirePublisher<E>(
   request: Request,
   env: E,
   authenticate: AuthenticatePublisher<E>,
-): Promise<void> {
+): Promise<string> {
   // A null identity refuses, as does an error in an app's own function.
-  await identify(request, env, async () => (await authenticate(request, env)) || null);
+  const allowed = await identify(
+    request,
+    env,
+    async () => (await authenticate(request, env)) || null,
+  );
+  return allowed === true ? "" : allowed.publisher;
 }
 
 function scopesOf(scope: unknown): ReadonlySet<string> {
@@ -111,9 +127,9 @@ export async function authenticateUser(request: Request, env: FanoutEnv): Promis
  *
  * @throws RollcallError like {@link authenticateUser}, and `forbidden` without the scope
  */
-export async function authenticateScope(request: Request, env: FanoutEnv): Promise<true> {
-  const { scopes } = await readToken(request, env);
+export async function authenticateScope(request: Request, env: FanoutEnv): Promise<Publisher> {
+  const { scopes, userId } = await readToken(request, env);
   const isOpen = ["", "false", "0"].includes(env.PUBLISH_REQUIRES_SCOPE ?? "");
-  if (isOpen || scopes.has("publish")) return true;
+  if (isOpen || scopes.has("publish")) return { publisher: userId };
   throw new RollcallError("forbidden", "The token lacks the scope publish");
 }

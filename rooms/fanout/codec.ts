@@ -2,6 +2,7 @@ import type { Codec } from "../../src/wire/codec.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
 import { type FilterKey, parseFilter } from "./filters.ts";
+import { sliceMember } from "./slice.ts";
 
 /** Filters of one message that are read. The rest is ignored. */
 const FILTERS_PER_FRAME = 50;
@@ -26,7 +27,9 @@ function parseMessage(raw: string): MessageFrame | null {
       return data && { type, data };
     }
     if (type !== "ack" || typeof envelopeId !== "string") return null;
-    return { type, data: { envelopeId, result: JSON.stringify(result ?? null) } };
+    // As it was written: a publisher gets the digits that JSON.parse would round.
+    const text = result === undefined ? "null" : (sliceMember(raw, "result") ?? "null");
+    return { type, data: { envelopeId, result: text } };
   } catch {
     // Not JSON, or nested deeper than the stack allows.
     return null;

@@ -59,7 +59,15 @@ export const publication = z.object({
   payload: z.optional(z.string()),
   ackTimeoutMs: z.number().check(z.gte(0), z.lte(ACK_TIMEOUT_MS)),
   /** `digest` differs when the same key comes with another body. */
-  idempotency: z.optional(z.object({ key: z.string(), digest: z.string() })),
+  idempotency: z.optional(
+    z.object({
+      /** The key of this publisher. */
+      key: z.string(),
+      digest: z.string(),
+      /** As the release before named the key, which all publishers shared, and made the digest. */
+      shared: z.optional(z.object({ key: z.string(), digest: z.string() })),
+    }),
+  ),
 });
 export type Publication = z.infer<typeof publication>;
 

@@ -26,6 +26,21 @@ export function parseFilter(value: unknown): FilterKey | null {
   return JSON.stringify([type, ...fields.flat()]) as FilterKey;
 }
 
+/** Whether a stored value is a {@link FilterKey}. */
+export function isFilterKey(value: unknown): value is FilterKey {
+  if (typeof value !== "string") return false;
+  try {
+    const parts: unknown = JSON.parse(value);
+    return (
+      Array.isArray(parts) &&
+      parts.length % 2 === 1 &&
+      parts.every((part) => typeof part === "string")
+    );
+  } catch {
+    return false;
+  }
+}
+
 /** The fields of a payload that a filter can ask for: those of an object that are strings. */
 function fieldsOf(payload: unknown): Map<string, string> {
   if (typeof payload !== "object" || payload === null || Array.isArray(payload)) return new Map();

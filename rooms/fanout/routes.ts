@@ -7,7 +7,7 @@ import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { openStream } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
-import { isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
+import { forwardUpgrade, isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
 import { type ErrorCode, RollcallError } from "../../src/wire/errors.ts";
 import {
@@ -25,9 +25,13 @@ import {
   STREAM_FIELDS,
 } from "./contract.ts";
 import type { FanoutRoom } from "./room.ts";
+import { sliceElements, sliceMember } from "./slice.ts";
 
 const PUBLISH_BYTES = 262_144;
 const BATCH_BYTES = 1_048_576;
+
+/** Hexadecimal digits of a publisher's digest in its idempotency keys. */
+const KEY_DIGEST_LENGTH = 32;
 
 const encoder = new TextEncoder();
 
@@ -62,13 +66,20 @@ function word({ code, message }: RollcallError): { error: string } {
 const INVALID_BODY = "Invalid JSON body";
 const invalidBody = () => new RollcallError("bad_request", INVALID_BODY);
 
+/** A JSON object as a value, and as it was written. */
+interface Body {
+  value: unknown;
+  text: string;
+}
+
 /** @throws RollcallError `unsupported_media_type`, `too_large` or `bad_request` */
-async function readBody(request: Request, limitBytes: number): Promise<Record<string, unknown>> {
+async function readBody(request: Request, limitBytes: number): Promise<Body> {
   const contentType = request.headers.get("Content-Type") ?? "";
   if (!/^application\/json\s*(?:;|$)/i.test(contentType)) {
     throw new RollcallError("unsupported_media_type", "Not application/json");
   }
-  return toObject(await readJson(request, { limitBytes, message: INVALID_BODY }));
+  const parse = (text: string): Body => ({ value: JSON.parse(text), text });
+  return (await readJson(request, { limitBytes, message: INVALID_BODY, parse })) as Body;
 }
 
 function toObject(value: unknown): Record<string, unknown> {
@@ -91,21 +102,32 @@ function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
   throw new RollcallError("bad_request", error.issues[0]?.message ?? "Invalid body");
 }
 
-/** @throws RollcallError `bad_request` for a body that is no publish, or a malformed key */
-async function toAddressed(body: unknown, key: unknown): Promise<Addressed> {
-  const { userId, type, payload, ackTimeoutMs } = parse(publishBody, toObject(body));
+/**
+ * A message as its publisher wrote it: JSON.parse would round the digits of long numbers.
+ *
+ * @param publisher who sends it, to whom an idempotency key belongs
+ * @throws RollcallError `bad_request` for a body that is no publish, or a malformed key
+ */
+async function toAddressed(body: Body, given: unknown, publisher: string): Promise<Addressed> {
+  const { userId, type, payload, ackTimeoutMs } = parse(publishBody, toObject(body.value));
   const message: Publication = { type, ackTimeoutMs };
-  if (payload !== undefined) message.payload = toText(payload);
-  if (key !== undefined && key !== null) {
-    const digest = await digestOf(message);
-    message.idempotency = { key: parse(idempotencyKey, key), digest };
-  }
+  // The value's text finds values that nest too deeply.
+  const parsedText = payload === undefined ? undefined : toText(payload);
+  if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
+  if (given === undefined || given === null) return { userId, message };
+  const key = parse(idempotencyKey, given);
+  const old = parsedText === undefined ? message : { ...message, payload: parsedText };
+  message.idempotency = {
+    key: `${(await digestOf(publisher)).slice(0, KEY_DIGEST_LENGTH)}:${key}`,
+    digest: await digestOf(JSON.stringify(message)),
+    shared: { key, digest: await digestOf(JSON.stringify(old)) },
+  };
   return { userId, message };
 }
 
-/** Equal for equal messages only. */
-async function digestOf(message: Publication): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", encoder.encode(JSON.stringify(message)));
+/** Equal for equal texts only. */
+async function digestOf(text: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", encoder.encode(text));
   return [...new Uint8Array(hash)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -176,9 +198,10 @@ export function fanoutRoutes<E extends object>(
 
   async function publish(c: Context<{ Bindings: E }>): Promise<Response> {
     const request = c.req.raw;
-    await requirePublisher(request, c.env, authenticatePublisher);
+    const publisher = await requirePublisher(request, c.env, authenticatePublisher);
     const body = await readBody(request, PUBLISH_BYTES);
-    const { userId, message } = await toAddressed(body, request.headers.get("Idempotency-Key"));
+    const key = request.headers.get("Idempotency-Key");
+    const { userId, message } = await toAddressed(body, key, publisher);
     const [outcome] = await deliver(c.env, userId, [message]);
     if (outcome && "answer" in outcome) return jsonText(outcome.answer);
     return Response.json({ error: outcome?.error }, { status: outcome?.status ?? 500 });
@@ -186,8 +209,9 @@ export function fanoutRoutes<E extends object>(
 
   async function publishBatch(c: Context<{ Bindings: E }>): Promise<Response> {
     const request = c.req.raw;
-    await requirePublisher(request, c.env, authenticatePublisher);
-    const { messages } = await readBody(request, BATCH_BYTES);
+    const publisher = await requirePublisher(request, c.env, authenticatePublisher);
+    const { value, text } = await readBody(request, BATCH_BYTES);
+    const { messages } = toObject(value);
     if (!Array.isArray(messages) || messages.length > BATCH_MESSAGES) {
       throw new RollcallError("bad_request", `messages must be a list of up to ${BATCH_MESSAGES}`);
     }
@@ -199,10 +223,12 @@ export function fanoutRoutes<E extends object>(
     };
     /** By user, since one call keeps the order. */
     const byUser = new Map<string, { index: number; message: Publication }[]>();
+    const texts = sliceElements(sliceMember(text, "messages") ?? "[]");
     for (const [index, item] of messages.entries()) {
       try {
         const key = (item as { idempotencyKey?: unknown } | null)?.idempotencyKey;
-        const { userId, message } = await toAddressed(item, key);
+        const body = { value: item, text: texts[index] ?? "null" };
+        const { userId, message } = await toAddressed(body, key, publisher);
         if (encoder.encode(message.payload).byteLength > PUBLISH_BYTES) {
           throw new RollcallError("too_large", "The payload is too large");
         }
@@ -251,9 +277,10 @@ export function fanoutRoutes<E extends object>(
     const { userId } = await authorizeSubscriber(c.req.raw, c.env, authenticateSubscriber);
     // Only the token of the query: `filter` is for the stream's route.
     const token = new URL(c.req.url).searchParams.get("token");
-    const query = token === null ? "" : `?${new URLSearchParams({ token })}`;
-    const url = new URL(websocketPath + query, c.req.url);
-    return stubOf(c.env, userId).fetch(new Request(url, c.req.raw));
+    const version = new URL(c.req.url).searchParams.get("v");
+    const query = new URLSearchParams({ ...(token && { token }), ...(version && { v: version }) });
+    const url = new URL(`${websocketPath}?${query}`, c.req.url);
+    return forwardUpgrade(stubOf(c.env, userId), c.req.raw, url);
   }
 
   for (const { method, path, handle } of [
@@ -275,6 +302,6 @@ export function fanoutRoutes<E extends object>(
   // Other requests to `/` are left to later routes, such as an app's page.
   app.get("/", (c, next) => (isUpgrade(c.req.raw) ? connect(c) : next()));
 
-  app.onError((thrown) => errorResponse(thrown, word));
+  app.onError((thrown, c) => errorResponse(thrown, c.req.raw, word));
   return app;
 }

@@ -1,4 +1,5 @@
 import { RollcallError } from "../../src/wire/errors.ts";
+import { isWellFormed } from "../../src/wire/text.ts";
 import { SESSION_ID_LENGTH } from "./tally.ts";
 
 /**
@@ -12,6 +13,7 @@ export function parseSessionId(value: unknown): string {
   if (value === undefined || value === null) throw fail("is missing");
   if (typeof value !== "string") throw fail("must be a string");
   if (value === "") throw fail("must not be empty");
+  if (!isWellFormed(value)) throw fail("has half of a surrogate pair");
   // A code point has at most two UTF-16 units, so a longer text need not be counted.
   const tooLong =
     value.length > 2 * SESSION_ID_LENGTH ||

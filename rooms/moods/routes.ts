@@ -5,7 +5,7 @@ import { readJson } from "../../src/http/body.ts";
 import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
-import { requireUpgrade } from "../../src/http/upgrade.ts";
+import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
@@ -94,9 +94,10 @@ export function moodRoutes<E extends object, M extends string>(
     requireUpgrade(c.req.raw);
     const sessionId = parseSessionId(c.req.query("sessionId"));
     parseMood(c.req.query("mood"), moods, defaultMood);
-    return shardStub(c, sessionId).fetch(c.req.raw);
+    return forwardUpgrade(shardStub(c, sessionId), c.req.raw);
   });
 
-  app.onError((thrown) => errorResponse(thrown, ({ message }) => ({ error: message })));
+  const word = ({ message }: RollcallError) => ({ error: message });
+  app.onError((thrown, c) => errorResponse(thrown, c.req.raw, word));
   return app;
 }

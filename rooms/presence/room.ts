@@ -41,6 +41,12 @@ type PresenceSession = Session<PresenceMeta>;
 const CHANNEL = "default";
 /** A dead peer's 15 s of silence, this, and a ping interval before and after it are a minute. */
 const PROBE_MS = 35_000;
+const SECOND_MS = 1_000;
+/** What one session, or one user, may cause in a second. */
+const LISTS_PER_SECOND = 2;
+const STATUSES_PER_SECOND = 5;
+/** Users and sessions whose activity is remembered. */
+const RECENT = 10_000;
 /** Storage key of a user's status, which is stored while it is not the default. */
 const STATUS_PREFIX = "status:";
 
@@ -73,6 +79,10 @@ class Presence<S extends string> {
    */
   readonly #resend = new Map<string, RosterEntry<S> | undefined>();
   readonly #newcomers = new Set<PresenceSession>();
+  /** How often users and sessions did something that costs much, lately. */
+  readonly #recent = new Map<unknown, { sinceMs: number; times: number }>();
+  /** What is left of what they did too often. */
+  readonly #delayed = new Map<unknown, () => void>();
   /** The users of `presence.sync` as JSON. A join is appended; other changes discard it. */
   #encodedUsers: string | null = null;
 
@@ -123,6 +133,51 @@ class Presence<S extends string> {
     return true;
   }
 
+  /**
+   * Sends the roster to a session that asks for it: at once, or the newest one when a second has passed
+   * since the last. A client must not make the server send much for little.
+   */
+  list(session: PresenceSession): void {
+    if (this.#isOften(session, LISTS_PER_SECOND)) {
+      this.#later(session, () => session.sendSnapshot(this.encodeSync()));
+    } else session.sendSnapshot(this.encodeSync());
+  }
+
+  /**
+   * Stores a user's status, then sends it to everyone: at once, or of many changes the newest a second
+   * later, since each is a row and a message to all.
+   */
+  setStatus(meta: PresenceMeta, status: S): void {
+    const { userId } = meta;
+    if (this.#isOften(userId, STATUSES_PER_SECOND)) {
+      this.#later(userId, () => this.#changeStatus(meta, status));
+    } else this.#changeStatus(meta, status);
+  }
+
+  /** Whether `key` has done something more than `perSecond` times within a second. */
+  #isOften(key: unknown, perSecond: number): boolean {
+    if (this.#delayed.has(key)) return true;
+    const now = Date.now();
+    let recent = this.#recent.get(key);
+    if (!recent || Math.abs(now - recent.sinceMs) >= SECOND_MS) recent = { sinceMs: now, times: 0 };
+    recent.times += 1;
+    if (this.#recent.size >= RECENT) this.#recent.clear();
+    this.#recent.set(key, recent);
+    return recent.times > perSecond;
+  }
+
+  /** Runs the last `task` of `key` within a second. */
+  #later(key: unknown, task: () => void): void {
+    if (this.#delayed.size === 0) {
+      setTimeout(() => {
+        const tasks = [...this.#delayed.values()];
+        this.#delayed.clear();
+        for (const due of tasks) due();
+      }, SECOND_MS);
+    }
+    this.#delayed.set(key, task);
+  }
+
   connected(session: PresenceSession): void {
     this.#newcomers.add(session);
     this.#update(session.meta.userId, session);
@@ -136,14 +191,14 @@ class Presence<S extends string> {
   disconnected(session: PresenceSession): void {
     const { userId } = session.meta;
     this.#newcomers.delete(session);
+    if (this.#actor.sessionsOf(userId).size === 0) this.#delayed.delete(userId);
     if (this.#actor.sessionsOf(userId).size === 0 && this.#statuses.delete(userId)) {
       this.#actor.getStorage().kv.delete(STATUS_PREFIX + userId);
     }
     this.#update(userId, session);
   }
 
-  /** Stores a user's status, then sends it to everyone. */
-  setStatus({ userId, username }: PresenceMeta, status: S): void {
+  #changeStatus({ userId, username }: PresenceMeta, status: S): void {
     // Clients that have not received the user's arrival yet must receive it first.
     this.sendDiff();
     const record = { ...this.#statuses.get(userId), status };
@@ -295,7 +350,7 @@ export function definePresence<E, S extends string>(
   });
 
   room.on("presence.list", ({ actor, session }) => {
-    session.sendSnapshot(presenceOf(actor).encodeSync());
+    presenceOf(actor).list(session);
   });
 
   return room.call("list", z.undefined(), (actor) => {

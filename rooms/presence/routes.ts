@@ -2,7 +2,7 @@ import { Hono } from "hono";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { errorResponse } from "../../src/http/errors.ts";
-import { requireUpgrade } from "../../src/http/upgrade.ts";
+import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { type Authenticate, authorizeVisitor } from "./access.ts";
 import type { PresenceCalls } from "./room.ts";
 
@@ -31,9 +31,9 @@ export function presenceRoutes<E extends object, S extends string>(
   app.get(websocketPath, async (c) => {
     const { room } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     requireUpgrade(c.req.raw);
-    return namespaceOf(c.env, binding).getByName(room).fetch(c.req.raw);
+    return forwardUpgrade(namespaceOf(c.env, binding).getByName(room), c.req.raw);
   });
 
-  app.onError((thrown) => errorResponse(thrown));
+  app.onError((thrown, c) => errorResponse(thrown, c.req.raw));
   return app;
 }

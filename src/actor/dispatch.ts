@@ -5,7 +5,7 @@ import type { Codec } from "../wire/codec.ts";
 import { RollcallError, toErrorPayload } from "../wire/errors.ts";
 import type { MessageFrame } from "../wire/frames.ts";
 import type { CallResult } from "./call.ts";
-import type { Emitter, EventMap, SocketEmit } from "./emit.ts";
+import type { EmitBuilder, Emitter, EventMap, SocketEmit } from "./emit.ts";
 import type { Sweeper } from "./liveness.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
@@ -36,6 +36,14 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
   get emit(): SocketEmit<V> {
     this.#emit ??= this.#emitter.of(this.session);
     return this.#emit;
+  }
+
+  toUser(userId: string): EmitBuilder<V> {
+    return this.actor.emit.toUser(userId);
+  }
+
+  toChannel(channel: string): EmitBuilder<V> {
+    return this.#emitter.toOthers(channel, this.session);
   }
 
   get meta(): M {
@@ -122,8 +130,10 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     } else if (session.protocol >= 2 && frame.type === "nack") {
       const why = frame.error?.message || "The client refused";
       session.settleAck(frame.id ?? "", { error: new RollcallError("unprocessable", why) });
+    } else if (!session.hasRoomFor(raw)) {
+      if (frame.id !== undefined) session.sendDropped(frame.id, DROPPED);
     } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
-      return session.run(() => this.#dispatch(session, frame));
+      return session.handle(raw, () => this.#dispatch(session, frame));
     }
   }
 

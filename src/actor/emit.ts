@@ -1,3 +1,4 @@
+import { log } from "../log.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import type { Untyped } from "../wire/frames.ts";
@@ -38,7 +39,10 @@ export interface SocketEmit<V extends EventMap = AnyEvents> {
     data?: V["out"][K],
     options?: { timeoutMs?: number },
   ): Promise<unknown>;
-  /** A channel this socket is in, without itself; any other name is a user, with all its sockets. */
+  /**
+   * Verani's: a channel this socket is in, without itself; any other name is a user, with all its
+   * sockets. Where users can have names of channels, use `ctx.toUser` or `ctx.toChannel`.
+   */
   to(target: string): EmitBuilder<V>;
 }
 
@@ -75,6 +79,7 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   readonly #codec: Codec;
   /** For handlers, as `actor.emit`. */
   readonly actor: ActorEmit<M, V>;
+  #hasWarned = false;
 
   constructor(connections: Connections<M>) {
     this.#connections = connections;
@@ -132,11 +137,26 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
         this.#connections.sendTo(session, text);
         return answer;
       },
-      to: (target) =>
-        session.meta.channels.includes(target)
-          ? this.#builder(this.#channel(target, session), target)
-          : this.#builder(this.#user(target), own()),
+      to: (target) => {
+        if (!session.meta.channels.includes(target)) {
+          return this.#builder(this.#user(target), own());
+        }
+        this.#warnIfUser(target);
+        return this.toOthers(target, session);
+      },
     };
+  }
+
+  /** To all in a channel but one session. */
+  toOthers(channel: string, session: Session<M>): EmitBuilder<V> {
+    return this.#builder(this.#channel(channel, session), channel);
+  }
+
+  /** A channel has the name of a user who is here: what was meant for the user, all would receive. */
+  #warnIfUser(target: string): void {
+    if (this.#hasWarned || this.#connections.ofUser(target).size === 0) return;
+    this.#hasWarned = true;
+    log("ambiguous_target", { use: "ctx.toUser or ctx.toChannel" });
   }
 
   toChannel(channel: string, event: string, data: unknown): number {

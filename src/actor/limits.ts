@@ -8,6 +8,11 @@ export interface Limits {
   framesPerSecond: number;
   /** Frames a socket may send at once. */
   framesBurst: number;
+  /**
+   * UTF-16 units of frames of one socket that wait for its earlier ones to be handled; a frame beyond
+   * is dropped, and half as much again closes the socket with 4429.
+   */
+  inboxUnits: number;
   /** Sockets of one user in this room. */
   socketsPerUser: number;
   /** Sockets in this room; the runtime itself takes 32 768. */
@@ -18,6 +23,7 @@ export const LIMITS: Limits = {
   frameBytes: 65_536,
   framesPerSecond: 50,
   framesBurst: 100,
+  inboxUnits: 524_288,
   socketsPerUser: 256,
   sockets: 20_000,
 };

@@ -1,4 +1,5 @@
 import { RollcallError } from "../wire/errors.ts";
+import { requireWellFormed } from "../wire/text.ts";
 
 /** Characters of a user's or a client's id. */
 const ID_LENGTH = 256;
@@ -26,9 +27,11 @@ export function checkMeta<M extends ConnectionMeta>(meta: M): M {
   if (typeof userId !== "string" || userId === "" || userId.length > ID_LENGTH) {
     throw new RollcallError("bad_request", `userId must have 1 to ${ID_LENGTH} characters`);
   }
+  requireWellFormed(userId, "userId");
   if (typeof clientId !== "string" || clientId === "" || clientId.length > ID_LENGTH) {
     throw new RollcallError("bad_request", `clientId must have 1 to ${ID_LENGTH} characters`);
   }
+  requireWellFormed(clientId, "clientId");
   if (expiresAtMs !== undefined && !(expiresAtMs > 0)) {
     throw new RollcallError("bad_request", "expiresAtMs must be a time in ms");
   }
@@ -39,6 +42,7 @@ export function checkMeta<M extends ConnectionMeta>(meta: M): M {
   ) {
     throw new RollcallError("bad_request", `channels must be at most ${CHANNELS} strings`);
   }
+  for (const channel of channels) requireWellFormed(channel, "A channel");
   return meta;
 }
 

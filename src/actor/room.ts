@@ -2,7 +2,14 @@ import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { Codec } from "../wire/codec.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { CallableRoom, CallMap } from "./call.ts";
-import type { ActorEmit, AnyEvents, BroadcastOptions, EventMap, SocketEmit } from "./emit.ts";
+import type {
+  ActorEmit,
+  AnyEvents,
+  BroadcastOptions,
+  EmitBuilder,
+  EventMap,
+  SocketEmit,
+} from "./emit.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
 import type { LogOptions } from "./log.ts";
@@ -70,6 +77,10 @@ export interface RoomContext<
   /** Mutate it freely: it is written back after the handler. */
   meta: M;
   readonly emit: SocketEmit<V>;
+  /** Emits to all sockets of a user, whatever channels have the same name. */
+  toUser(userId: string): EmitBuilder<V>;
+  /** Emits to all in a channel but this socket. */
+  toChannel(channel: string): EmitBuilder<V>;
 }
 
 /** The argument of event handlers. */
@@ -273,7 +284,7 @@ export function defineRoom<
     eventEmitter: { on, off },
     handlersOf(event) {
       const own = handlers.get(event) ?? [];
-      const any = handlers.get("*");
+      const any = event === "*" ? undefined : handlers.get("*");
       return any ? [...own, ...any] : own;
     },
     callHandlers,

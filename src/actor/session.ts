@@ -93,6 +93,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   #isChanging = false;
   /** Whether the meta is in storage, since it is too big for the attachment. */
   #isSpilled: boolean;
+  /** UTF-16 units of frames that wait to be handled, and of those that were dropped since they do. */
+  #inboxUnits = 0;
+  #droppedUnits = 0;
   #ended = false;
   #queue: string[] | null = null;
   #tail: Promise<void> | null = null;
@@ -307,6 +310,37 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     return settled;
   }
 
+  /**
+   * Whether a frame may wait for the earlier ones to be handled. One that may not is dropped; a client
+   * that sends on and on is closed.
+   */
+  hasRoomFor(raw: string | ArrayBuffer): boolean {
+    const length = unitsOf(raw);
+    const { inboxUnits } = this.#host.limits;
+    const units = this.#inboxUnits + length;
+    if (this.#tail === null || units <= inboxUnits) return true;
+    this.#droppedUnits += length;
+    if (this.#droppedUnits > inboxUnits / 2) {
+      this.close(CLOSE.rateLimited, "Too much is waiting to be handled");
+    }
+    return false;
+  }
+
+  /** Runs the handlers of a frame after those of all earlier frames. */
+  handle(raw: string | ArrayBuffer, task: () => Promise<void>): Promise<void> {
+    if (this.#tail === null) return this.run(task);
+    const length = unitsOf(raw);
+    this.#inboxUnits += length;
+    return this.run(async () => {
+      try {
+        await task();
+      } finally {
+        this.#inboxUnits -= length;
+        if (this.#inboxUnits === 0) this.#droppedUnits = 0;
+      }
+    });
+  }
+
   /** A frame came in at `now` (ms): its sender is alive, and pays for it. */
   receive(now: number): Verdict {
     this.#attachment.seenAtMs = now;
@@ -519,4 +553,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (!this.loss) this.#ws.serializeAttachment(null);
     this.#host.ended(this, reason);
   }
+}
+
+function unitsOf(raw: string | ArrayBuffer): number {
+  return typeof raw === "string" ? raw.length : raw.byteLength;
 }

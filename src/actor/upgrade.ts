@@ -2,6 +2,7 @@ import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { encodeFrame, type Hello, type ResumeRefusal } from "../wire/frames.ts";
+import { closeFor, expectsClose } from "../wire/refusal.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
 import { type Found, parseResume } from "./continuity.ts";
@@ -36,13 +37,14 @@ export async function answerUpgrade<M extends ConnectionMeta, E>(
   try {
     return await upgrade(request, options);
   } catch (thrown) {
-    if (thrown instanceof RollcallError) return refusal(thrown);
+    if (thrown instanceof RollcallError) return refusal(request, thrown);
     log("upgrade_failed", { room: options.label, error: thrown });
-    return refusal(new RollcallError("internal", "Internal error"));
+    return refusal(request, new RollcallError("internal", "Internal error"));
   }
 }
 
-function refusal(error: RollcallError): Response {
+function refusal(request: Request, error: RollcallError): Response {
+  if (expectsClose(request)) return closeFor(error);
   return Response.json({ error: error.code, details: error.message }, { status: error.status });
 }
 

@@ -1,5 +1,6 @@
 import { log } from "../log.ts";
 import { type ErrorCode, RollcallError } from "../wire/errors.ts";
+import { closeFor, expectsClose } from "../wire/refusal.ts";
 
 /** The body of an error, where a contract does not word it otherwise. */
 export interface ErrorBody {
@@ -15,14 +16,19 @@ const wordError: WordError = ({ code, message }): ErrorBody => ({ error: code, d
 /**
  * The answer to a request that failed: a {@link RollcallError} with its status, an exception that
  * brings a response of its own (Hono's) with its status, anything else logged and answered by a
- * plain 500.
+ * plain 500. An upgrade of a client that cannot see the status is accepted and closed.
  *
  * @param word the contract's own body; default {@link ErrorBody}
  */
-export function errorResponse(thrown: unknown, word: WordError = wordError): Response {
+export function errorResponse(
+  thrown: unknown,
+  request?: Request,
+  word: WordError = wordError,
+): Response {
   const error = toRollcallError(thrown);
   const status = error === thrown ? error.status : (statusOf(thrown) ?? error.status);
   if (status === 500) log("request_failed", { error: thrown });
+  if (request && expectsClose(request)) return closeFor(error);
   return Response.json(word(error), { status });
 }
 

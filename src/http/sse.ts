@@ -55,10 +55,20 @@ function encodeEvent({ id, data }: StreamEvent): string {
  * The upgrade carries the request's `Authorization`, since the actor checks for itself who may
  * connect. If it refuses, its answer is the answer.
  *
+ * A HEAD request gets the headers and no stream.
+ *
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
 export async function openStream(request: Request, source: StreamSource): Promise<Response> {
   const { stub, path, toEvents, ping, headers } = source;
+  const answerHeaders = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    ...headers,
+  };
+  // A subscriber that nobody reads would never leave: the runtime drops the body of this answer.
+  if (request.method !== "GET") return new Response(null, { headers: answerHeaders });
   const upgrade = new Headers({ Upgrade: "websocket" });
   const authorization = request.headers.get("Authorization");
   if (authorization !== null) upgrade.set("Authorization", authorization);
@@ -138,12 +148,5 @@ export async function openStream(request: Request, source: StreamSource): Promis
   // Some proxies delay the headers until the first byte.
   send(": connected\n\n");
 
-  return new Response(readable, {
-    headers: {
-      "Content-Type": "text/event-stream",
-      "Cache-Control": "no-cache, no-transform",
-      "X-Accel-Buffering": "no",
-      ...headers,
-    },
-  });
+  return new Response(readable, { headers: answerHeaders });
 }

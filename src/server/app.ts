@@ -27,6 +27,6 @@ export function createApp<E extends object>(systems: Systems<E>): Hono<{ Binding
   const app = new Hono<{ Bindings: E }>();
   for (const system of Object.values(systems)) app.route("/", system.routes());
   app.notFound((c) => notFound(c.req.path));
-  app.onError((thrown) => errorResponse(thrown));
+  app.onError((thrown, c) => errorResponse(thrown, c.req.raw));
   return app;
 }

@@ -3,6 +3,8 @@
  * client, so nothing under `src/wire` may import `cloudflare:*`.
  */
 import { type ErrorPayload, RollcallError } from "./errors.ts";
+import { assertJson } from "./json.ts";
+import { isWellFormed } from "./text.ts";
 
 /** Bytes (UTF-8) that one frame from a client may have, unless its room says otherwise. */
 export const FRAME_BYTES = 65_536;
@@ -168,7 +170,13 @@ export function parseFrame(raw: unknown, limitBytes: number = FRAME_BYTES): Mess
       ? thrown
       : new RollcallError("bad_frame", "A frame is JSON");
   }
-  return toFrame(value);
+  const frame = toFrame(value);
+  for (const name of [frame.type, frame.channel, frame.id]) {
+    if (name !== undefined && !isWellFormed(name)) {
+      throw new RollcallError("bad_frame", "A name has half of a surrogate pair");
+    }
+  }
+  return frame;
 }
 
 /** A message from the server: one frame, or under protocol 2 a list. Items that are no frames are left out. */
@@ -202,12 +210,14 @@ function isPlain(value: unknown): value is Record<string, unknown> {
  * as `{type:<event>, channel, data}`, which a Verani client dispatches just the same.
  *
  * @param id asks the client for an ack (protocol 2)
- * @throws RollcallError `bad_frame` for an empty, over-long or reserved name, or data JSON cannot hold
+ * @throws RollcallError `bad_frame` for an empty, over-long or reserved name
+ * @throws TypeError for data that JSON cannot hold
  */
 export function encodeEvent(event: string, data: unknown, channel: string, id?: string): string {
   if (event === "" || event.length > NAME_LENGTH) {
     throw new RollcallError("bad_frame", `An event's name has 1 to ${NAME_LENGTH} characters`);
   }
+  assertJson(data);
   const wrapped = data === undefined || (isPlain(data) && !Object.hasOwn(data, "type"));
   // `{type:"event", data:{type:"x"}}` reads as x.
   const ambiguous = event === "event" && isRecord(data) && typeof data.type === "string";

@@ -1,0 +1,47 @@
+import { CLOSE, cutReason } from "./close.ts";
+import { ERRORS, type ErrorCode, type RollcallError } from "./errors.ts";
+
+/** Close codes for the status of a refusal whose error is not known. */
+const CLOSE_OF_STATUS: Record<number, number> = {
+  401: CLOSE.unauthorized,
+  403: CLOSE.forbidden,
+  409: CLOSE.tryLater,
+  413: CLOSE.tooBig,
+  429: CLOSE.rateLimited,
+};
+
+/**
+ * Whether the client that sent an upgrade has to learn why it is refused by a close code. A page cannot
+ * see the status of an upgrade; clients say with `v=3` that they expect the code instead.
+ */
+export function expectsClose(request: Request): boolean {
+  if (request.headers.get("Upgrade")?.toLowerCase() !== "websocket") return false;
+  return Number(new URL(request.url).searchParams.get("v") ?? 1) >= 3;
+}
+
+/** Accepts a client's socket and closes it at once. */
+export function closeAtOnce(code: number, reason: string): Response {
+  const { 0: client, 1: server } = new WebSocketPair();
+  server.accept();
+  server.close(code, cutReason(reason));
+  return new Response(null, { status: 101, webSocket: client });
+}
+
+/** A refused upgrade, for a client that {@link expectsClose}. */
+export function closeFor(error: RollcallError): Response {
+  return closeAtOnce(error.closeCode, error.message);
+}
+
+/**
+ * The answer of an actor to an upgrade, for the client. An actor of an earlier release, or a room that
+ * answers itself, refuses with a status.
+ */
+export async function translateRefusal(request: Request, answer: Response): Promise<Response> {
+  if (answer.webSocket || answer.status < 400 || !expectsClose(request)) return answer;
+  const { status } = answer;
+  const body = (await answer.json().catch(() => ({}))) as { error?: unknown; details?: unknown };
+  const known = typeof body.error === "string" && Object.hasOwn(ERRORS, body.error);
+  const fallback = CLOSE_OF_STATUS[status] ?? (status < 500 ? CLOSE.badRequest : CLOSE.internal);
+  const code = known ? ERRORS[body.error as ErrorCode].close : fallback;
+  return closeAtOnce(code, typeof body.details === "string" ? body.details : "Refused");
+}
