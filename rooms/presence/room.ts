@@ -42,9 +42,10 @@ const CHANNEL = "default";
 /** A dead peer's 15 s of silence, this, and a ping interval before and after it are a minute. */
 const PROBE_MS = 35_000;
 const SECOND_MS = 1_000;
-/** What one session, or one user, may cause in a second. */
-const LISTS_PER_SECOND = 2;
-const STATUSES_PER_SECOND = 5;
+/** UTF-16 units of rosters that one session gets in a second, but for the first. */
+const LISTED_UNITS_PER_SECOND = 32_768;
+/** Changes of one user's status that are stored and sent in a second. */
+const STATUSES_PER_SECOND = 10;
 /** Users and sessions whose activity is remembered. */
 const RECENT = 10_000;
 /** Storage key of a user's status, which is stored while it is not the default. */
@@ -134,13 +135,15 @@ class Presence<S extends string> {
   }
 
   /**
-   * Sends the roster to a session that asks for it: at once, or the newest one when a second has passed
-   * since the last. A client must not make the server send much for little.
+   * Sends the roster to a session that asks for it: at once, or the newest one a second later where it
+   * has had much in this second. A client must not make the server send much for little.
    */
   list(session: PresenceSession): void {
-    if (this.#isOften(session, LISTS_PER_SECOND)) {
+    const text = this.encodeSync();
+    const perSecond = Math.max(1, LISTED_UNITS_PER_SECOND / text.length);
+    if (this.#isOften(session, perSecond)) {
       this.#later(session, () => session.sendSnapshot(this.encodeSync()));
-    } else session.sendSnapshot(this.encodeSync());
+    } else session.sendSnapshot(text);
   }
 
   /**

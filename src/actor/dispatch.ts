@@ -38,12 +38,13 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
     return this.#emit;
   }
 
-  toUser(userId: string): EmitBuilder<V> {
-    return this.actor.emit.toUser(userId);
+  // Accessors, so that handlers may take them out of the context.
+  get toUser(): (userId: string) => EmitBuilder<V> {
+    return this.actor.emit.toUser;
   }
 
-  toChannel(channel: string): EmitBuilder<V> {
-    return this.#emitter.toOthers(channel, this.session);
+  get toChannel(): (channel: string) => EmitBuilder<V> {
+    return (channel) => this.#emitter.toOthers(channel, this.session);
   }
 
   get meta(): M {

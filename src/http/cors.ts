@@ -4,7 +4,10 @@ import type { Env, Hono } from "hono";
 export interface CorsPolicy {
   /** `Access-Control-Allow-Methods`, as the contract writes it. */
   methods: string;
-  /** `Access-Control-Allow-Headers`. Default: the headers that the request names. */
+  /**
+   * `Access-Control-Allow-Headers`, to which `last-event-id` is added where a page asks for it. Default:
+   * the headers that the request names.
+   */
   headers?: string;
   /** How long a browser may keep the answer, in seconds; without it, as long as it likes. */
   maxAgeS?: number;
@@ -22,7 +25,10 @@ export function allowCors<E extends Env>(
     ...(maxAgeS !== undefined && { "Access-Control-Max-Age": `${maxAgeS}` }),
   };
   app.options(path, (c) => {
-    const allowed = headers ?? c.req.header("Access-Control-Request-Headers");
+    const requested = c.req.header("Access-Control-Request-Headers");
+    // Every reader of a stream sends it when it resumes.
+    const resumes = /(^|,)\s*last-event-id\s*(,|$)/i.test(requested ?? "");
+    const allowed = headers && resumes ? `${headers},last-event-id` : (headers ?? requested);
     return new Response(null, {
       status: 204,
       headers: { ...preflight, ...(allowed && { "Access-Control-Allow-Headers": allowed }) },

@@ -27,7 +27,7 @@ const faulty = defineRoom<FaultyMeta, Env>({
     return {
       userId: searchParams.get("user") ?? "ann",
       clientId: crypto.randomUUID(),
-      channels: ["default"],
+      channels: (searchParams.get("channels") ?? "default").split(","),
       big: "x".repeat(Number(searchParams.get("big") ?? 0)),
     };
   },
@@ -58,6 +58,9 @@ faulty.on("ask.inside", async ({ actor, emit }) => {
     await emit.emitWithAck("question", {});
   });
 });
+faulty.on("slow", () => new Promise(() => {}));
+faulty.on("private", ({ toUser }, { to }) => toUser(to).emit("secret", {}));
+faulty.on("public", ({ toChannel }, { to }) => toChannel(to).emit("public", {}));
 faulty.timer("throws", (actor) => {
   note(actor.name, "threw");
   throw new Error("always");

@@ -153,3 +153,53 @@ describe("a server whose clock is set back", () => {
     expect(socket.received.filter(({ event }) => event === "said")).toHaveLength(950);
   });
 });
+
+describe("a client that sends more than its room handles", () => {
+  it("gets nacks for dropped frames with an id, and hello says what it may send", async () => {
+    const stub = env.TIGHT.getByName(freshName());
+    const socket = await connect(stub, "/ws?v=2");
+    expect(await socket.event("hello")).toMatchObject({
+      limits: { frameBytes: 65_536, framesPerSecond: 0.001, framesBurst: 5 },
+    });
+    const answers = await Promise.all(Array.from({ length: 8 }, () => socket.ask("say", {})));
+    const codes = answers.map(({ type, error }) => (type === "ack" ? "ack" : error?.code));
+    expect(codes.slice(0, 5)).toEqual(Array(5).fill("ack"));
+    expect(codes.slice(5)).toEqual(Array(3).fill("rate_limited"));
+  });
+
+  it("has frames dropped, then is closed, when one handler is slow and megabytes wait", async () => {
+    const { stub } = newFaulty();
+    const socket = await connect(stub, "/ws?v=2");
+    socket.emit("slow", {});
+    const text = "x".repeat(60_000);
+    for (let i = 0; i < 20; i++) socket.emit("say", { text });
+    expect((await socket.ended()).code).toBe(4429);
+  });
+});
+
+describe("ctx.toUser and ctx.toChannel", () => {
+  it("keep apart a user and a channel of one name", async () => {
+    const { stub } = newFaulty();
+    const [ann, ben, room] = await Promise.all([
+      connect(stub, "/ws?v=2&user=ann&channels=default,ben"),
+      connect(stub, "/ws?v=2&user=ben"),
+      connect(stub, "/ws?v=2&user=cat&channels=ben"),
+    ]);
+    await ann.ask("private", { to: "ben" });
+    await ann.ask("public", { to: "ben" });
+    await Promise.all([ben.event("secret"), room.event("public")]);
+    await Promise.all([ann.caughtUp(), ben.caughtUp(), room.caughtUp()]);
+    expect(room.events).not.toContain("secret");
+    expect(ben.events).not.toContain("public");
+    expect(ann.events).not.toContain("public");
+  });
+});
+
+describe("a handler of every event", () => {
+  it("runs once for a frame that is named like it", async () => {
+    const socket = await connect(env.CATCHING.getByName(freshName()), "/ws?v=2");
+    await socket.ask("*", {});
+    await socket.caughtUp();
+    expect(socket.events.filter((event) => event === "caught")).toHaveLength(1);
+  });
+});

@@ -1,0 +1,61 @@
+import { exports } from "cloudflare:workers";
+import { describe, expect, it } from "vitest";
+import { Subscriber, sign } from "../room/fanout-client.ts";
+import { freshName } from "../room/socket.ts";
+
+const worker = exports.default as { fetch(url: string, init?: RequestInit): Promise<Response> };
+
+async function publishText(body: string, publisher = "backend", key?: string, path = "/publish") {
+  const response = await worker.fetch(`https://rollcall.test${path}`, {
+    method: "POST",
+    headers: {
+      Authorization: `Bearer ${await sign({ userId: publisher })}`,
+      "Content-Type": "application/json",
+      ...(key !== undefined && { "Idempotency-Key": key }),
+    },
+    body,
+  });
+  return { status: response.status, text: await response.text() };
+}
+
+describe("a publish", () => {
+  it("reaches subscribers as it was written, and its acks come back as they were written", async () => {
+    const user = freshName();
+    const ann = await Subscriber.connect(user);
+    await ann.subscribe({ type: "message" });
+    const payload = '{"id": 154284075601887489, "price":1.10, "e":1E3, "t":"\\u00e9"}';
+    const sent = publishText(`{"payload":${payload},"userId":"${user}"}`);
+    const envelope = await ann.next();
+    expect(ann.socket.messages.at(-1)).toContain(`"payload":${payload}`);
+    const result = '{"seen": 9007199254740993, "x":-0.0}';
+    ann.send(`{"type":"ack","envelopeId":"${envelope.envelopeId}","result":${result}}`);
+    expect((await sent).text).toBe(`{"clientCount":1,"results":[${result}]}`);
+  });
+
+  it("of a batch reaches subscribers as it was written", async () => {
+    const user = freshName();
+    const ann = await Subscriber.connect(user);
+    await ann.subscribe({ type: "message" });
+    const item = (n: string) => `{"userId":"${user}","ackTimeoutMs":0,"payload":{"n":${n}}}`;
+    const body = `{"messages":[ ${item("154284075601887489")} ,${item("2.50")}]}`;
+    expect((await publishText(body, "backend", undefined, "/publish/batch")).status).toBe(200);
+    await ann.next();
+    await ann.next();
+    expect(ann.socket.messages.join()).toContain('{"n":154284075601887489}');
+    expect(ann.socket.messages.join()).toContain('{"n":2.50}');
+  });
+
+  it("with a key of another publisher is delivered, and shows none of the other's answers", async () => {
+    const user = freshName();
+    const ann = await Subscriber.connect(user);
+    await ann.subscribe({ type: "message" });
+    const body = `{"userId":"${user}","ackTimeoutMs":0,"payload":1}`;
+    const other = `{"userId":"${user}","ackTimeoutMs":0,"payload":2}`;
+    expect((await publishText(other, "mallory", "order-17")).status).toBe(200);
+    expect((await publishText(body, "shop", "order-17")).status).toBe(200);
+    expect((await publishText(body, "shop", "order-17")).status).toBe(200);
+    expect((await publishText(other, "shop", "order-17")).status).toBe(422);
+    await ann.settle();
+    expect(ann.received.map(({ payload }) => payload)).toEqual([2, 1]);
+  });
+});
