@@ -1,6 +1,7 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
 import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { isWellFormed } from "../../src/wire/text.ts";
 import { type DeviceEvents, type Heartbeat, UUID } from "./device.ts";
 import { READ_SCOPE, TOKEN_TTL_MAX_MS } from "./token.ts";
 
@@ -8,6 +9,9 @@ export type { DeviceEvents, Heartbeat } from "./device.ts";
 
 /** The longest time for which a heartbeat can keep a device online, in ms. */
 const TTL_MAX_MS = 86_400_000;
+/** How far a daemon's clock may be ahead, in ms. Later heartbeats with the right time must count. */
+export const AHEAD_MAX_MS = 86_400_000;
+const SOURCE_LENGTH = 64;
 /** Heartbeats of one batch. */
 const BATCH_LENGTH = 500;
 /** Scopes of a token, and the characters of each. */
@@ -44,8 +48,16 @@ export const heartbeat = z.object(
     status: z.enum(["online", "offline"], { error: "must be online or offline" }),
     source: z
       .string({ error: "must be a string" })
-      .check(z.minLength(1, { error: "must not be empty" })),
-    sent_at_ms: counter,
+      .check(
+        z.minLength(1, { error: "must not be empty" }),
+        z.maxLength(SOURCE_LENGTH, { error: `must have at most ${SOURCE_LENGTH} characters` }),
+        z.refine(isWellFormed, { error: "must be well-formed text" }),
+      ),
+    sent_at_ms: counter.check(
+      z.refine((sentAtMs) => sentAtMs <= Date.now() + AHEAD_MAX_MS, {
+        error: "must be at most 24 hours ahead",
+      }),
+    ),
     seq: counter,
     ttl_ms: duration(TTL_MAX_MS),
   },

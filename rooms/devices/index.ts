@@ -6,7 +6,10 @@
  * export class DeviceRoom extends createActorHandler(phones) {}
  * export default phones.routes();
  */
+
+import { call } from "../../src/actor/call.ts";
 import type { Limits } from "../../src/actor/limits.ts";
+import { namespaceOf } from "../../src/http/binding.ts";
 import type { System } from "../../src/http/system.ts";
 import {
   type AuthenticateDaemon,
@@ -15,6 +18,7 @@ import {
   authenticatePresenceToken,
   type DeviceEnv,
 } from "./access.ts";
+import { UUID } from "./device.ts";
 import { type DeviceRoom, defineDevices } from "./room.ts";
 import { deviceRoutes } from "./routes.ts";
 
@@ -24,6 +28,7 @@ export {
   authenticateIngestToken,
   authenticatePresenceToken,
   type DeviceEnv,
+  requireDaemon,
   type Watcher,
 } from "./access.ts";
 export { type DeviceInspection, type DeviceRecord, describeDevices } from "./contract.ts";
@@ -79,5 +84,11 @@ export function devices<E extends object = DeviceEnv>(
   } = options;
   const room = defineDevices<E>({ authenticateWatcher, flushMs, forgetMs, limits });
   const routes = () => deviceRoutes<E>({ binding, authenticateWatcher, authenticateDaemon });
-  return Object.assign(room, { routes });
+  return Object.assign(room, {
+    routes,
+    async deleteUser(env: E, userId: string): Promise<void> {
+      if (!UUID.test(userId)) return;
+      await call<DeviceRoom>(namespaceOf(env, binding).getByName(userId)).deleteUser();
+    },
+  });
 }

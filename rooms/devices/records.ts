@@ -1,5 +1,6 @@
 import type { ConnectionMeta, VeraniActor } from "../../src/actor/room.ts";
 import {
+  AHEAD_MAX_MS,
   type DeviceInspection,
   type DeviceRecord,
   deviceRecord,
@@ -15,6 +16,10 @@ export const CHANNEL = "default";
 const RECORD_PREFIX = "device:";
 /** Key of {@link unsavedMark}. */
 const UNSAVED_KEY = "held";
+/** Devices of a user. */
+const DEVICES = 100;
+/** The answer to a heartbeat of one device more. */
+export const FULL = "full";
 /** An actor sleeps after 10 s without an event. Events that are closer reached the same instance. */
 const AWAKE_MS = 9_000;
 /** Least time between two searches for other devices' keep-alives that must be stored, in ms. */
@@ -40,6 +45,15 @@ interface Device {
   aliveMs: number;
   /** `updated_at_ms` of the stored record. */
   storedMs: number;
+}
+
+/**
+ * Whether a heartbeat is no newer than the last. A record with a time far ahead was stored by a release
+ * that took such times: it counts for nothing.
+ */
+function isStale(beat: Heartbeat, last: DeviceRecord, now: number): boolean {
+  if (last.sent_at_ms > now + AHEAD_MAX_MS) return false;
+  return beat.seq <= last.seq && beat.sent_at_ms <= last.sent_at_ms;
 }
 
 /** The heartbeat as watchers see it. An expiry has the server's time, not the daemon's. */
@@ -117,13 +131,30 @@ export class Devices {
     return unsavedMark.read(this.#actor.getStorage().kv.get(UNSAVED_KEY)) !== undefined;
   }
 
-  /** Takes a heartbeat that the Worker has checked. @returns false when it is not newer than the last */
-  accept(beat: Heartbeat): boolean {
+  /** Makes room for a device: the one that has been offline for longest is forgotten. */
+  #dropOldest(): boolean {
+    let oldest: DeviceRecord | undefined;
+    for (const { record } of this.#devices.values()) {
+      if (record.status !== "offline") continue;
+      if (!oldest || record.updated_at_ms < oldest.updated_at_ms) oldest = record;
+    }
+    if (!oldest) return false;
+    this.#actor.getStorage().kv.delete(RECORD_PREFIX + oldest.device_id);
+    this.#devices.delete(oldest.device_id);
+    return true;
+  }
+
+  /**
+   * Takes a heartbeat that the Worker has checked.
+   *
+   * @returns false when it is not newer than the last; {@link FULL} when the user has too many devices
+   *   that are online
+   */
+  accept(beat: Heartbeat): boolean | typeof FULL {
     const now = Date.now();
     const known = this.#devices.get(beat.device_id);
-    if (known && beat.seq <= known.record.seq && beat.sent_at_ms <= known.record.sent_at_ms) {
-      return false;
-    }
+    if (known && isStale(beat, known.record, now)) return false;
+    if (!known && this.#devices.size >= DEVICES && !this.#dropOldest()) return FULL;
     if (now - this.#lastBeatMs >= AWAKE_MS) this.#awakeSinceMs = now;
     this.#lastBeatMs = now;
     const isOnline = beat.status === "online";
@@ -222,7 +253,7 @@ export class Devices {
 
   #forget(now: number): void {
     for (const [id, { record }] of [...this.#devices]) {
-      if (record.status !== "offline" || now - record.updated_at_ms <= this.#forgetMs) continue;
+      if (record.status !== "offline" || now - record.updated_at_ms < this.#forgetMs) continue;
       this.#actor.getStorage().kv.delete(RECORD_PREFIX + id);
       this.#devices.delete(id);
     }
@@ -237,6 +268,27 @@ export class Devices {
     }
     this.#actor.timers.release();
     this.#closeUnsaved();
+  }
+
+  /** Deletes all that is known of the user's devices. */
+  deleteAll(): void {
+    const storage = this.#actor.getStorage();
+    storage.transactionSync(() => {
+      for (const [key] of storage.kv.list({ prefix: RECORD_PREFIX })) storage.kv.delete(key);
+    });
+    this.#devices.clear();
+    this.#closeUnsaved();
+    this.#actor.timers.release();
+    this.#actor.emit.to(CHANNEL).emit("device.sync", { devices: [] });
+  }
+
+  /** When the next device turns offline, or is forgotten, in ms. It follows from the records. */
+  nextDeadlineMs(): number | undefined {
+    let next = this.nextExpiryMs() ?? Number.POSITIVE_INFINITY;
+    for (const { record } of this.#devices.values()) {
+      if (record.status === "offline") next = Math.min(next, record.updated_at_ms + this.#forgetMs);
+    }
+    return Number.isFinite(next) ? next : undefined;
   }
 
   /** When the next device may turn offline, in ms. It follows from the records and is not stored. */

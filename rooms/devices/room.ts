@@ -59,7 +59,7 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       },
 
       dueAt(actor) {
-        return devicesOf(actor).nextExpiryMs() ?? undefined;
+        return devicesOf(actor).nextDeadlineMs();
       },
 
       onDue(actor) {
@@ -70,6 +70,9 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       .call("beat", beats, (actor, received) => {
         const devices = devicesOf(actor);
         return received.map((beat) => devices.accept(beat));
+      })
+      .call("deleteUser", z.undefined(), (actor) => {
+        devicesOf(actor).deleteAll();
       })
       .call("list", z.undefined(), (actor) => ({ devices: devicesOf(actor).payloads() }))
       .call("inspect", z.undefined(), (actor) => devicesOf(actor).inspect())

@@ -20,6 +20,7 @@ import {
 } from "./access.ts";
 import { batch, heartbeat, tokenRequest } from "./contract.ts";
 import type { Heartbeat } from "./device.ts";
+import { FULL } from "./records.ts";
 import type { DeviceRoom } from "./room.ts";
 import { mintPresenceToken } from "./token.ts";
 
@@ -29,6 +30,7 @@ const BODY_BYTES = 8_192;
 const BATCH_BYTES = 262_144;
 
 const STALE = { error: "invalid_payload", details: "Non-monotonic seq" } as const;
+const TOO_MANY = { error: "invalid_payload", details: "A user has at most 100 devices" } as const;
 const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
 
 export interface DeviceRouteOptions<E> {
@@ -62,6 +64,11 @@ interface BeatResult {
   details?: string;
 }
 
+function resultOf(accepted: boolean | typeof FULL | undefined): BeatResult {
+  if (accepted === FULL) return { status: 400, ...TOO_MANY };
+  return accepted ? { status: 204 } : { status: 409, ...STALE };
+}
+
 /** Frames of the devices room as events of a stream: each device's payload without an event name. */
 function toEvents(message: string): StreamEvent[] {
   return parseFrames(message).flatMap((frame) => {
@@ -86,7 +93,7 @@ export function deviceRoutes<E extends object>(
   const stubOf = (env: E, userId: string) => namespaceOf(env, binding).getByName(userId);
 
   /** Sends heartbeats of one user to its actor. For each: whether it was newer than the last. */
-  const send = (env: E, userId: string, beats: Heartbeat[]): Promise<boolean[]> =>
+  const send = (env: E, userId: string, beats: Heartbeat[]): Promise<(boolean | typeof FULL)[]> =>
     call<DeviceRoom>(stubOf(env, userId)).beat(beats);
 
   /** One result per entry, in order. If a user's actor fails, the others' results stand. */
@@ -109,7 +116,7 @@ export function deviceRoutes<E extends object>(
         try {
           const accepted = await send(env, userId, beats);
           for (const [i, place] of places.entries()) {
-            results[place] = accepted[i] ? { status: 204 } : { status: 409, ...STALE };
+            results[place] = resultOf(accepted[i]);
           }
         } catch (error) {
           log("beat_failed", { error });
@@ -135,8 +142,9 @@ export function deviceRoutes<E extends object>(
   app.post("/api/v1/daemon/presence/heartbeat", async (c) => {
     requireDaemon(await authenticateDaemon(c.req.raw, c.env));
     const beat = parse(heartbeat, await readBody(c.req.raw, BODY_BYTES));
-    const [isAccepted] = await send(c.env, beat.user_id, [beat]);
-    return isAccepted ? c.body(null, 204) : c.json(STALE, 409);
+    const [accepted] = await send(c.env, beat.user_id, [beat]);
+    const { status, ...body } = resultOf(accepted);
+    return status === 204 ? c.body(null, 204) : Response.json(body, { status });
   });
 
   app.post("/api/v1/daemon/presence/heartbeats", async (c) => {

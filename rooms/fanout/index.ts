@@ -6,7 +6,9 @@
  * export class FanoutRoom extends createActorHandler(inbox) {}
  * export default inbox.routes();
  */
+import { call } from "../../src/actor/call.ts";
 import type { Limits } from "../../src/actor/limits.ts";
+import { namespaceOf } from "../../src/http/binding.ts";
 import type { System } from "../../src/http/system.ts";
 import {
   type AuthenticatePublisher,
@@ -69,5 +71,10 @@ export function fanout<E extends object = FanoutEnv>(
   const room = defineFanout<E>({ name, websocketPath, authenticateSubscriber, limits });
   const access = { authenticateSubscriber, authenticatePublisher };
   const routes = () => fanoutRoutes<E>({ websocketPath, binding, ...access });
-  return Object.assign(room, { routes });
+  return Object.assign(room, {
+    routes,
+    async deleteUser(env: E, userId: string): Promise<void> {
+      await call<FanoutRoom>(namespaceOf(env, binding).getByName(userId)).deleteUser();
+    },
+  });
 }

@@ -237,6 +237,13 @@ class Fanout {
     });
   }
 
+  /** Deletes all answers. */
+  deleteAll(): void {
+    const { kv } = this.#actor.getStorage();
+    for (const [row] of kv.list({ prefix: ANSWER_PREFIX })) kv.delete(row);
+    this.#actor.timers.clear("answers");
+  }
+
   /** Deletes answers that no publish has cleaned up. */
   cleanUp(): void {
     const now = Date.now();
@@ -300,10 +307,14 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     onDisconnect({ actor, session }) {
       fanoutOf(actor).left(session);
     },
-  }).call("publish", z.array(publication), (actor, messages): Promise<PublishOutcome[]> => {
-    const fanout = fanoutOf(actor);
-    return Promise.all(messages.map((message) => fanout.publish(message)));
-  });
+  })
+    .call("publish", z.array(publication), (actor, messages): Promise<PublishOutcome[]> => {
+      const fanout = fanoutOf(actor);
+      return Promise.all(messages.map((message) => fanout.publish(message)));
+    })
+    .call("deleteUser", z.undefined(), (actor) => {
+      fanoutOf(actor).deleteAll();
+    });
 
   // `session.meta` to read, `ctx.meta` to change: every access to the latter writes it back.
   room.on("subscribe", (ctx, filters) => {

@@ -1,9 +1,10 @@
 import { Hono } from "hono";
 import { drainBody, readForm } from "../../src/http/body.ts";
+import { type OriginEnv, publicOrigin } from "../../src/http/origin.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { bearerUser } from "./access.ts";
 
-export interface ImagesEnv {
+export interface ImagesEnv extends OriginEnv {
   ENVIRONMENT?: string;
   IMAGES: R2Bucket;
   /** Where the bucket is public, with or without a slash at its end. Default: this Worker's route. */
@@ -83,7 +84,7 @@ export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
     }
     const key = `covers/${crypto.randomUUID()}.${extension}`;
     await c.env.IMAGES.put(key, file, { httpMetadata: { contentType: TYPES[extension] } });
-    const base = c.env.R2_PUBLIC_URL || new URL(PREFIX, c.req.url).href;
+    const base = c.env.R2_PUBLIC_URL || `${publicOrigin(request, c.env) ?? ""}${PREFIX}`;
     return c.json({ url: `${base.replace(/\/+$/, "")}/${key}`, key }, 200);
   });
 

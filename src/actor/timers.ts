@@ -16,6 +16,8 @@ const RETRY_MS = 5_000;
 const LONGEST_RETRY_MS = 3_600_000;
 /** A handler that has failed for so long is given up, in ms. */
 const GIVE_UP_MS = 24 * 3_600_000;
+/** An alarm that would come so much too early, in ms, is moved. */
+const MOVE_MS = 3_600_000;
 /** The wait before the alarm is set again where that failed, in ms. */
 const RESET_MS = 1_000;
 /** A handler may keep the other deadlines waiting for so long, in ms. It runs on meanwhile. */
@@ -133,9 +135,18 @@ export class Timers {
     this.#arm(atMs);
   }
 
-  /** Deadlines that are stored nowhere are over: the alarm is deleted if nothing else is due. */
+  /**
+   * Deadlines that are stored nowhere are over: the alarm is deleted if nothing else is due, and moved
+   * if that is far away. Either is a row, as is a wake-up for nothing.
+   */
   release(): void {
-    if (this.#alarmAt !== null && this.#next() === undefined) this.#disarm();
+    if (this.#alarmAt === null) return;
+    const next = this.#next();
+    if (next === undefined) this.#disarm();
+    else if (next - this.#alarmAt >= MOVE_MS) {
+      this.#alarmAt = null;
+      this.#arm(next);
+    }
   }
 
   /**

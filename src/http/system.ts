@@ -6,4 +6,6 @@ import type { Hono } from "hono";
  */
 export interface System<E extends object = object> {
   routes(): Hono<{ Bindings: E }>;
+  /** Deletes what is stored about a user. Absent where nothing is. */
+  deleteUser?(env: E, userId: string): Promise<void>;
 }

@@ -3,6 +3,7 @@ import { SignJWT } from "jose";
 import * as z from "zod/mini";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { isDevelopment, requireSecret } from "../access/secrets.ts";
+import { isLoopback } from "../http/origin.ts";
 import { RollcallError } from "../wire/errors.ts";
 
 /** Lifetime of the tokens that the console gets in development, in ms. */
@@ -86,6 +87,10 @@ export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<
   app.use("/debug/console/*", async (c, next) => {
     if (!isDevelopment(c.env)) {
       return c.json({ error: "unavailable", details: "Disabled in production" }, 403);
+    }
+    // A page elsewhere may have a name that resolves to this machine.
+    if (!isLoopback(c.req.raw)) {
+      throw new RollcallError("forbidden", "The console gives tokens to localhost only");
     }
     // A page of another origin needs a preflight for this type, and these paths answer none.
     if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? "")) {

@@ -1,4 +1,4 @@
-import { devices } from "../../rooms/devices/index.ts";
+import { authenticateIngestToken, devices, requireDaemon } from "../../rooms/devices/index.ts";
 import { fanout } from "../../rooms/fanout/index.ts";
 import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
@@ -20,13 +20,14 @@ export class FanoutRoom extends createActorHandler(inbox) {}
 export class MoodRoom extends createActorHandler(mood) {}
 export class PresenceRoom extends createActorHandler(lobby) {}
 
-const app = createApp<Env>({
-  presence: lobby,
-  devices: phones,
-  fanout: inbox,
-  moods: mood,
-  workspace: workspace(),
-});
+const app = createApp<Env>(
+  { presence: lobby, devices: phones, fanout: inbox, moods: mood, workspace: workspace() },
+  {
+    async authorizeBackend(request, env) {
+      requireDaemon(authenticateIngestToken(request, env));
+    },
+  },
+);
 // These belong to the service alone.
 app.route("/", debugRoutes<Env>());
 app.route("/", descriptionRoutes<Env>());

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import worker from "../../src/server/worker.ts";
 import { signedToken } from "../room/tokens.ts";
 
-const URL_BASE = "https://rollcall.test";
+const URL_BASE = "http://localhost:8787";
 const BROWSER = { Accept: "text/html,application/xhtml+xml,*/*;q=0.8" };
 
 function request(path: string, init?: RequestInit): Promise<Response> {

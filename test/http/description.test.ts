@@ -1,6 +1,7 @@
 import { exports } from "cloudflare:workers";
 import { describe, expect, it } from "vitest";
 import { describeService } from "../../src/server/description/documents.ts";
+import { eventServers, httpServers } from "../../src/server/description/routes.ts";
 import worker from "../../src/server/worker.ts";
 
 /** The console, and the descriptions themselves: these paths are no API. */
@@ -29,16 +30,27 @@ describe("the descriptions", () => {
     expect(undescribed).toEqual([]);
   });
 
-  it("name servers by the scheme and host of the request", async () => {
+  it("name servers by the scheme and host of a request on this machine", async () => {
     const local = await read("http://localhost:8787/asyncapi.json");
     expect(local.servers).toEqual({
       sockets: { host: "localhost:8787", protocol: "ws" },
       streams: { host: "localhost:8787", protocol: "http" },
     });
-    const { servers } = await read("https://example.com/asyncapi.json");
-    expect(servers).toMatchObject({ sockets: { protocol: "wss" } });
-    const http = await read("https://example.com/openapi.json");
-    expect(http.servers).toEqual([{ url: "https://example.com" }]);
+    const http = await read("http://127.0.0.1:8787/openapi.json");
+    expect(http.servers).toEqual([{ url: "http://127.0.0.1:8787" }]);
+  });
+
+  it("do not repeat a host that is not configured", async () => {
+    for (const host of ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example"]) {
+      const http = await read(`https://${host}/openapi.json`);
+      expect(http.servers).toEqual([{ url: "/" }]);
+      const events = await read(`https://${host}/asyncapi.json`);
+      expect(JSON.stringify(events.servers)).not.toContain("evil");
+    }
+    expect(httpServers("https://live.example.com")).toEqual([{ url: "https://live.example.com" }]);
+    expect(eventServers("https://live.example.com")).toMatchObject({
+      sockets: { host: "live.example.com", protocol: "wss" },
+    });
   });
 
   it("may be read by pages of every origin and cached for an hour", async () => {

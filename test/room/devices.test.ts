@@ -1,5 +1,5 @@
-import { evictDurableObject, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env, exports } from "cloudflare:workers";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import type { DeviceRecord } from "../../rooms/devices/contract.ts";
 import { beat, beatAll, beatOf, inspect, list, Stream, tokenFor } from "./device-fixture.ts";
@@ -20,6 +20,8 @@ async function offline(stream: Stream, device_id: string): Promise<number> {
   await stream.next((event) => event.device_id === device_id && event.status === "offline");
   return Date.now();
 }
+
+const DAY_MS = 86_400_000;
 
 describe("what is kept of a device", () => {
   it("is the heartbeat, and when it was last heard", async () => {
@@ -207,7 +209,8 @@ describe("keep-alives", () => {
       },
       { timeout: 4_000 },
     );
-    expect((await inspect(sent.user_id)).alarm).toBeNull();
+    const { alarm } = await inspect(sent.user_id);
+    expect(Date.parse(alarm ?? "") - Date.now()).toBeGreaterThan(29 * DAY_MS);
   });
 
   it("that a sleeping actor had not stored still count for the device", async () => {
@@ -227,7 +230,7 @@ describe("keep-alives", () => {
     await stream.cancel();
   });
 
-  it("leave no alarm behind when the last device says goodbye", async () => {
+  it("leave only the alarm that forgets them when the last device says goodbye", async () => {
     const sent = beatOf();
     await beat(sent);
     await beat({ ...sent, seq: 2 });
@@ -235,9 +238,9 @@ describe("keep-alives", () => {
     expect(next_expiry_ms).toBeGreaterThan(Date.now() + 50_000);
     expect(Date.parse(alarm ?? "")).toBeLessThanOrEqual(next_expiry_ms ?? 0);
     await beat({ ...sent, seq: 3, status: "offline" });
-    expect(await inspect(sent.user_id)).toMatchObject({
-      alarm: null,
-      next_alarm_ms: null,
+    const after = await inspect(sent.user_id);
+    expect((after.next_alarm_ms ?? 0) - Date.now()).toBeGreaterThan(29 * DAY_MS);
+    expect(after).toMatchObject({
       next_expiry_ms: null,
       next_flush_ms: null,
       dirty_devices: 0,
@@ -290,5 +293,75 @@ describe("who watches", () => {
     expect((await inspect(sent.user_id)).active_streams).toBe(2);
     await socket.close();
     await stream.cancel();
+  });
+});
+
+describe("a user's devices", () => {
+  it("stay at most 100: the one that was offline for longest is forgotten for a new one", async () => {
+    const first = beatOf({ status: "offline" });
+    await beat(first);
+    const others = Array.from({ length: 99 }, () => ({ ...beatOf(), user_id: first.user_id }));
+    for (const one of others) expect((await beat(one)).status).toBe(204);
+    const extra = { ...beatOf(), user_id: first.user_id };
+    expect((await beat(extra)).status).toBe(204);
+    const known = (await list(first.user_id)).map(({ device_id }) => device_id);
+    expect(known).toHaveLength(100);
+    expect(known).not.toContain(first.device_id);
+    const refused = await beat({ ...beatOf(), user_id: first.user_id });
+    expect(refused.status).toBe(400);
+    expect(await refused.json()).toMatchObject({ error: "invalid_payload" });
+  });
+
+  it("take the right time again after a heartbeat whose clock was far ahead, and refuse one a day ahead", async () => {
+    const now = Date.now();
+    const ahead = beatOf({ sent_at_ms: now + 20 * 3_600_000, seq: 5 });
+    expect((await beat(ahead)).status).toBe(204);
+    expect((await beat({ ...ahead, sent_at_ms: now + 25 * 3_600_000, seq: 9 })).status).toBe(400);
+    expect((await beat({ ...ahead, source: "x".repeat(65) })).status).toBe(400);
+    expect((await beat({ ...ahead, sent_at_ms: ahead.sent_at_ms + 1, seq: 1 })).status).toBe(204);
+  });
+
+  it("are not locked by a record of an earlier release whose time is years ahead", async () => {
+    const sent = beatOf();
+    await beat(sent);
+    const stub = env.DEVICES.getByName(sent.user_id);
+    await runInDurableObject(stub, (_, state) => {
+      const key = `device:${sent.device_id}`;
+      const record = state.storage.kv.get(key) as object;
+      const locked = { sent_at_ms: Date.now() + 300 * DAY_MS, seq: Number.MAX_SAFE_INTEGER };
+      state.storage.kv.put(key, { ...record, ...locked });
+    });
+    await evict(sent.user_id);
+    expect((await beat({ ...sent, seq: 2 })).status).toBe(204);
+  });
+
+  it("are forgotten after 30 days by an alarm, though nobody asks for them", async () => {
+    const sent = beatOf({ status: "offline" });
+    await beat(sent);
+    await evict(sent.user_id);
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 30 * DAY_MS + 1_000 });
+    const stub = env.DEVICES.getByName(sent.user_id);
+    await runDurableObjectAlarm(stub);
+    await runInDurableObject(stub, (_, state) => {
+      expect([...state.storage.kv.list({ prefix: "device:" })]).toEqual([]);
+    });
+    vi.useRealTimers();
+  });
+
+  it("are deleted with all else that is stored of a user, by a backend only", async () => {
+    const sent = beatOf();
+    await beat(sent);
+    const worker = exports.default as { fetch(url: string, init: RequestInit): Promise<Response> };
+    const remove = (headers: Record<string, string>) =>
+      worker.fetch(`https://rollcall.test/api/v1/users/${sent.user_id}`, {
+        method: "DELETE",
+        headers,
+      });
+    expect((await remove({})).status).toBe(401);
+    const bearer = { Authorization: `Bearer ${env.PRESENCE_DO_INGEST_TOKEN}` };
+    expect((await remove(bearer)).status).toBe(204);
+    expect((await remove(bearer)).status).toBe(204);
+    expect(await list(sent.user_id)).toEqual([]);
+    expect((await inspect(sent.user_id)).records).toEqual({});
   });
 });

@@ -8,6 +8,7 @@ import { PROTOCOL_VERSION } from "../../wire/version.ts";
 import { type AsyncApi, toAsyncApi } from "./asyncapi.ts";
 import { describeDebug } from "./debug.ts";
 import { type OpenApi, toOpenApi } from "./openapi.ts";
+import { describeUsers } from "./users.ts";
 
 const TITLE = "Rollcall";
 
@@ -18,6 +19,7 @@ const SYSTEMS: (() => SystemDescription)[] = [
   describeFanout,
   describeMoods,
   describeWorkspace,
+  describeUsers,
   describeDebug,
 ];
 

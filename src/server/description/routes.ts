@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import { type OriginEnv, publicOrigin } from "../../http/origin.ts";
 import { RollcallError } from "../../wire/errors.ts";
 import type { AsyncApi } from "./asyncapi.ts";
 import type { OpenApi } from "./openapi.ts";
@@ -15,18 +16,21 @@ const PAGE_HEADERS = {
   "X-Content-Type-Options": "nosniff",
 };
 
-export interface DescriptionEnv {
+const DEVELOPMENT_ORIGIN = "http://localhost:8787";
+
+export interface DescriptionEnv extends OriginEnv {
   /** The static assets, into which `scripts/assets.ts` writes the documents. */
   ASSETS: Pick<Fetcher, "fetch">;
 }
 
-/** OpenAPI's `servers` for a Worker that is reached at `url`. */
-export function httpServers(url: URL): OpenApi["servers"] {
-  return [{ url: url.origin }];
+/** OpenAPI's `servers` for a Worker that is reached at `origin`; without one, where the document is. */
+export function httpServers(origin: string | undefined): OpenApi["servers"] {
+  return [{ url: origin ?? "/" }];
 }
 
-/** AsyncAPI's `servers` for a Worker that is reached at `url`. */
-export function eventServers(url: URL): AsyncApi["servers"] {
+/** AsyncAPI's `servers`, which need a host: without a configured one, that of `npm start`. */
+export function eventServers(origin = DEVELOPMENT_ORIGIN): AsyncApi["servers"] {
+  const url = new URL(origin);
   const isSecure = url.protocol === "https:";
   return {
     sockets: { host: url.host, protocol: isSecure ? "wss" : "ws" },
@@ -44,13 +48,15 @@ export function descriptionRoutes<E extends DescriptionEnv>(): Hono<{ Bindings: 
   app.get("/openapi.json", async (c) => {
     const url = new URL(c.req.url);
     const document = JSON.parse(await readAsset(c.env, url)) as OpenApi;
-    return c.json({ ...document, servers: httpServers(url) }, 200, HEADERS);
+    const servers = httpServers(publicOrigin(c.req.raw, c.env));
+    return c.json({ ...document, servers }, 200, HEADERS);
   });
 
   app.get("/asyncapi.json", async (c) => {
     const url = new URL(c.req.url);
     const document = JSON.parse(await readAsset(c.env, url)) as AsyncApi;
-    return c.json({ ...document, servers: eventServers(url) }, 200, HEADERS);
+    const servers = eventServers(publicOrigin(c.req.raw, c.env));
+    return c.json({ ...document, servers }, 200, HEADERS);
   });
 
   app.get("/docs", async (c) =>
