@@ -47,7 +47,7 @@ export type ToolDefinition = z.infer<typeof toolDefinition>;
 
 const MODEL = "A model's name has 1 to 256 characters";
 const MESSAGES = "There is at least one message, and each is an object";
-const TOOLS = "A tool is a definition or the name of one";
+const TOOLS = "A tool is the definition of a function or the name of one";
 
 /** The fields of a completion that are read here. All others are forwarded unchanged. */
 export const completionRequest = z.looseObject(
@@ -58,7 +58,8 @@ export const completionRequest = z.looseObject(
       .check(z.minLength(1, MESSAGES)),
     stream: z.optional(z.boolean("true or false")),
     tools: z.optional(
-      z.array(z.union([z.string(), z.record(z.string(), z.unknown())], TOOLS), TOOLS),
+      // No other types: what an upstream runs by itself was not offered.
+      z.array(z.union([z.string(), toolDefinition], TOOLS), TOOLS),
     ),
   },
   "A completion is an object",

@@ -1,4 +1,5 @@
 import { RollcallError } from "../../src/wire/errors.ts";
+import { exceedsBytes } from "../../src/wire/frames.ts";
 import { SyncRefusal } from "./access.ts";
 
 /**
@@ -18,7 +19,11 @@ export type RelayMessage =
 export const MESSAGE_BYTES = 1_048_576;
 /** Events in one push. sync-cf's clients send at most 100. */
 const PUSH_EVENTS = 1000;
-const REQUEST_ID_LENGTH = 64;
+const REQUEST_ID = /^\d{1,39}$/;
+/** Bytes of a pull's answer: sync-cf sends no larger one, and then nobody could read the log on. */
+const ANSWER_BYTES = 900_000;
+/** What an answer has around one event: its time, the backend's id, the page. */
+const ENVELOPE_BYTES = 1_000;
 
 /** The procedures of each transport. On a socket, a ping is a frame of its own. */
 const PROCEDURES: Record<Transport, readonly unknown[]> = {
@@ -94,7 +99,8 @@ export function guardMessage(
 
 /**
  * Checks that each event of a push follows the one before it. sync-cf checks the first event's
- * parent only; a number that comes twice would fail half-way through its inserts.
+ * parent only; a number that comes twice would fail half-way through its inserts. An event that no
+ * answer can hold would stop every later pull.
  */
 function checkBatch(batch: unknown): void {
   if (!Array.isArray(batch) || batch.length > PUSH_EVENTS) {
@@ -102,6 +108,9 @@ function checkBatch(batch: unknown): void {
   }
   let previous: unknown;
   for (const event of batch) {
+    if (exceedsBytes(JSON.stringify(event), ANSWER_BYTES - ENVELOPE_BYTES)) {
+      throw new RollcallError("too_large", `An event has at most ${ANSWER_BYTES} encoded bytes`);
+    }
     const { seqNum, parentSeqNum } = isRecord(event) ? event : {};
     if (!Number.isSafeInteger(seqNum) || !Number.isSafeInteger(parentSeqNum)) {
       throw badFrame("An event has a seqNum and a parentSeqNum");
@@ -122,9 +131,10 @@ export function cursorOf({ cursor }: Record<string, unknown>): number | undefine
   return isRecord(value) ? Number(value.eventSequenceNumber) : undefined;
 }
 
+/** Effect's RPC makes a BigInt of it, and throws where that fails. */
 function parseRequestId(value: unknown): string {
-  if (typeof value === "string" && value.length <= REQUEST_ID_LENGTH) return value;
-  throw badFrame("A request id is a short string");
+  if (typeof value === "string" && REQUEST_ID.test(value)) return value;
+  throw badFrame("A request id is a whole number as a string");
 }
 
 function badFrame(details: string): RollcallError {

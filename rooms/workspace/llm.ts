@@ -312,9 +312,14 @@ async function complete<E extends LlmEnv>(c: Context<{ Bindings: E }>): Promise<
   }
   watchdog.reset();
 
-  const contentType = upstream.headers.get("Content-Type") ?? "application/json";
-  const headers = { "Content-Type": contentType, "Cache-Control": "no-store" };
-  return contentType.startsWith("text/event-stream")
+  // Not the upstream's own type: what it sends must never become a page of our origin.
+  const isStream = /^text\/event-stream\b/i.test(upstream.headers.get("Content-Type") ?? "");
+  const headers = {
+    "Content-Type": isStream ? "text/event-stream" : "application/json",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+  };
+  return isStream
     ? new Response(forwardStream(reader, first.value, watchdog), { headers })
     : new Response(await readWhole(reader, first.value, watchdog), { headers });
 }

@@ -64,7 +64,20 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
       closeSocket(socket, thrown);
       return;
     }
+    if (message._tag === "Request" && message.tag.endsWith(".Pull")) {
+      try {
+        await this.#authorizePull(socket);
+      } catch (thrown) {
+        closeSocket(socket, thrown);
+        return;
+      }
+    }
     await this.#relay.receive(socket, message);
+  }
+
+  /** A socket outlives a grace period and a claims version: a pull would read the whole log. */
+  async #authorizePull(socket: WebSocket): Promise<void> {
+    await reauthorizeMember(parseMember(attachmentOf(socket)?.headers.member ?? ""), this.env);
   }
 
   override async webSocketClose(

@@ -255,6 +255,25 @@ describe("the LLM proxy", () => {
   const eventStream = (body: BodyInit) =>
     new Response(body, { headers: { "Content-Type": "text/event-stream" } });
 
+  it("refuses tools of the upstream's own, which are not offered by name", async () => {
+    const requests = upstream(() => Response.json({}));
+    for (const tool of [{ type: "web_search" }, { type: "function" }, { name: "x" }, 7]) {
+      expect(await faultOf(await complete({ ...REQUEST, tools: [tool] }))).toBe(
+        "400 invalid_request",
+      );
+    }
+    expect(requests).toHaveLength(0);
+  });
+
+  it("never answers with the upstream's own content type", async () => {
+    const headers = { "Content-Type": "text/html" };
+    upstream(() => new Response("<script>alert(1)</script>", { headers }));
+    const answer = await complete();
+    expect(answer.headers.get("Content-Type")).toBe("application/json");
+    expect(answer.headers.get("X-Content-Type-Options")).toBe("nosniff");
+    await answer.text();
+  });
+
   it("forwards the first chunk of a completion before the upstream has made the last one", async () => {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
     const writer = writable.getWriter();

@@ -355,6 +355,35 @@ describe("the isolation of workspaces", () => {
     }
   });
 
+  it("refuses an event that is too large to be sent back, on each transport, and others are read", async () => {
+    const workspace = newWorkspace();
+    const [large] = eventsAfter(0, 1);
+    const huge = [{ ...large, args: "é".repeat(450_000) }] as never;
+    const socket = await SyncSocket.member("ann", workspace);
+    socket.send(pushOf(workspace, huge));
+    expect((await socket.closed).code).toBe(1009);
+    const url = syncRequest("http", workspace, {
+      instanceId: workspace,
+      authToken: await signMember("ann", workspace),
+    }).url;
+    const answer = await SELF.fetch(postOf(url, pushOf(workspace, huge, "SyncHttpRpc")));
+    expect(answer.status).toBe(413);
+    const next = await SyncSocket.member("ann", workspace);
+    const fits = [{ ...large, args: "e".repeat(880_000) }] as never;
+    expect(await next.push(workspace, fits)).toBe("Success");
+  });
+
+  it("closes a socket whose request has an id that is no number, and no other", async () => {
+    const workspace = newWorkspace();
+    const good = await SyncSocket.member("ben", workspace);
+    for (const id of ["", "abc", "1.5", "-1", "0x1", " 1", "1".repeat(64)]) {
+      const socket = await SyncSocket.member("ann", workspace);
+      socket.send({ ...pullOf(workspace), id });
+      expect((await socket.closed).code).toBe(4400);
+    }
+    expect(await good.push(workspace, eventsAfter(0, 1))).toBe("Success");
+  });
+
   it("refuses the whole of a push whose events do not follow one another", async () => {
     const workspace = newWorkspace();
     const bad = [...eventsAfter(0, 19), ...eventsAfter(0, 1)];
@@ -400,6 +429,20 @@ describe("a member who was removed", () => {
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 59_000 });
     socket.send(pushOf(workspace, eventsAfter(1, 1)));
     expect((await socket.closed).reason).toBe("TOKEN_VERSION_STALE");
+  });
+
+  it("cannot pull over an open socket, when the grace period is over or the claims have changed", async () => {
+    const workspace = newWorkspace();
+    const socket = await SyncSocket.open(workspace, await withToken(workspace, { userId: "gil" }));
+    const other = await SyncSocket.member("hans", workspace);
+    expect(await socket.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    await setVersion("hans", "2");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 61_000 });
+    other.send(pullOf(workspace));
+    expect((await other.closed).reason).toBe("TOKEN_VERSION_STALE");
+    vi.setSystemTime(Date.now() + (DAY_SECONDS + 3700) * 1000);
+    socket.send(pullOf(workspace));
+    expect((await socket.closed).reason).toBe("GRACE_PERIOD_EXPIRED");
   });
 
   it("cannot push when the grace period of the token is over", async () => {
