@@ -1,24 +1,30 @@
-import {
-  applyDiff,
-  applyEvent,
-  type PresenceEvent,
-  type Roster,
-  type RosterDiff,
-  type RosterEntry,
-  type RosterSync,
-  rosterOf,
-  type Status,
+import type {
+  PresenceEvent,
+  RosterDiff,
+  RosterEntry,
+  RosterSync,
+  Status,
 } from "../rooms/presence/roster.ts";
-import { type ErrorPayload, RollcallError, toErrorPayload } from "../src/wire/errors.ts";
+import { CLOSE, endsSession } from "../src/wire/close.ts";
+import {
+  type ErrorCode,
+  type ErrorPayload,
+  RollcallError,
+  toErrorPayload,
+} from "../src/wire/errors.ts";
 import {
   encodeAck,
   encodeNack,
+  type FrameLimits,
   type Hello,
   type MessageFrame,
   parseFrames,
   type Untyped,
   unwrapEvent,
 } from "../src/wire/frames.ts";
+import { type Outgoing, OutgoingQueue } from "./outgoing.ts";
+import { RosterKeeper } from "./presence.ts";
+import { type OpenInfo, ResumableSession } from "./session.ts";
 import {
   type CloseInfo,
   type ConnectionState,
@@ -26,6 +32,7 @@ import {
   ReconnectingSocket,
   type ReconnectionConfig,
   type SocketOptions,
+  toSocketUrl,
 } from "./socket.ts";
 
 export type {
@@ -50,6 +57,7 @@ export {
   type VeraniMessage,
 } from "../src/wire/frames.ts";
 export { PROTOCOL_VERSION } from "../src/wire/version.ts";
+export type { OpenInfo } from "./session.ts";
 export type { CloseInfo, ConnectionState, ReconnectionConfig, WebSocketLike } from "./socket.ts";
 
 /**
@@ -102,6 +110,8 @@ export interface DroppedMessage {
   reason: "full" | "closed";
 }
 
+type Token = string | null | undefined;
+
 export interface VeraniClientOptions {
   /** How to come back after a loss. */
   reconnection?: Partial<ReconnectionConfig>;
@@ -114,10 +124,10 @@ export interface VeraniClientOptions {
   /** ms until an attempt to connect has failed. Default 10 000. */
   connectionTimeout?: number;
   /**
-   * Sent as `token=` in the URL. A function is asked anew for each connection; where it throws or
-   * rejects, the attempt has failed and the next one asks again.
+   * Sent as `token=` in the URL. A function is called anew for each connection; where it throws or
+   * rejects, the attempt has failed and the next one calls it again. Null or undefined: no token.
    */
-  token?: string | (() => string | Promise<string>);
+  token?: string | (() => Token | Promise<Token>);
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   /** Hears what the client does; it is silent otherwise. */
@@ -157,11 +167,46 @@ function filled<T extends object>(defaults: T, given: Partial<T>): T {
   return result;
 }
 
+/** A server that is silent for so long after the upgrade has not refused it, in ms. */
+const READY_MS = 1_000;
+/** Emits that are sent before the server has said how many it takes. */
+const FIRST_EMITS = 20;
+/** Answers to questions that are kept for a break. */
+const KEPT_ANSWERS = 20;
+const RESUMED_ELSEWHERE = "Resumed elsewhere";
+
+/** What a close code means for the app. The others are losses, which mend themselves. */
+const REFUSALS: Readonly<Record<number, ErrorCode>> = {
+  [CLOSE.badRequest]: "bad_request",
+  [CLOSE.unauthorized]: "unauthorized",
+  [CLOSE.forbidden]: "forbidden",
+  [CLOSE.rateLimited]: "rate_limited",
+};
+
+function randomPrefix(): string {
+  // Without randomUUID, which pages of insecure origins do not have.
+  const bytes = crypto.getRandomValues(new Uint8Array(8));
+  return `${[...bytes].map((byte) => byte.toString(36)).join("")}-`;
+}
+
+function setOrDelete(query: URLSearchParams, name: string, value: string | undefined): void {
+  if (value === undefined) query.delete(name);
+  else query.set(name, value);
+}
+
+/** The event of a frame with its data as it was emitted: without the name that travels beside it. */
+function bareEvent(frame: MessageFrame): { event: string; data: Untyped } {
+  const { event, data } = unwrapEvent(frame);
+  if (frame.type !== "event" || data !== frame.data || event !== data?.type) return { event, data };
+  const { type: _, ...emitted } = data;
+  return { event, data: emitted };
+}
+
 type Handler = (data: Untyped) => unknown;
 
 // Methods, not function types: callbacks written for Verani name `CloseEvent` and `Event` here.
 interface Callbacks {
-  open(): void;
+  open(info: OpenInfo): void;
   close(event: CloseInfo): void;
   error(error: unknown): void;
   state(state: ConnectionState): void;
@@ -169,13 +214,9 @@ interface Callbacks {
   log(event: string, fields: Record<string, unknown>): void;
 }
 
-interface Outgoing {
-  type: string;
-  data: Untyped;
-  id?: string;
-}
-
 interface PendingAck {
+  message: Outgoing;
+  text: string;
   resolve(data: Untyped): void;
   reject(error: RollcallError): void;
   timer: ReturnType<typeof setTimeout>;
@@ -196,14 +237,25 @@ interface PendingAck {
 export class VeraniClient<E extends EventMap = AnyEvents> {
   readonly #socket: ReconnectingSocket;
   readonly #options: typeof DEFAULTS;
-  /** By event; true for those that hear it once. */
+  readonly #session: ResumableSession;
+  readonly #outgoing: OutgoingQueue;
+  readonly #presence: RosterKeeper;
+  /** By event; true for those that get it once. */
   readonly #handlers = new Map<string, Map<Handler, boolean>>();
   readonly #acks = new Map<string, PendingAck>();
+  /** Answers to the server's questions, by their ids: a question may come again after a break. */
+  readonly #answers = new Map<string, string>();
   readonly #waiting = new Set<(error?: RollcallError) => void>();
+  /** Unlike that of any other client, or of this page before it was loaded again. */
+  readonly #idPrefix = randomPrefix();
   #callbacks: Partial<Callbacks> = {};
-  #queue: (Outgoing & { text: string })[] = [];
-  #roster: Roster = new Map();
   #lastId = 0;
+  /** What the server speaks; 0 until it has sent something. */
+  #protocol: 0 | 1 | 2 | 3 = 0;
+  #info: OpenInfo = { resumed: false, replayed: 0 };
+  #hadSession = false;
+  #limits: FrameLimits | undefined;
+  #readyTimer: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * @param url `ws:` or `wss:` (`http:` and `https:` do as well); in a page it may be relative
@@ -213,16 +265,27 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     const { token, log, WebSocket } = options;
     this.#options = filled(DEFAULTS, options);
     if (log) this.#callbacks.log = log;
-    const target = new URL(url, (globalThis as { location?: { href: string } }).location?.href);
-    target.protocol = target.protocol.replace("http", "ws");
-    target.searchParams.set("v", "2");
+    const target = toSocketUrl(url);
+    this.#session = new ResumableSession(target.href);
+    target.searchParams.set("v", "3");
     target.searchParams.set("probe", "1");
+    this.#presence = new RosterKeeper(
+      (events) => this.#dispatchAll(events),
+      (data) => this.#push({ type: "presence.status", data }),
+    );
+    this.#outgoing = new OutgoingQueue(
+      this.#options.maxQueueSize,
+      (text) => this.#socket.send(text),
+      (message) => this.#drop(message, "full", "The queue is full"),
+    );
 
     this.#socket = new ReconnectingSocket(
       async () => {
         if (token !== undefined) {
-          target.searchParams.set("token", typeof token === "function" ? await token() : token);
+          const given = typeof token === "function" ? await token() : token;
+          setOrDelete(target.searchParams, "token", given ?? undefined);
         }
+        setOrDelete(target.searchParams, "resume", this.#session.query);
         return target.href;
       },
       {
@@ -232,36 +295,27 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
       },
       {
         state: (state) => {
-          this.#tell("log", "state", { state });
-          this.#tell("state", state);
+          this.#notify("log", "state", { state });
+          this.#notify("state", state);
         },
         open: () => {
-          this.#flush();
-          for (const settle of this.#waiting) settle();
-          this.#tell("open");
+          this.#protocol = 0;
+          // A refusal is a close right after the upgrade. Each server answers the first ping at once.
+          this.#readyTimer = setTimeout(() => this.#ready(), READY_MS);
+          // With a session to resume, emits wait for those that have to be sent again before them.
+          if (this.#session.query === undefined) this.#outgoing.open(undefined, FIRST_EMITS);
         },
-        message: (data) => {
-          for (const frame of parseFrames(data)) {
-            // A handler may have left in the middle of a list.
-            if (this.#socket.state !== "connected") return;
-            this.#receive(frame);
-          }
-        },
+        message: (data) => this.#message(data),
         error: (error) => this.#fail(error),
-        close: (event, final) => {
-          const { code, reason } = event;
-          this.#tell("log", "close", { code, reason, final });
-          this.#giveUp(final, `Closed with ${code} ${reason}`);
-          this.#tell("close", event);
-        },
+        close: (event, final) => this.#closed(event, final),
       },
     );
     this.#socket.open();
   }
 
-  /** Who is in the room, as far as its presence events told. Stands still while disconnected. */
+  /** Who is in the room, by its presence events. It stands still while there is no connection. */
   get roster(): ReadonlyMap<string, Readonly<RosterEntry>> {
-    return this.#roster;
+    return this.#presence.roster;
   }
 
   /**
@@ -287,17 +341,24 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   /**
    * Sends `event`, now or once connected. While away the last `maxQueueSize` emits are kept.
    *
-   * @throws TypeError for data that JSON cannot hold
+   * @throws TypeError for data that JSON cannot hold: a Map, a function, NaN …
+   * @throws RollcallError `too_large` for more than the server takes in a frame
    */
   emit<K extends keyof E["in"] & string>(event: K, ...[data]: Args<E["in"][K]>): void {
-    this.#post({ type: event, data });
+    this.#push({ type: event, data });
+    if (event === "presence.status") this.#presence.chose(data);
+  }
+
+  #push(message: Outgoing): void {
+    this.#outgoing.push(message, this.#outgoing.encode(message));
   }
 
   /**
-   * Sends `event` and waits for what the room's handler returns. One that waits in the queue when
-   * the connection is lost is still sent after it, within its time.
+   * Sends `event` and waits for what the room's handler returns. It waits through a break of the
+   * connection: the server runs it once, also if it is sent again.
    *
-   * @throws RollcallError the server's code, `timeout`, or `disconnected`
+   * @throws TypeError for data that JSON cannot hold
+   * @throws RollcallError the server's code, `timeout`, `too_large`, or `disconnected`
    */
   emitWithAck<K extends keyof E["in"] & string>(
     event: K,
@@ -305,17 +366,28 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   ): Promise<Answer<E, K>> {
     const { timeoutMs = 10_000 } = options ?? {};
     return new Promise((resolve, reject) => {
-      const id = String(++this.#lastId);
+      if (this.#socket.isFinal) throw new RollcallError("disconnected", "Disconnected");
+      const id = this.#idPrefix + String(++this.#lastId);
+      const message = { type: event, data, id };
+      const text = this.#outgoing.encode(message);
       const timer = setTimeout(
         () => this.#settle(id, new RollcallError("timeout", `No answer in ${timeoutMs} ms`)),
         Math.min(timeoutMs, LONGEST_TIMER_MS),
       );
-      this.#acks.set(id, { resolve, reject, timer });
-      this.#post({ type: event, data, id });
+      this.#acks.set(id, { message, text, resolve, reject, timer });
+      this.#outgoing.push(message, text);
     });
   }
 
-  /** The callback for an open connection. A later one replaces it, here and below. */
+  /** How the current connection began. */
+  get resumed(): OpenInfo {
+    return this.#info;
+  }
+
+  /**
+   * The callback for an open connection, with how it began. A later callback replaces it, here and
+   * below.
+   */
   onOpen(callback: Callbacks["open"]): void {
     this.#callbacks.open = callback;
   }
@@ -367,8 +439,9 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
    * @throws RollcallError `timeout`, or `disconnected` when there will be no further attempt
    */
   waitForConnection(): Promise<void> {
-    if (this.isConnected()) return Promise.resolve();
+    if (this.isConnected() && this.#protocol > 0) return Promise.resolve();
     return new Promise((resolve, reject) => {
+      if (this.#socket.isFinal) throw new RollcallError("disconnected", "Disconnected");
       const settle = (error?: RollcallError): void => {
         clearTimeout(timer);
         this.#waiting.delete(settle);
@@ -389,6 +462,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
 
   /** Leaves with 1000 and stays away. What is queued waits for {@link reconnect}; acks do not. */
   disconnect(): void {
+    this.#session.forget();
     this.#socket.stop();
     this.#giveUp(true, "Disconnected");
   }
@@ -396,9 +470,9 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   /** {@link disconnect}, and forgets the queue, all handlers and all callbacks. */
   close(): void {
     this.disconnect();
-    for (const { type, data } of this.#queue.splice(0)) {
-      this.#tell("dropped", { type, data, reason: "closed" });
-    }
+    this.#session.stop();
+    this.#presence.stop();
+    for (const message of this.#outgoing.clear()) this.#drop(message, "closed", "Closed");
     this.#handlers.clear();
     this.#callbacks = {};
   }
@@ -409,7 +483,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   }
 
   /** Calls back, where somebody waits for it. Whatever it does, the connection goes on. */
-  #tell<K extends keyof Callbacks>(name: K, ...args: Parameters<Callbacks[K]>): void {
+  #notify<K extends keyof Callbacks>(name: K, ...args: Parameters<Callbacks[K]>): void {
     try {
       (this.#callbacks[name] as ((...args: unknown[]) => void) | undefined)?.(...args);
     } catch (error) {
@@ -418,38 +492,92 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   }
 
   #fail(error: unknown): void {
-    this.#tell("log", "error", { error });
-    this.#tell("error", error);
+    this.#notify("log", "error", { error });
+    this.#notify("error", error);
   }
 
-  #post(message: Outgoing): void {
-    this.#queue.push({ ...message, text: JSON.stringify(message) });
-    this.#flush();
-    if (this.#queue.length <= this.#options.maxQueueSize) return;
-    // The oldest says least about now.
-    const { type, data, id } = this.#queue.shift() as Outgoing;
-    if (id) this.#settle(id, new RollcallError("disconnected", "The queue is full"));
-    this.#tell("log", "dropped", { type });
-    this.#tell("dropped", { type, data, reason: "full" });
+  #drop({ type, data, id }: Outgoing, reason: DroppedMessage["reason"], why: string): void {
+    if (id) this.#settle(id, new RollcallError("disconnected", why));
+    this.#notify("log", "dropped", { type });
+    this.#notify("dropped", { type, data, reason });
   }
 
-  #flush(): void {
-    let sent = 0;
-    for (const { text } of this.#queue) {
-      if (!this.#socket.send(text)) break;
-      sent++;
+  // ── The connection ──────────────────────────────────────────────────────────────────────────
+
+  #message(data: unknown): void {
+    const { connections } = this.#socket;
+    let begins = this.#protocol === 0;
+    for (const frame of parseFrames(data)) {
+      // A handler may have left in the middle of a list.
+      if (this.#socket.state !== "connected" || connections !== this.#socket.connections) return;
+      if (frame.type === "hello" && this.#protocol < 2) {
+        this.#begin(frame.data);
+        begins = true;
+      } else this.#receive(frame);
     }
-    this.#queue.splice(0, sent);
+    if (begins) this.#ready();
+  }
+
+  /** The first frame of protocol 2 and later. */
+  #begin(hello: Hello): void {
+    const { protocol, pingMs, lookMs, limits, reason, graceMs = 0 } = hello;
+    if (!(protocol >= 2 && protocol <= 3)) return;
+    this.#protocol = protocol;
+    this.#info = this.#session.begin(hello);
+    this.#notify("log", "hello", { pingMs, ...this.#info });
+    this.#socket.pingWithin(pingMs);
+    if (lookMs !== undefined) this.#socket.probeWithin(lookMs);
+    this.#limits = limits;
+    if (this.#info.resumed) return;
+    this.#giveUpSent("The session is a new one");
+    this.#answers.clear();
+    if (this.#hadSession) this.#presence.restart(reason === "restarted" ? graceMs : 0);
+  }
+
+  /** The server has sent something: it has not refused the client. */
+  #ready(): void {
+    clearTimeout(this.#readyTimer);
+    if (this.#protocol === 0) this.#protocol = 1;
+    if (this.#protocol < 2) this.#info = { resumed: false, replayed: 0 };
+    if (this.#protocol < 2 && this.#hadSession) this.#presence.restart(0);
+    this.#hadSession = true;
+    this.#socket.settled();
+    if (this.#info.resumed) {
+      for (const reply of this.#answers.values()) this.#socket.send(reply);
+      const sent = [...this.#acks].filter(([id]) => !this.#outgoing.has(id));
+      this.#outgoing.repeat(sent.map(([, { message, text }]) => ({ ...message, text })));
+    }
+    this.#outgoing.open(this.#limits);
+    for (const settle of [...this.#waiting]) settle();
+    this.#notify("open", this.#info);
+  }
+
+  #closed(event: CloseInfo, final: boolean): void {
+    const { code, reason } = event;
+    clearTimeout(this.#readyTimer);
+    const wasRefused = this.#protocol === 0 && REFUSALS[code] !== undefined;
+    this.#outgoing.close(wasRefused);
+    const isTakenOver = code === CLOSE.goingAway && reason === RESUMED_ELSEWHERE;
+    if (final || isTakenOver || endsSession(code)) this.#session.forget();
+    this.#notify("log", "close", { code, reason, final });
+    const errorCode = REFUSALS[code];
+    if (errorCode) this.#fail(new RollcallError(errorCode, reason || `Closed with ${code}`));
+    this.#giveUp(final, `Closed with ${code} ${reason}`);
+    this.#notify("close", event);
   }
 
   /** Nobody will answer what was sent; nor, if there is no further attempt, what was not. */
   #giveUp(final: boolean, message: string): void {
+    if (final || this.#session.query === undefined) this.#giveUpSent(message, final);
+    if (!final) return;
+    for (const settle of [...this.#waiting]) settle(new RollcallError("disconnected", message));
+  }
+
+  #giveUpSent(message: string, queuedToo = false): void {
     for (const id of [...this.#acks.keys()]) {
-      if (!final && this.#queue.some((queued) => queued.id === id)) continue;
+      if (!queuedToo && this.#outgoing.has(id)) continue;
       this.#settle(id, new RollcallError("disconnected", message));
     }
-    if (!final) return;
-    for (const settle of this.#waiting) settle(new RollcallError("disconnected", message));
   }
 
   #settle(id: string, error: RollcallError | undefined, data?: Untyped): void {
@@ -457,46 +585,40 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (!ack) return;
     this.#acks.delete(id);
     clearTimeout(ack.timer);
-    this.#queue = this.#queue.filter((queued) => queued.id !== id);
+    this.#outgoing.remove(id);
     error ? ack.reject(error) : ack.resolve(data);
   }
 
+  // ── Frames ──────────────────────────────────────────────────────────────────────────────────
+
   #receive(frame: MessageFrame): void {
-    const { type, id } = frame;
-    if (type === "pong") return;
+    const { type, id, seq } = frame;
+    if (type === "pong" || !this.#session.take(seq)) return;
     if (type === "probed") this.#socket.probed();
-    else if (type === "hello" && frame.data?.protocol === 2) {
-      const hello: Hello = frame.data;
-      this.#tell("log", "hello", { pingMs: hello.pingMs });
-      this.#socket.pingWithin(hello.pingMs);
-      if (hello.lookMs !== undefined) this.#socket.probeWithin(hello.lookMs);
-    } else if (id !== undefined && type === "ack") {
+    else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
     } else if (id !== undefined && type === "nack") {
       const { code, message, path } = frame.error ?? toErrorPayload(undefined);
       this.#settle(id, new RollcallError(code, message, path));
     } else {
-      const { event, data } = unwrapEvent(frame);
-      const singles = this.#fold(event, data);
-      this.#dispatch(event, data, id);
-      for (const single of singles) {
-        this.#dispatch(single.event, { type: single.event, ...single.data });
+      const known = id === undefined ? undefined : this.#answers.get(id);
+      if (known) {
+        this.#socket.send(known);
+        return;
       }
+      const { event, data } = this.#protocol >= 2 ? bareEvent(frame) : unwrapEvent(frame);
+      const { before, after } = this.#presence.fold(event, data);
+      this.#dispatchAll(before);
+      this.#dispatch(event, data, id);
+      this.#dispatchAll(after);
     }
   }
 
-  /** Keeps the roster. @returns a diff as single events */
-  #fold(event: string, data: Untyped): PresenceEvent[] {
-    try {
-      if (event === "presence.sync") this.#roster = rosterOf(data);
-      else if (event === "presence.diff") return applyDiff(this.#roster, data);
-      else if (event.startsWith("presence.")) {
-        applyEvent(this.#roster, { event, data } as PresenceEvent);
-      }
-    } catch {
-      // A room may mean something of its own by these names.
+  #dispatchAll(events: readonly PresenceEvent[]): void {
+    for (const { event, data } of events) {
+      // As protocol 1 has it: the name stands in the data, too.
+      this.#dispatch(event, this.#protocol >= 2 ? data : { type: event, ...data });
     }
-    return [];
   }
 
   #dispatch(event: string, data: Untyped, id?: string): void {
@@ -514,12 +636,22 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (answers.length > 0) void this.#answer(answers, id);
     else if (id !== undefined) {
       const error = new RollcallError("unknown_event", `Nobody here listens to ${event}`);
-      this.#socket.send(encodeNack(id, error.toJSON()));
+      this.#reply(id, encodeNack(id, error.toJSON()));
     }
   }
 
+  /** Answers a question, now or when the session is resumed. */
+  #reply(id: string, text: string): void {
+    if (this.#protocol === 3) {
+      this.#answers.set(id, text);
+      const [oldest = ""] = this.#answers.keys();
+      if (this.#answers.size > KEPT_ANSWERS) this.#answers.delete(oldest);
+    }
+    this.#socket.send(text);
+  }
+
   async #answer(answers: unknown[], id: string | undefined): Promise<void> {
-    const { connections } = this.#socket;
+    const session = this.#info;
     let reply: string | undefined;
     try {
       const all = await Promise.all(answers);
@@ -532,7 +664,8 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
       this.#fail(error);
       if (id !== undefined) reply = encodeNack(id, toErrorPayload(error));
     }
-    // The next connection's server knows nothing of this question.
-    if (reply && connections === this.#socket.connections) this.#socket.send(reply);
+    // The server of a new session knows nothing of this question.
+    const isCurrent = session === this.#info || this.#info.resumed;
+    if (reply && id !== undefined && isCurrent) this.#reply(id, reply);
   }
 }

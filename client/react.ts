@@ -105,8 +105,8 @@ function soon(start: () => () => void): () => void {
   };
 }
 
-async function resolveToken(token: RoomOptions["token"]): Promise<string> {
-  return typeof token === "function" ? token() : (token ?? "");
+async function resolveToken(token: RoomOptions["token"]): Promise<string | null | undefined> {
+  return typeof token === "function" ? token() : token;
 }
 
 type Listener = (data: Untyped) => unknown;
@@ -215,32 +215,22 @@ export function useStatus<E extends EventMap>(
   // Of whatever events, it is a presence room.
   const presence = room as unknown as RoomHandle<PresenceEvents>;
   const { client } = presence;
-  const chosen = useRef<{ userId: string; status: Status; isTold: boolean } | null>(null);
+  // Chosen before there is a client, which then keeps it, over breaks as well.
+  const early = useRef<Status | null>(null);
 
-  const tell = useCallback(() => {
-    const choice = chosen.current;
-    if (!choice || !client?.isConnected()) return;
-    choice.isTold = true;
-    client.emit("presence.status", { status: choice.status });
+  useEffect(() => {
+    if (client && early.current !== null) {
+      client.emit("presence.status", { status: early.current });
+      early.current = null;
+    }
   }, [client]);
-
-  useEvent(presence, "presence.status", (news) => {
-    const choice = chosen.current;
-    if (choice?.isTold && choice.userId === news.userId) choice.status = news.status;
-  });
-  useEvent(presence, "presence.sync", (sync) => {
-    const choice = chosen.current;
-    const me = sync.users.find((user) => user.userId === userId);
-    if (!choice || choice.userId !== userId || !me) return;
-    if (!choice.isTold || (me.devices === 1 && me.status !== choice.status)) tell();
-  });
 
   const setStatus = useCallback(
     (status: Status) => {
-      chosen.current = { userId, status, isTold: false };
-      tell();
+      if (client) client.emit("presence.status", { status });
+      else early.current = status;
     },
-    [userId, tell],
+    [client],
   );
   return [users.find((user) => user.userId === userId)?.status ?? "online", setStatus];
 }

@@ -1,4 +1,4 @@
-import { CLOSE } from "../src/wire/close.ts";
+import { CLOSE, endsSession } from "../src/wire/close.ts";
 import { RollcallError } from "../src/wire/errors.ts";
 import { PING, PROBE, type Untyped } from "../src/wire/frames.ts";
 
@@ -80,7 +80,28 @@ const PROBE_MS = 2_500;
 export const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 const OPEN = 1;
-const STAY_AWAY: ReadonlySet<number> = new Set([CLOSE.leave, CLOSE.badRequest, CLOSE.forbidden]);
+/** Refusals for lack of a valid token, in a row, after which the client gives up. */
+const UNAUTHORIZED_MAX = 3;
+/** An attempt that is older than this when the device wakes may hang for long, in ms. */
+const HANGING_MS = 2_500;
+
+/**
+ * The address of a socket.
+ *
+ * @throws TypeError when `url` is none, or has another scheme than ws, wss, http and https
+ */
+export function toSocketUrl(url: string): URL {
+  const target = new URL(url, (globalThis as { location?: { href: string } }).location?.href);
+  target.protocol = target.protocol.replace(/^http/, "ws");
+  if (target.protocol !== "ws:" && target.protocol !== "wss:") {
+    throw new TypeError(
+      `${url} is no address of a WebSocket: it begins with ws://, wss:// or http`,
+    );
+  }
+  // A WebSocket refuses an address with a fragment.
+  target.hash = "";
+  return target;
+}
 const WAKE_EVENTS = ["visibilitychange", "pageshow", "focus", "online", "resume"];
 
 /** What a page has beyond Node and Workers. Typed here, so that no DOM library is needed. */
@@ -153,6 +174,9 @@ export class ReconnectingSocket {
   readonly #options: SocketOptions;
   readonly #on: SocketListener;
   readonly #alarm = new Alarm(() => this.#look(false));
+  /** No further attempt follows by itself. */
+  isFinal = false;
+  #refusals = 0;
   /** Grows whenever a connection begins or ends: what an abandoned one still says is not heard. */
   #turn = 0;
   #ws: WebSocketLike | undefined;
@@ -213,6 +237,11 @@ export class ReconnectingSocket {
     }
   }
 
+  /** The server has not refused the client. */
+  settled(): void {
+    this.#refusals = 0;
+  }
+
   /** This connection's server wants to hear a ping at least every `ms`. */
   pingWithin(ms: number): void {
     if (!(ms > 0) || (this.#pingMs > 0 && this.#pingMs <= ms)) return;
@@ -235,6 +264,7 @@ export class ReconnectingSocket {
 
   async #connect(): Promise<void> {
     const turn = ++this.#turn;
+    this.isFinal = false;
     this.connections++;
     this.#watchPage();
     this.#enter("connecting", this.#options.connectionTimeout);
@@ -308,7 +338,12 @@ export class ReconnectingSocket {
     const { enabled, maxAttempts, initialDelay, maxDelay, backoffMultiplier } =
       this.#options.reconnection;
     if (this.state === "connected" && since(this.#openedAt) >= STABLE_MS) this.attempts = 0;
-    const stays = !enabled || STAY_AWAY.has(event.code);
+    // With a new token it may pass, but not for ever.
+    if (event.code === CLOSE.unauthorized) this.#refusals += 1;
+    const isUnauthorized = this.#refusals >= UNAUTHORIZED_MAX;
+    if (isUnauthorized) this.#refusals = 0;
+    const isRefused = event.code !== CLOSE.unauthorized && endsSession(event.code);
+    const stays = !enabled || isRefused || isUnauthorized;
     const exhausted = maxAttempts > 0 && this.attempts >= maxAttempts;
     if (!this.#depart(event, stays || exhausted) || stays) return;
     if (exhausted) {
@@ -326,6 +361,7 @@ export class ReconnectingSocket {
     const turn = ++this.#turn;
     const tried = this.state === "connecting" || this.state === "connected";
     this.#ws = undefined;
+    this.isFinal = final;
     if (final) {
       this.#watch?.abort();
       this.#watch = undefined;
@@ -369,6 +405,12 @@ export class ReconnectingSocket {
       else if (dueMs <= 0) this.#ping(false);
     } else if (state === "reconnecting" && (dueMs <= 0 || (woken && !this.#held))) {
       this.#connect();
+    } else if (state === "connecting" && woken && since(this.#waitFrom) > HANGING_MS) {
+      // It began before the sleep, or on another network.
+      const ws = this.#ws;
+      const event = { code: CLOSE.dead, reason: "Overdue", wasClean: false };
+      if (this.#depart(event, false)) this.#connect();
+      ws?.close();
     } else if (state === "connecting" && dueMs <= 0) {
       const { connectionTimeout } = this.#options;
       this.#fail(new RollcallError("timeout", `Not connected in ${connectionTimeout} ms`));

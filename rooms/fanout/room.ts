@@ -25,6 +25,7 @@ const IDEMPOTENCY_MS = 600_000;
 const CLEAN_UP_MS = 60_000;
 /** Old keys stay so long when nobody publishes any more, in ms: an alarm costs a row and a wake-up. */
 const LEFT_BEHIND_MS = 24 * 3_600_000;
+const CONFLICT = { status: 422 } as const;
 /** Storage key of the answer to an idempotency key. */
 const ANSWER_PREFIX = "answer:";
 /** UTF-16 units of an answer that fit into one row. A longer one takes several. */
@@ -129,12 +130,12 @@ class Fanout {
   ): Promise<PublishOutcome> {
     const earlier = this.#running.get(key) ?? this.#recall(key);
     if (earlier) {
-      if (earlier.digest !== digest) return { status: 422 };
+      if (earlier.digest !== digest) return CONFLICT;
       return { status: 200, answer: await earlier.answer };
     }
-    // Rows of the release before name no publisher: the one that repeats key and body sent them.
+    // Rows of the release before name no publisher, so that they count for all.
     const old = shared && this.#recall(shared.key);
-    if (old?.digest === shared?.digest && old) return { status: 200, answer: old.answer };
+    if (old) return old.digest === shared.digest ? { status: 200, answer: old.answer } : CONFLICT;
 
     const now = Date.now();
     const expiresAtMs = now + IDEMPOTENCY_MS;

@@ -225,7 +225,9 @@ describe.each(COMBINATIONS)("the $front Worker in front of the $rooms rooms", (r
       { ...other, ackTimeoutMs: 0, idempotencyKey: "twice" },
       { type: "order" },
     ];
-    const batch = await ask(deployment, "/publish/batch", { token, body: { messages } });
+    // Keys belong to their publisher.
+    const backend = await sign({ userId: "backend" });
+    const batch = await ask(deployment, "/publish/batch", { token: backend, body: { messages } });
     expect(batch.body.results).toMatchObject([
       { status: 200, ...answer },
       { status: 422 },

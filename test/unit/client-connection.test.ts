@@ -21,13 +21,13 @@ const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
   );
 
 describe("connecting", () => {
-  it("asks for protocol 2 and leaves the rest of the URL alone", async () => {
+  it("asks for protocol 3 and leaves the rest of the URL alone", async () => {
     newClient({}, "ws://test/ws/presence?room=lobby&token=user%3Aalice");
     await pass();
     expect(Object.fromEntries(latest().url.searchParams)).toEqual({
       room: "lobby",
       token: "user:alice",
-      v: "2",
+      v: "3",
       probe: "1",
     });
   });

@@ -53,7 +53,7 @@ describe.each([
       token: () => `t${++tokens}`,
     });
     const [peer, request] = (await connection) as [Peer, { url: string }];
-    expect(request.url).toBe("/ws?v=2&probe=1&token=t1");
+    expect(request.url).toBe("/ws?v=3&probe=1&token=t1");
     expect(await client.emitWithAck("echo", { text: "héllo" })).toEqual({ text: "héllo" });
 
     client.on("double", async ({ n }: { n: number }) => n * 2);
@@ -69,7 +69,7 @@ describe.each([
     const again = once(server, "connection");
     peer.terminate();
     const [, next] = (await again) as [Peer, { url: string }];
-    expect(next.url).toBe("/ws?v=2&probe=1&token=t2");
+    expect(next.url).toBe("/ws?v=3&probe=1&token=t2");
     await client.waitForConnection();
     expect(await client.emitWithAck("echo", 1)).toBe(1);
   });

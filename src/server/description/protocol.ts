@@ -13,10 +13,19 @@ export const errorPayload = z.object({
 }) satisfies z.ZodMiniType<ErrorPayload>;
 
 const hello = z.object({
-  protocol: z.literal(2),
+  protocol: z.union([z.literal(2), z.literal(3)]),
   session: z.string(),
   epoch: z.string(),
   seq: z.int(),
+  resumed: z.exactOptional(z.boolean()),
+  reason: z.exactOptional(z.enum(["reloaded", "expired", "trimmed", "restarted", "unknown"])),
+  replayed: z.exactOptional(z.int()),
+  nowMs: z.exactOptional(z.number()),
+  graceMs: z.exactOptional(z.number()),
+  limits: z.exactOptional(
+    z.object({ frameBytes: z.number(), framesPerSecond: z.number(), framesBurst: z.number() }),
+  ),
+  expiresAtMs: z.exactOptional(z.number()),
   pingMs: z.number().check(z.nonnegative()),
   lookMs: z.exactOptional(z.number().check(z.positive())),
 }) satisfies z.ZodMiniType<Hello>;
