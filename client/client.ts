@@ -31,6 +31,7 @@ import {
   LONGEST_TIMER_MS,
   ReconnectingSocket,
   type ReconnectionConfig,
+  randomId,
   type SocketOptions,
   toSocketUrl,
 } from "./socket.ts";
@@ -183,12 +184,6 @@ const REFUSALS: Readonly<Record<number, ErrorCode>> = {
   [CLOSE.rateLimited]: "rate_limited",
 };
 
-function randomPrefix(): string {
-  // Without randomUUID, which pages of insecure origins do not have.
-  const bytes = crypto.getRandomValues(new Uint8Array(8));
-  return `${[...bytes].map((byte) => byte.toString(36)).join("")}-`;
-}
-
 function setOrDelete(query: URLSearchParams, name: string, value: string | undefined): void {
   if (value === undefined) query.delete(name);
   else query.set(name, value);
@@ -247,7 +242,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   readonly #answers = new Map<string, string>();
   readonly #waiting = new Set<(error?: RollcallError) => void>();
   /** Unlike that of any other client, or of this page before it was loaded again. */
-  readonly #idPrefix = randomPrefix();
+  readonly #idPrefix = `${randomId().slice(0, 16)}-`;
   #callbacks: Partial<Callbacks> = {};
   #lastId = 0;
   /** What the server speaks; 0 until it has sent something. */
@@ -541,7 +536,6 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (this.#protocol < 2) this.#info = { resumed: false, replayed: 0 };
     if (this.#protocol < 2 && this.#hadSession) this.#presence.restart(0);
     this.#hadSession = true;
-    this.#socket.settled();
     if (this.#info.resumed) {
       for (const reply of this.#answers.values()) this.#socket.send(reply);
       const sent = [...this.#acks].filter(([id]) => !this.#outgoing.has(id));

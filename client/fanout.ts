@@ -1,12 +1,14 @@
 import type { Envelope } from "../rooms/fanout/envelope.ts";
 import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/fanout/filters.ts";
 import { RollcallError } from "../src/wire/errors.ts";
-import type { Untyped } from "../src/wire/frames.ts";
+import { exceedsBytes, FRAME_BYTES, type Untyped } from "../src/wire/frames.ts";
+import { assertJson } from "../src/wire/json.ts";
 import {
   type CloseInfo,
   type ConnectionState,
   ReconnectingSocket,
   type SocketOptions,
+  toSocketUrl,
 } from "./socket.ts";
 
 export type { Envelope } from "../rooms/fanout/envelope.ts";
@@ -15,16 +17,18 @@ export { RollcallError } from "../src/wire/errors.ts";
 export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
 
 /**
- * The fan-out from both of its ends: {@link FanoutClient} for whoever listens, {@link publish} and
+ * The fan-out from both of its ends: {@link FanoutClient} for subscribers, {@link publish} and
  * {@link publishBatch} for backends.
  */
 
 /** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
 export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
 
+type Token = string | null | undefined;
+
 export interface FanoutClientOptions {
-  /** A JWT; a function is asked anew for each connection. */
-  token: string | (() => string | Promise<string>);
+  /** A JWT; a function is called anew for each connection. Null or undefined: no token. */
+  token: string | (() => Token | Promise<Token>);
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   onStateChange?(state: ConnectionState): void;
@@ -47,8 +51,9 @@ const RECONNECTION = {
 };
 
 /**
- * Hears what is published to its user, by filters, and answers. It connects at once, comes back
- * after a loss and subscribes anew.
+ * Receives what is published to its user, by filters, and answers. It connects at once, comes back
+ * after a loss and subscribes again. It stays away when the server closed with 1000, 4400 or 4403, and
+ * after three refusals in a row with 4401.
  *
  * @example
  * const client = new FanoutClient("wss://example.com", { token: () => freshToken() });
@@ -60,20 +65,23 @@ const RECONNECTION = {
 export class FanoutClient<Payloads extends Record<string, unknown> = Record<string, Untyped>> {
   readonly #socket: ReconnectingSocket;
   readonly #options: FanoutClientOptions;
-  /** Handlers by filter; each `subscribe` has a box of its own, so that one may be given twice. */
-  readonly #boxes = new Map<FilterKey, Set<{ handler: EnvelopeHandler }>>();
+  /** Handlers by filter; each `subscribe` has an entry of its own, so that one may be given twice. */
+  readonly #entries = new Map<FilterKey, Set<{ handler: EnvelopeHandler }>>();
   readonly #index = new FilterIndex<{ handler: EnvelopeHandler }>();
 
   /** @throws TypeError when `url` is none */
   constructor(url: string, options: FanoutClientOptions) {
     this.#options = options;
-    const target = new URL(url);
-    target.protocol = target.protocol.replace("http", "ws");
+    const target = toSocketUrl(url);
+    // A refusal then comes as a close code, which a page can see.
+    target.searchParams.set("v", "3");
     const { WebSocket } = options;
     this.#socket = new ReconnectingSocket(
       async () => {
         const { token } = options;
-        target.searchParams.set("token", typeof token === "function" ? await token() : token);
+        const given = typeof token === "function" ? await token() : token;
+        if (given === null || given === undefined) target.searchParams.delete("token");
+        else target.searchParams.set("token", given);
         return target.href;
       },
       {
@@ -85,11 +93,11 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
         ...(WebSocket && { WebSocket }),
       },
       {
-        state: (state) => this.#tell(() => options.onStateChange?.(state)),
-        open: () => this.#announce("subscribe", [...this.#boxes.keys()]),
+        state: (state) => this.#notify(() => options.onStateChange?.(state)),
+        open: () => this.#announce("subscribe", [...this.#entries.keys()]),
         message: (data) => this.#receive(data),
         error: (error) => this.#fail(error),
-        close: (event) => this.#tell(() => options.onClose?.(event)),
+        close: (event) => this.#notify(() => options.onClose?.(event)),
       },
     );
     this.#socket.open();
@@ -100,9 +108,9 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   }
 
   /**
-   * Hears envelopes that match `filter`, from when the server has it: now, or once connected. If
-   * several handlers match, the first value that one gives is the ack; where a handler fails, the
-   * ack is `null` and `onError` hears of it.
+   * Receives envelopes that match `filter`, from when the server has it: now, or once connected. If
+   * several handlers match, the first value that one returns is the ack. If a handler throws, or returns
+   * what JSON cannot hold or is larger than a frame, the ack is `null` and `onError` is called.
    *
    * @returns ends it
    * @throws RollcallError `invalid_data` when `filter` is none
@@ -113,15 +121,15 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   ): () => void {
     const key = parseFilter(filter);
     if (!key) throw new RollcallError("invalid_data", "A filter is strings, with a type");
-    const box = { handler: handler as EnvelopeHandler };
-    const boxes = this.#boxes.get(key);
-    if (boxes) boxes.add(box);
+    const entry = { handler: handler as EnvelopeHandler };
+    const entries = this.#entries.get(key);
+    if (entries) entries.add(entry);
     else {
-      this.#boxes.set(key, new Set([box]));
+      this.#entries.set(key, new Set([entry]));
       this.#announce("subscribe", [key]);
     }
-    this.#index.add(key, box);
-    return () => this.#unsubscribe(key, box);
+    this.#index.add(key, entry);
+    return () => this.#unsubscribe(key, entry);
   }
 
   /** Leaves, and stays away until {@link reconnect}, which subscribes to all there was. */
@@ -134,15 +142,15 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     this.#socket.open();
   }
 
-  #unsubscribe(key: FilterKey, box: { handler: EnvelopeHandler }): void {
-    this.#index.delete(key, box);
-    const boxes = this.#boxes.get(key);
-    if (!boxes?.delete(box) || boxes.size > 0) return;
-    this.#boxes.delete(key);
+  #unsubscribe(key: FilterKey, entry: { handler: EnvelopeHandler }): void {
+    this.#index.delete(key, entry);
+    const entries = this.#entries.get(key);
+    if (!entries?.delete(entry) || entries.size > 0) return;
+    this.#entries.delete(key);
     this.#announce("unsubscribe", [key]);
   }
 
-  /** Tells the server, in as many messages as it needs; while away there is nothing to tell. */
+  /** Sends filters in as many messages as they need; nothing while there is no connection. */
   #announce(type: "subscribe" | "unsubscribe", keys: readonly FilterKey[]): void {
     let filters: string[] = [];
     let units = 0;
@@ -170,9 +178,9 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
 
   async #handle(envelope: Envelope): Promise<void> {
     const { connections } = this.#socket;
-    const boxes = this.#index.match(envelope.type, envelope.payload);
+    const entries = this.#index.match(envelope.type, envelope.payload);
     const answers = await Promise.all(
-      [...boxes].map(async ({ handler }) => {
+      [...entries].map(async ({ handler }) => {
         try {
           return await handler(envelope);
         } catch (error) {
@@ -181,14 +189,19 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
         }
       }),
     );
-    // The server awaits an answer of the connection it asked.
+    // The server waits for an answer of the connection that it sent the envelope to.
     if (connections !== this.#socket.connections) return;
     const ack = { type: "ack", envelopeId: envelope.envelopeId, result: null };
     let text = JSON.stringify(ack);
-    // What JSON cannot hold is an error here, not a wait of 5 s there.
-    this.#tell(() => {
+    // A bad answer is an error here, not a wait of 5 s for the publisher, nor the end of the connection.
+    this.#notify(() => {
       const result = answers.find((answer) => answer !== undefined) ?? null;
-      text = JSON.stringify({ ...ack, result });
+      assertJson(result, "The answer");
+      const full = JSON.stringify({ ...ack, result });
+      if (exceedsBytes(full, FRAME_BYTES)) {
+        throw new RollcallError("too_large", `An answer has at most ${FRAME_BYTES} bytes`);
+      }
+      text = full;
     });
     this.#socket.send(text);
   }
@@ -197,12 +210,12 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     try {
       this.#options.onError?.(error);
     } catch {
-      // Whoever cannot hear of a fault hears of none.
+      // A fault of the callback for faults can be reported nowhere.
     }
   }
 
-  /** Calls what is not ours. Whatever it does, the connection goes on. */
-  #tell(call: () => void): void {
+  /** Calls code of the app. Whatever it does, the connection goes on. */
+  #notify(call: () => void): void {
     try {
       call();
     } catch (error) {
@@ -211,7 +224,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   }
 }
 
-/** What the fan-out's server said: `too_many_filters`, or one of the coded errors. */
+/** An error that the server sent: `too_many_filters`, or one of the coded errors. */
 export class FanoutError extends Error {
   override readonly name = "FanoutError";
   readonly code: string;
@@ -243,7 +256,7 @@ function parse(data: unknown): Record<string, unknown> | null {
 
 /** Where to publish, and as whom. */
 export interface Publisher {
-  /** `https://…`, the server's origin. */
+  /** `https://…`: the server's origin, with the path that the fan-out is mounted under. */
   url: string;
   token: string | (() => string | Promise<string>);
   fetch?: typeof fetch;
@@ -335,10 +348,12 @@ async function post<T>(
 ): Promise<T> {
   const { url, token, fetch: ask = fetch } = server;
   const text = JSON.stringify(body);
+  const { origin, pathname } = new URL(url);
+  const base = origin + pathname.replace(/\/+$/, "");
   for (let attempt = 1; ; attempt++) {
     const isLast = !isRepeatable || attempt === ATTEMPTS;
     try {
-      const response = await ask(new URL(path, url), {
+      const response = await ask(`${base}${path}`, {
         method: "POST",
         headers: {
           Authorization: `Bearer ${typeof token === "function" ? await token() : token}`,
@@ -347,7 +362,7 @@ async function post<T>(
         },
         body: text,
       });
-      // Cut off behind its status it is no answer: this throws.
+      // An answer that breaks off after its status is none: this throws.
       if (response.ok) return (await response.json()) as T;
       const answer = (await response.json().catch(() => ({}))) as { error?: string };
       const error = new PublishError(response.status, answer.error ?? response.statusText);

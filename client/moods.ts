@@ -1,6 +1,6 @@
 import type { Mood, MoodState } from "../rooms/moods/tally.ts";
 import { parseFrames, unwrapEvent } from "../src/wire/frames.ts";
-import { ReconnectingSocket, type WebSocketLike } from "./socket.ts";
+import { ReconnectingSocket, randomId, toSocketUrl, type WebSocketLike } from "./socket.ts";
 
 export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 
@@ -9,11 +9,11 @@ export interface MoodOptions {
   url: string;
   /** Default `presence`. */
   mood?: Mood;
-  /** How many are here, whenever it changes; by polling, whenever it was asked. */
+  /** Called with the count whenever it changes; while polling, after each heartbeat. */
   onState: (state: MoodState) => void;
   /** 1–64 characters. Default: a random one, which lives as long as the page. */
   sessionId?: string;
-  /** For where there is no global one. */
+  /** The WebSocket class, where there is no global one. */
   WebSocket?: new (
     url: string,
   ) => WebSocketLike;
@@ -22,7 +22,7 @@ export interface MoodOptions {
 export interface MoodSession {
   readonly sessionId: string;
   setMood(mood: Mood): void;
-  /** Counts no longer, at once; for good. */
+  /** The visitor counts no longer, at once and for good, on other tabs with this session id too. */
   leave(): void;
 }
 
@@ -42,17 +42,21 @@ interface Page {
 const page = globalThis as unknown as Page;
 
 /**
- * Counts the visitor in until the page goes away or {@link MoodSession.leave} is called. A socket
- * while there can be one; heartbeats every 10 s while there cannot. Failures are silent: what counts
- * is that it comes back by itself.
+ * Counts the visitor until the page goes away or {@link MoodSession.leave} is called: by a socket, or
+ * by a heartbeat every 10 s where sockets fail. It reports no failures, since it comes back by itself.
+ *
+ * @throws TypeError when `url` is none, or without a WebSocket
  *
  * @example
  * const me = joinMoods({ url: location.origin, mood: "gratitude", onState: ({ count }) => show(count) });
  * me.setMood("release");
  */
 export function joinMoods(options: MoodOptions): MoodSession {
-  const { onState, sessionId = crypto.randomUUID() } = options;
-  const base = options.url.replace(/\/+$/, "");
+  const { onState, sessionId = randomId() } = options;
+  const base = options.url.replace(/[?#].*$/, "").replace(/\/+$/, "");
+  const target = toSocketUrl(`${base}/ws/moods`);
+  target.searchParams.set("sessionId", sessionId);
+  target.searchParams.set("v", "3");
   const leaving = new AbortController();
   const { signal } = leaving;
   let mood = options.mood ?? "presence";
@@ -61,8 +65,10 @@ export function joinMoods(options: MoodOptions): MoodSession {
   let poll: ReturnType<typeof setTimeout> | undefined;
 
   const socket = new ReconnectingSocket(
-    async () =>
-      `${base.replace(/^http/, "ws")}/ws/moods?${new URLSearchParams({ sessionId, mood })}`,
+    async () => {
+      target.searchParams.set("mood", mood);
+      return target.href;
+    },
     {
       reconnection: {
         enabled: true,
@@ -79,27 +85,27 @@ export function joinMoods(options: MoodOptions): MoodSession {
     {
       state() {},
       error() {},
-      open() {
+      open() {},
+      message(raw) {
+        // The server has not refused it.
         failures = 0;
         stopPolling();
-      },
-      message(raw) {
         for (const frame of parseFrames(raw)) {
           const { event, data } = unwrapEvent(frame);
-          if (event === "mood.state") tell(data);
+          if (event === "mood.state") show(data);
         }
       },
       close(_, final) {
         if (isHidden) return;
         failures += 1;
-        // The session has left, by another tab or call: the server does not want it back.
+        // The session has left by another tab's call, or the server refuses it.
         if (final) stop();
         else if (failures >= FAILURES && poll === undefined) void beat();
       },
     },
   );
 
-  function tell({ count, moods, timestamp }: MoodState): void {
+  function show({ count, moods, timestamp }: MoodState): void {
     if (!signal.aborted) onState({ count, moods, timestamp });
   }
 
@@ -110,9 +116,9 @@ export function joinMoods(options: MoodOptions): MoodSession {
       const answer = await fetch(`${base}/api/heartbeat`, {
         method: "POST",
         body: JSON.stringify({ sessionId, mood }),
-        signal: AbortSignal.any([signal, AbortSignal.timeout(POLL_MS)]),
+        signal: abortAfter(signal, POLL_MS),
       });
-      if (answer.ok) tell(await answer.json());
+      if (answer.ok) show(await answer.json());
     } catch {
       // The next one may get through.
     }
@@ -128,7 +134,14 @@ export function joinMoods(options: MoodOptions): MoodSession {
     stopPolling();
   }
 
-  function sayGoodbye(): void {
+  /** Closes the socket; the server counts the session's other sockets on. Without one, says so. */
+  function goAway(): void {
+    const { isOpen } = socket;
+    socket.stop();
+    if (!isOpen) sendLeave();
+  }
+
+  function sendLeave(): void {
     const url = `${base}/api/leave`;
     const body = JSON.stringify({ sessionId });
     // A page that goes away takes its requests with it, but not its beacons.
@@ -141,8 +154,7 @@ export function joinMoods(options: MoodOptions): MoodSession {
     () => {
       isHidden = true;
       stopPolling();
-      sayGoodbye();
-      socket.stop();
+      goAway();
     },
     { signal },
   );
@@ -173,9 +185,25 @@ export function joinMoods(options: MoodOptions): MoodSession {
     },
     leave() {
       if (signal.aborted) return;
-      sayGoodbye();
+      sendLeave();
       stop();
       socket.stop();
     },
   };
+}
+
+/** Aborts with `signal`, or after `ms`. `AbortSignal.any` is not there in Safari 17.0. */
+function abortAfter(signal: AbortSignal, ms: number): AbortSignal {
+  const controller = new AbortController();
+  const abort = (): void => controller.abort();
+  const timer = setTimeout(abort, ms);
+  signal.addEventListener(
+    "abort",
+    () => {
+      clearTimeout(timer);
+      abort();
+    },
+    { once: true },
+  );
+  return controller.signal;
 }

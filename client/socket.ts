@@ -85,6 +85,12 @@ const UNAUTHORIZED_MAX = 3;
 /** An attempt that is older than this when the device wakes may hang for long, in ms. */
 const HANGING_MS = 2_500;
 
+/** A random name. `crypto.randomUUID` is not there in pages of insecure origins. */
+export function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /**
  * The address of a socket.
  *
@@ -200,10 +206,16 @@ export class ReconnectingSocket {
   #probing = false;
 
   /**
-   * @param url asked anew for each attempt; a rejection is a failed attempt
+   * @param url called anew for each attempt; a rejection is a failed attempt
    * @param on looked up when it fires
+   * @throws TypeError where there is neither a global WebSocket nor the option
    */
   constructor(url: () => Promise<string>, options: SocketOptions, on: SocketListener) {
+    if (!options.WebSocket && typeof page.WebSocket !== "function") {
+      throw new TypeError(
+        "There is no WebSocket here: give the option WebSocket, as of the package ws",
+      );
+    }
     this.#url = url;
     this.#options = options;
     this.#on = on;
@@ -235,11 +247,6 @@ export class ReconnectingSocket {
     } catch {
       return false;
     }
-  }
-
-  /** The server has not refused the client. */
-  settled(): void {
-    this.#refusals = 0;
   }
 
   /** This connection's server wants to hear a ping at least every `ms`. */
@@ -287,6 +294,7 @@ export class ReconnectingSocket {
       if (turn !== this.#turn) return;
       this.#askedAt = undefined;
       this.#probing = false;
+      this.#refusals = 0;
       this.#on.message(data);
     });
     ws.addEventListener("error", (event) => {

@@ -22,7 +22,7 @@ const BUNDLES: Bundle[] = [
   {
     name: "VeraniClient",
     code: `export { VeraniClient } from "rollcall/client";`,
-    limitBytes: 6 * KIB,
+    limitBytes: 7.5 * KIB,
     platform: "browser",
   },
   {

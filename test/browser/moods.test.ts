@@ -17,6 +17,7 @@ declare global {
   var me: MoodSession;
   var states: MoodState[];
   var socketsFail: boolean;
+  var visitorId: string | undefined;
 }
 
 beforeAll(async () => {
@@ -25,7 +26,8 @@ beforeAll(async () => {
       contents: `import { joinMoods } from "./client/moods.ts";
         globalThis.states = [];
         globalThis.me = joinMoods({
-          url: location.origin, mood: "gratitude", onState: (state) => states.push(state),
+          url: location.origin, mood: "gratitude", sessionId: globalThis.visitorId,
+          onState: (state) => states.push(state),
         });`,
       resolveDir: process.cwd(),
     },
@@ -72,11 +74,15 @@ async function countOf(count: number): Promise<number> {
   return performance.now() - began;
 }
 
-async function visit(): Promise<Page> {
+/** @param sessionId of the visitor; default a random one */
+async function visit(sessionId?: string): Promise<Page> {
   const page = await context.newPage();
   // A page of the server's, since browsers keep made-up ones from this machine's ports; not the
   // console, which has a session of its own.
   await page.goto(`${server.url}/api/presence`);
+  await page.evaluate((id) => {
+    globalThis.visitorId = id;
+  }, sessionId);
   await page.evaluate(script);
   return page;
 }
@@ -111,25 +117,25 @@ describe("a page that joined", () => {
     expect(await countOf(0)).toBeLessThan(SOON_MS + witness.stalledMs());
   });
 
-  test("leaves by a beacon when the page goes away", async () => {
+  test("leaves with its socket when the page goes away, and no other tab of the same visitor does", async () => {
     await context.addInitScript(() => {
       const { sendBeacon } = navigator;
       navigator.sendBeacon = function (url, body) {
-        const taken = sendBeacon.call(this, url, body);
-        sessionStorage.setItem("beacon", JSON.stringify({ url, body, taken }));
-        return taken;
+        sessionStorage.setItem("beacon", String(url));
+        return sendBeacon.call(this, url, body);
       };
     });
     const page = await visit();
     await page.waitForFunction(() => states.at(-1)?.count === 1);
     const sessionId = await page.evaluate(() => me.sessionId);
+    const other = await visit(sessionId);
+    await other.waitForFunction(() => states.at(-1)?.count === 1);
     await page.goto(`${server.url}/api/presence?elsewhere`);
-    const beacon = await page.evaluate(() => sessionStorage.getItem("beacon"));
-    expect(JSON.parse(beacon ?? "null")).toEqual({
-      url: `${server.url}/api/leave`,
-      body: JSON.stringify({ sessionId }),
-      taken: true,
-    });
+    expect(await page.evaluate(() => sessionStorage.getItem("beacon"))).toBeNull();
+    expect((await look()).count).toBe(1);
+    await other.evaluate(() => me.setMood("connection"));
+    await other.waitForFunction(() => states.at(-1)?.moods.connection === 1);
+    await other.goto(`${server.url}/api/presence?elsewhere`);
     using witness = startWitness();
     expect(await countOf(0)).toBeLessThan(SOON_MS + witness.stalledMs());
   });

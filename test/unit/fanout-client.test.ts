@@ -41,7 +41,7 @@ const said = () =>
 describe("a subscriber", () => {
   it("connects with its token, and pings with the bytes that wake no actor", async () => {
     await connected();
-    expect(latest().url.href).toBe("wss://test/?token=t");
+    expect(latest().url.href).toBe("wss://test/?v=3&token=t");
     expect(latest().sent).toEqual(["ping"]);
     latest().say("pong");
     await pass(26_000);
