@@ -124,8 +124,9 @@ export class OutgoingQueue {
     if (this.#isTrial) this.#sent.push(...sent);
   }
 
+  /** Whether the emit `id` waits, or was sent on this connection before the server said anything. */
   has(id: string): boolean {
-    return this.#queue.some((queued) => queued.id === id);
+    return [...this.#queue, ...this.#sent].some((queued) => queued.id === id);
   }
 
   remove(id: string): void {

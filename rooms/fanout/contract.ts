@@ -61,11 +61,10 @@ export const publication = z.object({
   /** `digest` differs when the same key comes with another body. */
   idempotency: z.optional(
     z.object({
-      /** The key of this publisher. */
       key: z.string(),
       digest: z.string(),
-      /** As the release before named the key, which all publishers shared, and made the digest. */
-      shared: z.optional(z.object({ key: z.string(), digest: z.string() })),
+      /** Whose key it is. Absent from a Worker of the release before, whose publishers shared all keys. */
+      publisher: z.optional(z.string()),
     }),
   ),
 });
@@ -80,6 +79,8 @@ export const answerRecord = defineRecord({
   schema: z.object({
     digest: z.string(),
     answer: z.string(),
+    /** Whose key it is; absent in rows of earlier releases. */
+    publisher: z.exactOptional(z.string()),
     /** Rows that the answer takes. */
     rows: z.int(),
     expiresAtMs: z.number(),

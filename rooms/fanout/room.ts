@@ -126,16 +126,14 @@ class Fanout {
 
   async #publishOnce(
     message: Publication,
-    { key, digest, shared }: NonNullable<Publication["idempotency"]>,
+    { key: given, digest, publisher }: NonNullable<Publication["idempotency"]>,
   ): Promise<PublishOutcome> {
+    const key = this.#keyOf(given, publisher);
     const earlier = this.#running.get(key) ?? this.#recall(key);
     if (earlier) {
       if (earlier.digest !== digest) return CONFLICT;
       return { status: 200, answer: await earlier.answer };
     }
-    // Rows of the release before name no publisher, so that they count for all.
-    const old = shared && this.#recall(shared.key);
-    if (old) return old.digest === shared.digest ? { status: 200, answer: old.answer } : CONFLICT;
 
     const now = Date.now();
     const expiresAtMs = now + IDEMPOTENCY_MS;
@@ -143,25 +141,47 @@ class Fanout {
     const { answer, soFar } = this.#deliver(message);
     // Stored before the envelopes leave. If this instance ends while it waits, the key answers with
     // this, and delivers no second time.
-    this.#keep(key, digest, soFar, expiresAtMs);
+    const keep = (text: string) => this.#keep(key, { digest, publisher, expiresAtMs }, text);
+    keep(soFar);
     this.#actor.timers.soonest("answers", now + LEFT_BEHIND_MS);
     this.#running.set(key, { digest, answer });
     try {
       const final = await answer;
-      if (final !== soFar) this.#keep(key, digest, final, expiresAtMs);
+      if (final !== soFar) keep(final);
       return { status: 200, answer: final };
     } finally {
       this.#running.delete(key);
     }
   }
 
-  #keep(key: string, digest: string, answer: string, expiresAtMs: number): void {
+  /**
+   * The name under which a publisher's key is stored: the key itself, which earlier releases find too,
+   * unless another publisher has used it.
+   */
+  #keyOf(key: string, publisher: string | undefined): string {
+    const first = answerRecord.read(this.#actor.getStorage().kv.get(answerRow(key, 0)));
+    const isOthers =
+      first?.publisher !== undefined &&
+      publisher !== undefined &&
+      first.publisher !== publisher &&
+      first.expiresAtMs > Date.now();
+    return isOthers ? `${key}\0${publisher}` : key;
+  }
+
+  #keep(
+    key: string,
+    { publisher, ...kept }: { digest: string; publisher: string | undefined; expiresAtMs: number },
+    answer: string,
+  ): void {
     const storage = this.#actor.getStorage();
     const rows = Math.ceil(answer.length / ANSWER_UNITS);
     storage.transactionSync(() => {
       for (let row = 0; row < rows; row++) {
         const part = answer.slice(row * ANSWER_UNITS, (row + 1) * ANSWER_UNITS);
-        const stored = answerRecord.write({ digest, answer: part, rows, expiresAtMs });
+        const record = { ...kept, answer: part, rows };
+        const stored = answerRecord.write(
+          publisher === undefined ? record : { ...record, publisher },
+        );
         storage.kv.put(answerRow(key, row), stored);
       }
     });

@@ -30,8 +30,8 @@ import { sliceElements, sliceMember } from "./slice.ts";
 const PUBLISH_BYTES = 262_144;
 const BATCH_BYTES = 1_048_576;
 
-/** Hexadecimal digits of a publisher's digest in its idempotency keys. */
-const KEY_DIGEST_LENGTH = 32;
+/** Hexadecimal digits of a publisher's digest, which is stored with its idempotency keys. */
+const PUBLISHER_DIGITS = 32;
 
 const encoder = new TextEncoder();
 
@@ -116,11 +116,12 @@ async function toAddressed(body: Body, given: unknown, publisher: string): Promi
   if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
   if (given === undefined || given === null) return { userId, message };
   const key = parse(idempotencyKey, given);
-  const old = parsedText === undefined ? message : { ...message, payload: parsedText };
+  // Of the value's own text, as earlier releases made it: a retry may be written in another way.
+  const value = parsedText === undefined ? message : { ...message, payload: parsedText };
   message.idempotency = {
-    key: `${(await digestOf(publisher)).slice(0, KEY_DIGEST_LENGTH)}:${key}`,
-    digest: await digestOf(JSON.stringify(message)),
-    shared: { key, digest: await digestOf(JSON.stringify(old)) },
+    key,
+    digest: await digestOf(JSON.stringify(value)),
+    publisher: (await digestOf(publisher)).slice(0, PUBLISHER_DIGITS),
   };
   return { userId, message };
 }

@@ -7,6 +7,7 @@ import type { Liveness } from "./liveness.ts";
 import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Outbox } from "./outbox.ts";
+import type { SessionReader } from "./reader.ts";
 import { type EndReason, Session, type SessionHost } from "./session.ts";
 
 /** Sessions under a key, for keys that come and go with them. */
@@ -85,6 +86,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     this.#outbox = shared.outbox;
     this.#onEnd = onEnd;
     this.continuity = new Continuity<M>({
+      actor: shared.state.id.toString(),
       storage: shared.state.storage,
       options: shared.continuity,
       sessions: this.sessions,
@@ -225,6 +227,10 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
 
   sendTo(session: Session<M>, text: string): void {
     this.deliver([session], session.reader && { only: [session.id] }, text);
+  }
+
+  newReader(id: string): SessionReader {
+    return this.continuity.newReader(id);
   }
 
   get lastSeq(): number {

@@ -5,6 +5,7 @@ import type { Loss } from "./attachment.ts";
 import { type Entry, Log, type LogOptions, type Marks, type Target } from "./log.ts";
 import { LogStore, type Stored } from "./logstore.ts";
 import type { ConnectionMeta } from "./meta.ts";
+import { generationOf, makeEpoch, randomDigits, SessionReader } from "./reader.ts";
 import type { Session } from "./session.ts";
 
 /** How long sessions outlive their sockets, and what the log keeps for them. */
@@ -59,15 +60,17 @@ export type Found<M extends ConnectionMeta> =
 interface Kept {
   /** Grows with every write: of several, the highest holds. */
   write: number;
+  generation: string;
   marks: Marks;
   /** The sessions without a socket; null: they are in storage. */
   lost: unknown[] | null;
 }
 
 function readKept(value: unknown): Kept | undefined {
-  const { write, marks, lost } = (value ?? {}) as Partial<Kept>;
+  const { write, generation, marks, lost } = (value ?? {}) as Partial<Kept>;
   const isValid =
     Number.isSafeInteger(write) &&
+    typeof generation === "string" &&
     Number.isSafeInteger(marks?.seq) &&
     Array.isArray(marks?.channels) &&
     (lost === null || Array.isArray(lost));
@@ -76,6 +79,8 @@ function readKept(value: unknown): Kept | undefined {
 
 /** What the continuity of an actor needs of it. */
 interface Host<M extends ConnectionMeta> {
+  /** The actor's id. */
+  readonly actor: string;
   readonly storage: DurableObjectStorage;
   readonly options: ContinuityOptions;
   readonly sessions: ReadonlyMap<WebSocket, Session<M>>;
@@ -107,6 +112,8 @@ export class Continuity<M extends ConnectionMeta> {
   #keptSeq = 0;
   #isLostChanged = false;
   #writes = 0;
+  /** Differs whenever the log was lost. */
+  #generation = randomDigits(8);
   /** The lost sessions as they are stored. */
   #storedLost: unknown[] = [];
   /** The number this instance began with when it could know nothing of the past. */
@@ -126,6 +133,7 @@ export class Continuity<M extends ConnectionMeta> {
       lost: () => this.#storedLost,
       isNeeded: () => [...this.#lost.values()].some((session) => !this.#isPageGone(session)),
       isConnected: () => this.#sessions.size > this.#lost.size,
+      generation: () => this.#generation,
     });
   }
 
@@ -138,6 +146,7 @@ export class Continuity<M extends ConnectionMeta> {
     if (kept) this.#restoreKept(kept, stored);
     else if (stored && (stored.sealed || this.options.log.durable)) {
       this.log.restore(stored.marks, stored.entries, stored.floor);
+      this.#generation = stored.generation;
       this.#restoreLost(stored.lost);
     } else if (stored || this.#sessions.size > 0) {
       // Numbers that grow with the time are higher than any that was given before.
@@ -189,6 +198,7 @@ export class Continuity<M extends ConnectionMeta> {
 
   #restoreKept(kept: Kept, stored: Stored<unknown> | undefined): void {
     this.#writes = kept.write;
+    this.#generation = kept.generation;
     const isComplete =
       stored !== undefined &&
       (this.options.log.durable || stored.marks.eventSeq === kept.marks.eventSeq);
@@ -226,6 +236,11 @@ export class Continuity<M extends ConnectionMeta> {
   }
 
   // ── Sessions ────────────────────────────────────────────────────────────────────────────────
+
+  newReader(id: string): SessionReader {
+    const epoch = makeEpoch(this.#host.actor, id, this.#generation);
+    return SessionReader.create(id, epoch, this.log.seq);
+  }
 
   has(id: string): boolean {
     return this.#sessions.has(id);
@@ -359,8 +374,7 @@ export class Continuity<M extends ConnectionMeta> {
     this.sweep(now);
     const session = this.#sessions.get(request.id);
     if (!session?.reader) {
-      const isExpired = this.#expired.get(request.id) === request.epoch;
-      return { reason: isExpired ? "expired" : "unknown" };
+      return { reason: this.#whyUnknown(request) };
     }
     const { reader, loss, meta } = session;
     if (!reader.hasEpoch(request.epoch) || meta.userId !== userId || !session.open) {
@@ -379,6 +393,12 @@ export class Continuity<M extends ConnectionMeta> {
     for (const { seq, text } of answers) frames.set(seq, numberFrame(text, seq));
     const inOrder = [...frames].sort(([a], [b]) => a - b).map(([, text]) => text);
     return { session, frames: inOrder };
+  }
+
+  #whyUnknown({ id, epoch }: ResumeRequest): "expired" | "restarted" | "unknown" {
+    if (this.#expired.get(id) === epoch) return "expired";
+    const generation = generationOf(this.#host.actor, id, epoch);
+    return generation === undefined || generation === this.#generation ? "unknown" : "restarted";
   }
 
   /** A client is back, and its session gets a socket. */
@@ -480,6 +500,7 @@ export class Continuity<M extends ConnectionMeta> {
     this.#writes += 1;
     const kept: Kept = {
       write: this.#writes,
+      generation: this.#generation,
       marks: this.log.marks(KEPT_CHANNELS, KEPT_CHANNEL_UNITS),
       lost: fits ? this.#storedLost : null,
     };

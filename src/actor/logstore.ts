@@ -24,6 +24,7 @@ interface Row<L> {
   marks: Marks;
   floor: { seq: number; cause: Gap };
   lost: L[];
+  generation: string;
   /**
    * Nothing can have happened since that is not stored: nobody was connected any more, and every
    * event after it would have been written.
@@ -32,7 +33,9 @@ interface Row<L> {
 }
 
 function isRow(value: unknown): value is Row<unknown> {
-  const { order, from, entries, marks, floor, lost, sealed } = value as Partial<Row<unknown>>;
+  const { order, from, entries, marks, floor, lost, sealed, generation } = value as Partial<
+    Row<unknown>
+  >;
   return (
     Number.isSafeInteger(order) &&
     Number.isSafeInteger(from) &&
@@ -40,7 +43,8 @@ function isRow(value: unknown): value is Row<unknown> {
     Array.isArray(lost) &&
     Array.isArray(marks?.channels) &&
     Number.isSafeInteger(floor?.seq) &&
-    typeof sealed === "boolean"
+    typeof sealed === "boolean" &&
+    typeof generation === "string"
   );
 }
 
@@ -65,6 +69,7 @@ export interface LogStoreHost<L> {
   isNeeded(): boolean;
   /** Whether a client of protocol 3 is connected. */
   isConnected(): boolean;
+  generation(): string;
 }
 
 /** What an earlier instance stored. */
@@ -74,6 +79,7 @@ export interface Stored<L> {
   floor: { seq: number; cause: Gap };
   lost: L[];
   sealed: boolean;
+  generation: string;
 }
 
 /** Keeps a log in storage: all of it if it is durable, else while a session is lost. */
@@ -109,7 +115,7 @@ export class LogStore<L> {
     // A row that is missing, or damaged, ends what is known.
     const known = rows.filter(({ order }, i) => order === newest.order - i);
     const from = known.at(-1)?.from ?? newest.from;
-    const { marks, lost, sealed } = newest;
+    const { marks, lost, sealed, generation } = newest;
     const floor = from > newest.floor.seq ? { seq: from, cause: "trimmed" as const } : newest.floor;
     const entries = known
       .reverse()
@@ -120,7 +126,7 @@ export class LogStore<L> {
     this.#entries = newest.entries;
     this.#units = unitsOf(newest.entries);
     this.#storedSeq = marks.eventSeq;
-    return { entries, marks, floor, lost, sealed };
+    return { entries, marks, floor, lost, sealed, generation };
   }
 
   /** The lost sessions are others now. */
@@ -179,7 +185,7 @@ export class LogStore<L> {
   }
 
   #put(lost: L[]): void {
-    const { log, storage, isConnected } = this.#host;
+    const { log, storage, isConnected, generation } = this.#host;
     const { floor } = log;
     if (this.#entries[0] && this.#entries[0].seq <= floor.seq) {
       this.#entries = this.#entries.filter(({ seq }) => seq > floor.seq);
@@ -192,6 +198,7 @@ export class LogStore<L> {
       floor,
       lost,
       sealed: !isConnected(),
+      generation: generation(),
     };
     storage.kv.put(PREFIX + (this.#order % this.#slots), record.write(row));
   }

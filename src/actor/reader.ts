@@ -9,7 +9,7 @@ const LEFT_CHANNELS = 100;
 
 /** What is kept with a session of protocol 3, beside its socket. */
 export interface StoredReader {
-  /** 128 random bits that a resume repeats. */
+  /** Has 128 random bits; a resume repeats it. */
   epoch: string;
   openSeq: number;
   directSeq: number;
@@ -24,8 +24,34 @@ export interface StoredReader {
 /** An answer that was sent, or null while the handler runs. */
 type KeptAnswer = { seq: number; text: string } | null;
 
-function newEpoch(): string {
-  return crypto.randomUUID().replaceAll("-", "");
+/** Digits of the parts of an epoch: random ones, the log's generation, and a check sum. */
+const RANDOM_DIGITS = 32;
+const PART_DIGITS = 8;
+
+export function randomDigits(count: number): string {
+  return (crypto.randomUUID() + crypto.randomUUID()).replaceAll("-", "").slice(0, count);
+}
+
+/** FNV-1a as eight digits. It proves nothing: it tells a name of ours from one that was made up. */
+function checkSum(text: string): string {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) {
+    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  }
+  return hash.toString(16).padStart(PART_DIGITS, "0");
+}
+
+/** @param generation differs whenever the actor has lost its log */
+export function makeEpoch(actor: string, session: string, generation: string): string {
+  const epoch = randomDigits(RANDOM_DIGITS) + generation;
+  return epoch + checkSum(actor + session + epoch);
+}
+
+/** The generation of an epoch that this actor gave to this session; undefined for any other text. */
+export function generationOf(actor: string, session: string, epoch: string): string | undefined {
+  const body = epoch.slice(0, -PART_DIGITS);
+  if (checkSum(actor + session + body) !== epoch.slice(-PART_DIGITS)) return undefined;
+  return body.slice(RANDOM_DIGITS);
 }
 
 /** What a session of protocol 3 has been sent, as far as a resume needs it. */
@@ -62,9 +88,9 @@ export class SessionReader implements Reader {
   }
 
   /** @param seq the last number before it connected */
-  static create(id: string, seq: number): SessionReader {
+  static create(id: string, epoch: string, seq: number): SessionReader {
     return new SessionReader(id, {
-      epoch: newEpoch(),
+      epoch,
       openSeq: seq,
       directSeq: seq,
       answerSeq: 0,

@@ -45,6 +45,8 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
   requestFlush(session: Session<M>): void;
   /** The last number that a frame was given. */
   readonly lastSeq: number;
+  /** For a session of protocol 3 that begins. */
+  newReader(id: string): SessionReader;
   /** A handler has the meta of `session` and may change it until {@link stored}. */
   changing(session: Session<M>): void;
   /** The meta of `session` is the stored one, and a handler may have changed it. */
@@ -149,7 +151,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   ): Session<M> {
     const attachment = newAttachment(protocol, probes);
     if (protocol === 3) {
-      attachment.reader = SessionReader.create(attachment.id, host.lastSeq).toStored();
+      attachment.reader = host.newReader(attachment.id).toStored();
       attachment.origin = digestMeta(meta);
     }
     const session = new Session(host, ws, attachment, meta, false, false);

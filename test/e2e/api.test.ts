@@ -156,7 +156,7 @@ const CASES: Record<string, Case> = {
   "post /api/llm/chat/completions": {
     body: () => ({ model: "m", messages: [{ role: "user", content: "hi" }] }),
   },
-  "delete /api/v1/users/{id}": { params: { id: "nobody" } },
+  "delete /api/v1/users/{id}": { params: { id: "nobody" }, status: 204 },
   "get /debug/actors/presence/{name}": { params: { name: "api" } },
   "get /debug/actors/fanout/{name}": { params: { name: "ann" } },
   "get /debug/actors/devices/{name}": { params: { name: USER } },

@@ -236,6 +236,17 @@ describe("a session of protocol 3", () => {
     expect(await calls(stub).journal()).toContain("answer 42");
   });
 
+  it("gets the reason restarted after a crash of a room that is not durable", async () => {
+    const stub = newLine();
+    const ann = await open(stub, "&user=ann");
+    const { resume } = ann;
+    await evictDurableObject(stub, { webSockets: "close" });
+    const again = new Client(stub, "&user=ann");
+    expect(await again.connect(resume)).toMatchObject({ resumed: false, reason: "restarted" });
+    const eve = new Client(stub, "&user=eve");
+    expect(await eve.connect("nobody:0123456789abcdef:1")).toMatchObject({ reason: "unknown" });
+  });
+
   it("writes no row while every client is connected", async () => {
     const stub = newLine();
     const [ann, ben] = await Promise.all([open(stub, "&user=ann"), open(stub, "&user=ben")]);

@@ -83,6 +83,16 @@ describe("a client of protocol 3", () => {
     expect(await answer).toBe("sold");
   });
 
+  it("keeps waiting for an answer to what it sent before the server's first frame", async () => {
+    const client = newClient();
+    const answer = client.emitWithAck("buy", {});
+    await pass();
+    latest().open();
+    latest().say(hello());
+    latest().say({ type: "ack", id: latest().frames[0]?.id, data: "sold", seq: 11 });
+    expect(await answer).toBe("sold");
+  });
+
   it("rejects it with disconnected when the session is a new one", async () => {
     pick(0);
     const { client, socket } = await begun();

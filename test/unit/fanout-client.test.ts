@@ -68,6 +68,30 @@ describe("a subscriber", () => {
     expect(errors).toEqual([new Error("no"), expect.any(TypeError)]);
   });
 
+  it("acks null for an answer that is too large or that JSON would change, reports it, and stays connected", async () => {
+    const { client, errors } = await connected();
+    const answers: unknown[] = ["x".repeat(70_000), new Map([[1, 2]]), { f: () => 1 }, "fine"];
+    client.subscribe({ type: "ask" }, () => answers.shift());
+    latest().sent.length = 0;
+    for (const id of ["1", "2", "3", "4"]) {
+      latest().say(envelope(id, "ask", {}));
+      await pass();
+    }
+    expect(said().map(({ result }) => result)).toEqual([null, null, null, "fine"]);
+    expect(errors).toHaveLength(3);
+    expect(client.state).toBe("connected");
+  });
+
+  it("stays away when it is refused for good, and reports the close code", async () => {
+    const closes: number[] = [];
+    const { client } = await connected({ onClose: ({ code }) => closes.push(code) });
+    const { length } = FakeWebSocket.all;
+    latest().end(4403, "No");
+    await pass(120_000);
+    expect(closes).toEqual([4403]);
+    expect([client.state, FakeWebSocket.all.length]).toEqual(["disconnected", length]);
+  });
+
   it("tells the server of a filter once, however many handlers it has, and in messages of 50", async () => {
     const { client } = await connected();
     const stops = [1, 2].map(() => client.subscribe({ type: "ask", a: "1" }, () => {}));
