@@ -1,10 +1,4 @@
-import type {
-  PresenceEvent,
-  RosterDiff,
-  RosterEntry,
-  RosterSync,
-  Status,
-} from "../rooms/presence/roster.ts";
+import type { PresenceEvent, RosterEntry } from "../rooms/presence/roster.ts";
 import { CLOSE, endsSession } from "../src/wire/close.ts";
 import {
   type ErrorCode,
@@ -12,6 +6,7 @@ import {
   RollcallError,
   toErrorPayload,
 } from "../src/wire/errors.ts";
+import type { AnyEvents, EventMap } from "../src/wire/events.ts";
 import {
   encodeAck,
   encodeNack,
@@ -37,6 +32,7 @@ import {
 } from "./socket.ts";
 
 export type {
+  PresenceEvents,
   Roster,
   RosterDiff,
   RosterEntry,
@@ -44,6 +40,7 @@ export type {
   Status,
 } from "../rooms/presence/roster.ts";
 export { type ErrorCode, type ErrorPayload, RollcallError } from "../src/wire/errors.ts";
+export type { AnyEvents, EventMap } from "../src/wire/events.ts";
 export {
   type ClientMessage,
   decodeClientMessage,
@@ -61,35 +58,11 @@ export { PROTOCOL_VERSION } from "../src/wire/version.ts";
 export type { OpenInfo } from "./session.ts";
 export type { CloseInfo, ConnectionState, ReconnectionConfig, WebSocketLike } from "./socket.ts";
 
-/**
- * Names and types the events of a room, seen from the server: what comes `in` is what the client
- * emits, what goes `out` is what it hears. `acks` tells what `emitWithAck` resolves to.
- */
-export interface EventMap {
-  in: object;
-  out: object;
-  acks?: object;
-}
-/** Any event with any data, as in Verani. */
-export interface AnyEvents {
-  in: Record<string, Untyped>;
-  out: Record<string, Untyped>;
-}
-
-/** The events of a presence room: `new VeraniClient<PresenceEvents>(url)`. */
-export interface PresenceEvents {
-  in: { "presence.status": { status: Status }; "presence.list": object };
-  out: { [P in PresenceEvent as P["event"]]: P["data"] } & {
-    "presence.sync": RosterSync;
-    "presence.diff": RosterDiff;
-  };
-}
-
-/** What a server may always say. */
+/** What a server may always send. */
 interface ProtocolEvents {
   error: ErrorPayload;
 }
-type Heard<E extends EventMap> = E["out"] & ProtocolEvents;
+type Received<E extends EventMap> = E["out"] & ProtocolEvents;
 type Args<T, Rest extends unknown[] = []> = undefined extends T
   ? [data?: T, ...rest: Rest]
   : [data: T, ...rest: Rest];
@@ -100,11 +73,11 @@ type Answer<E extends EventMap, K> = E extends { acks: infer A }
   : Untyped;
 
 export interface AckOptions {
-  /** ms to wait for the answer, time in the queue included. Default 10 000. */
+  /** Time to wait for the answer, in ms, with the time in the queue. Default 10 000. */
   timeoutMs?: number;
 }
 
-/** An emit that was thrown away: more than `maxQueueSize` waited, or the client was closed. */
+/** An emit that was dropped: more than `maxQueueSize` waited without a connection, or the client was closed. */
 export interface DroppedMessage {
   type: string;
   data: Untyped;
@@ -114,15 +87,15 @@ export interface DroppedMessage {
 type Token = string | null | undefined;
 
 export interface VeraniClientOptions {
-  /** How to come back after a loss. */
+  /** How it reconnects. */
   reconnection?: Partial<ReconnectionConfig>;
-  /** ms between pings, default 5000; a server may ask for them more often. 0: only if it asks. */
+  /** Time between pings, in ms; default 5 000. A server may ask for them more often. 0: only if it asks. */
   pingInterval?: number;
-  /** ms until a ping without an answer ends the connection. Default 5000. */
+  /** Time until a ping without an answer ends the connection, in ms. Default 5 000. */
   pongTimeout?: number;
-  /** Emits kept while there is no connection; past it the oldest is dropped. Default 100. */
+  /** Emits that are kept while there is no connection; beyond it the oldest is dropped. Default 100. */
   maxQueueSize?: number;
-  /** ms until an attempt to connect has failed. Default 10 000. */
+  /** Time until an attempt to connect has failed, in ms. Default 10 000. */
   connectionTimeout?: number;
   /**
    * Sent as `token=` in the URL. A function is called anew for each connection; where it throws or
@@ -131,7 +104,7 @@ export interface VeraniClientOptions {
   token?: string | (() => Token | Promise<Token>);
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
-  /** Hears what the client does; it is silent otherwise. */
+  /** Called with what the client does; it logs nothing itself. */
   log?: (event: string, fields: Record<string, unknown>) => void;
 }
 
@@ -139,13 +112,13 @@ export interface ConnectionStateInfo {
   state: ConnectionState;
   isConnected: boolean;
   isConnecting: boolean;
-  /** Attempts to come back since a connection last held for 5 s. */
+  /** Attempts to reconnect since a connection last lived for 5 s. */
   reconnectAttempts: number;
   /** Grows with each attempt to connect. */
   connectionId: number;
 }
 
-/** Verani's, but for `maxAttempts`: a laptop that was closed overnight has to come back too. */
+/** Verani's, but for `maxAttempts`: a laptop that was closed overnight reconnects too. */
 export const DEFAULT_RECONNECTION_CONFIG: ReconnectionConfig = {
   enabled: true,
   maxAttempts: 0,
@@ -161,7 +134,7 @@ const DEFAULTS = {
   connectionTimeout: 10_000,
 };
 
-/** `defaults` with what is given; an `undefined` from plain JavaScript gives nothing. */
+/** `defaults` with the given values; an `undefined` from plain JavaScript is none. */
 function filled<T extends object>(defaults: T, given: Partial<T>): T {
   const result = { ...defaults };
   for (const key in defaults) result[key] = given[key] ?? defaults[key];
@@ -218,8 +191,10 @@ interface PendingAck {
 }
 
 /**
- * A live connection to a room: hears its events, emits to it, and comes back by itself after a loss,
- * except when the server closed with 1000 (leave), 4400 (bad request) or 4403 (forbidden).
+ * A live connection to a room: it receives events, emits, and reconnects by itself, except when the
+ * server closed with 1000 (leave), 4400 (bad request), 4403 (forbidden) or 4404 (kicked), or three times
+ * in a row with 4401 (unauthorized). After a break it resumes its session: what was sent meanwhile
+ * arrives, once and in order.
  *
  * The client connects at once. It keeps the roster of a presence room: a `presence.diff` reaches the
  * app as `presence.online`, `presence.update`, `presence.status` and `presence.offline`.
@@ -314,27 +289,33 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   }
 
   /**
-   * Hears `event`. When the server asks for an answer (protocol 2), the first value that a handler
-   * returns or resolves to is the ack, and what it throws the nack.
+   * Calls back for `event`. When the server asks for an answer, the first value that a handler returns
+   * or resolves to is the ack, and an error that it throws the nack.
    */
-  on<K extends keyof Heard<E> & string>(event: K, callback: (data: Heard<E>[K]) => unknown): void {
+  on<K extends keyof Received<E> & string>(
+    event: K,
+    callback: (data: Received<E>[K]) => unknown,
+  ): void {
     this.#listen(event, callback, false);
   }
 
-  /** Hears the next `event` only. */
-  once<K extends keyof Heard<E> & string>(
+  /** Calls back for the next `event` only. */
+  once<K extends keyof Received<E> & string>(
     event: K,
-    callback: (data: Heard<E>[K]) => unknown,
+    callback: (data: Received<E>[K]) => unknown,
   ): void {
     this.#listen(event, callback, true);
   }
 
-  off<K extends keyof Heard<E> & string>(event: K, callback: (data: Heard<E>[K]) => unknown): void {
+  off<K extends keyof Received<E> & string>(
+    event: K,
+    callback: (data: Received<E>[K]) => unknown,
+  ): void {
     this.#handlers.get(event)?.delete(callback);
   }
 
   /**
-   * Sends `event`, now or once connected. While away the last `maxQueueSize` emits are kept.
+   * Sends `event`, now or once connected. Without a connection the last `maxQueueSize` emits are kept.
    *
    * @throws TypeError for data that JSON cannot hold: a Map, a function, NaN …
    * @throws RollcallError `too_large` for more than the server takes in a frame
@@ -477,7 +458,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#handlers.set(event, handlers.set(callback, once && handlers.get(callback) !== false));
   }
 
-  /** Calls back, where somebody waits for it. Whatever it does, the connection goes on. */
+  /** Calls code of the app. Whatever it does, the connection goes on. */
   #notify<K extends keyof Callbacks>(name: K, ...args: Parameters<Callbacks[K]>): void {
     try {
       (this.#callbacks[name] as ((...args: unknown[]) => void) | undefined)?.(...args);
@@ -503,7 +484,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     const { connections } = this.#socket;
     let begins = this.#protocol === 0;
     for (const frame of parseFrames(data)) {
-      // A handler may have left in the middle of a list.
+      // A handler may have disconnected in the middle of a list.
       if (this.#socket.state !== "connected" || connections !== this.#socket.connections) return;
       if (frame.type === "hello" && this.#protocol < 2) {
         this.#begin(frame.data);

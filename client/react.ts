@@ -9,10 +9,12 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
+import { type DeviceEvents, replaceDevice } from "../rooms/devices/device.ts";
 import type { Mood, MoodState } from "../rooms/moods/tally.ts";
 import { type RosterSync, type Status, snapshot } from "../rooms/presence/roster.ts";
 import {
   type AnyEvents,
+  type CloseInfo,
   type ConnectionState,
   type EventMap,
   type PresenceEvents,
@@ -20,10 +22,12 @@ import {
   VeraniClient,
   type VeraniClientOptions,
 } from "./client.ts";
+import type { Device } from "./devices.ts";
 import { joinMoods, type MoodOptions, type MoodSession } from "./moods.ts";
 
 export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 export type { RosterEntry, RosterSync, Status } from "../rooms/presence/roster.ts";
+export type { Device } from "./devices.ts";
 
 /**
  * Hooks over {@link VeraniClient}. They connect in effects only, so that a server renders them as
@@ -35,7 +39,9 @@ export interface RoomHandle<E extends EventMap = AnyEvents> {
   /** Null until the component is mounted in a browser, and while `url` is null. */
   readonly client: VeraniClient<E> | null;
   readonly state: ConnectionState;
-  /** Hears `event` of this client and of those that follow it. Returns its end. For effects. */
+  /** How the last connection, or attempt, ended, until one opens: a refusal has 4400, 4401 or 4403. */
+  readonly close: CloseInfo | null;
+  /** Calls back for `event` of this client and of those that follow it. Returns a function that ends it. For effects. */
   listen<K extends keyof E["out"] & string>(
     event: K,
     listener: (data: E["out"][K]) => unknown,
@@ -61,6 +67,7 @@ export function useRoom<E extends EventMap = AnyEvents>(
 ): RoomHandle<E> {
   const [client, setClient] = useState<VeraniClient<E> | null>(null);
   const [state, setState] = useState<ConnectionState>("disconnected");
+  const [close, setClose] = useState<CloseInfo | null>(null);
   const [listeners] = useState(() => new Listeners());
   const latest = useLatest(options);
   const hasToken = options.token !== undefined;
@@ -75,6 +82,8 @@ export function useRoom<E extends EventMap = AnyEvents>(
       // Before the first message, which may come sooner than the next render.
       listeners.attach(made as unknown as VeraniClient);
       made.onStateChange(setState);
+      made.onClose(({ code, reason, wasClean }) => setClose({ code, reason, wasClean }));
+      made.onOpen(() => setClose(null));
       setState(made.getState());
       setClient(made);
       return () => {
@@ -86,12 +95,15 @@ export function useRoom<E extends EventMap = AnyEvents>(
     });
   }, [url, hasToken, latest, listeners]);
 
-  return useMemo(() => ({ client, state, listen: listeners.add }), [client, state, listeners]);
+  return useMemo(
+    () => ({ client, state, close, listen: listeners.add }),
+    [client, state, close, listeners],
+  );
 }
 
 /**
- * Runs `start` after this turn, unless ended before: StrictMode unmounts and mounts again within
- * one. Returns the end, which ends what `start` began.
+ * Runs `start` after this tick, unless ended before: StrictMode unmounts and mounts again within one.
+ * Returns a function that ends what `start` began.
  */
 function soon(start: () => () => void): () => void {
   let mounted = true;
@@ -111,7 +123,7 @@ async function resolveToken(token: RoomOptions["token"]): Promise<string | null 
 
 type Listener = (data: Untyped) => unknown;
 
-/** Who hears a room: outlives its clients, and is there before the first. */
+/** The listeners of a room: they outlive its clients, and are there before the first. */
 class Listeners {
   readonly #entries = new Set<{ event: string; listener: Listener }>();
   #client: VeraniClient | null = null;
@@ -144,8 +156,8 @@ function useLatest<T>(value: T): { readonly current: T } {
 }
 
 /**
- * Hears `event` while mounted, from the first one on. The handler of the last render counts; it need
- * not be memoised. What it returns is the ack where the server asks for one.
+ * Calls back for `event` while mounted, from the first one on. The handler of the last render counts; it
+ * need not be memoised. What it returns is the ack where the server asks for one.
  */
 export function useEvent<E extends EventMap, K extends keyof E["out"] & string>(
   { listen }: RoomHandle<E>,
@@ -235,23 +247,6 @@ export function useStatus<E extends EventMap>(
   return [users.find((user) => user.userId === userId)?.status ?? "online", setStatus];
 }
 
-/** A device as the device contract tells of it. */
-export interface Device {
-  schema_version: 1;
-  device_id: string;
-  user_id: string;
-  status: "online" | "offline";
-  source: string;
-  sent_at_ms: number;
-  seq: number;
-  ttl_ms: number;
-}
-
-interface DeviceEvents {
-  in: object;
-  out: { "device.sync": { devices: Device[] }; "device.update": Device & { type?: string } };
-}
-
 const NO_DEVICES: readonly Device[] = [];
 
 /**
@@ -264,14 +259,11 @@ export function useDevices(url: string | null, options: RoomOptions = {}): reado
   const room = useRoom<DeviceEvents>(url, options);
   const [seen, setSeen] = useState({ url, devices: NO_DEVICES });
   useEvent(room, "device.sync", ({ devices }) => setSeen({ url, devices }));
-  useEvent(room, "device.update", ({ type: _, ...device }) =>
+  // An old server puts the event's name into the data.
+  useEvent(room, "device.update", ({ type: _, ...device }: Device & { type?: string }) =>
     setSeen((before) => {
       const known = before.url === url ? before.devices : NO_DEVICES;
-      const isNew = !known.some(({ device_id }) => device_id === device.device_id);
-      const devices = isNew
-        ? [...known, device]
-        : known.map((old) => (old.device_id === device.device_id ? device : old));
-      return { url, devices };
+      return { url, devices: replaceDevice(known, device) };
     }),
   );
   // Another user's devices are not to be seen in the meantime.
@@ -279,7 +271,7 @@ export function useDevices(url: string | null, options: RoomOptions = {}): reado
 }
 
 /**
- * Counts the visitor in while mounted; tells how many are here, and in which mood. Null until known.
+ * Counts the visitor while mounted. Returns how many are here, and in which mood; null until known.
  *
  * @param url the server's: `https://example.com`; another one moves there, null leaves
  * @param mood another one is told at once

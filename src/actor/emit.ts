@@ -1,22 +1,14 @@
 import { log } from "../log.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
-import type { Untyped } from "../wire/frames.ts";
+import type { AnyEvents, EventMap } from "../wire/events.ts";
 import type { Connections } from "./connections.ts";
 import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
 import { afterCommit, isInTransaction } from "./transaction.ts";
 
-/** Names and types the events of a room, seen from the server: `in` from clients, `out` to them. */
-export interface EventMap {
-  in: object;
-  out: object;
-}
-export interface AnyEvents {
-  in: Record<string, Untyped>;
-  out: Record<string, Untyped>;
-}
+export type { AnyEvents, EventMap } from "../wire/events.ts";
 
 /** Emits to the targets that it was made for. */
 export interface EmitBuilder<V extends EventMap = AnyEvents> {

@@ -32,8 +32,14 @@ const beat = (random: Random): Json => ({
   device_id: random.chance(0.5) ? DEVICE : `${DEVICE.slice(0, -2)}${random.int(10, 99)}`,
   status: random.pick(["online", "offline"]),
   source: "fuzz",
-  sent_at_ms: random.int(1, 2 ** 40),
-  seq: random.int(0, 1_000_000),
+  // Clocks and sequences of a member who wants to lock others' devices.
+  sent_at_ms: random.pick([
+    random.int(1, 2 ** 40),
+    Date.now() + random.int(-90_000_000, 90_000_000),
+    Number.MAX_SAFE_INTEGER,
+    0,
+  ]),
+  seq: random.pick([random.int(0, 1_000_000), 0, Number.MAX_SAFE_INTEGER]),
   ttl_ms: random.int(1, 86_400_000),
 });
 
@@ -113,6 +119,11 @@ export const ROUTES: readonly Route[] = [
     body: (random) => ({ sessionId: `fuzz-${random.int(0, 200)}` }),
   },
   { method: "GET", path: "/api/presence/stream", streams: true },
+  {
+    method: "DELETE",
+    path: "/api/v1/users/fuzz-3",
+    bearer: "ingest",
+  },
   { method: "GET", path: "/debug/presence", query: () => ({ user_id: USER }) },
   { method: "GET", path: "/debug/actors/presence/fuzz" },
   { method: "GET", path: "/debug/actors/fanout/fuzz" },
@@ -147,13 +158,30 @@ const filter = (random: Random): Json => ({
   [`k${random.int(0, 30)}`]: "v",
 });
 
+/** The protocol that a hostile member asks for, and the session that it claims as its own. */
+function versionOf(random: Random): string {
+  const version = random.pick(["", "&v=2", "&v=3", "&v=3", "&v=3.5", "&v=999999999999", "&v=-1"]);
+  const resume = random.pick([
+    `${USER}:${"0".repeat(48)}:${random.int(0, 99)}`,
+    `${USER}:${"f".repeat(48)}`,
+    "::",
+    `${"a".repeat(3_000)}:b:1`,
+    `${USER}:x:999999999999999999999`,
+    "%00:%ff:1",
+  ]);
+  return version + (random.chance(0.4) ? `&resume=${resume}` : "");
+}
+
 export const SOCKETS: readonly SocketRoute[] = [
   {
     name: "presence",
     path: ({ jwt }, random) =>
-      `/ws/presence?room=fuzz&token=${jwt}${random.chance(0.5) ? "&v=2" : ""}`,
+      `/ws/presence?room=${random.pick(["fuzz", "witness"])}&token=${jwt}${versionOf(random)}`,
     frame: (random) =>
       random.pick<Json>([
+        { type: "presence.status", id: `i${random.int(0, 3)}`, data: { status: "busy" } },
+        { type: "\ud800", id: "x\udc00", data: {} },
+        { type: "probe" },
         { type: "presence.status", data: { status: random.pick(["online", "away", "busy"]) } },
         { type: "presence.list", data: {} },
         { type: "presence.list", id: "1" },
@@ -326,7 +354,10 @@ export function mutateQuery(
   return pairs.length === 0 ? "" : `?${pairs.join("&")}`;
 }
 
-export const METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "PURGE"];
+export const METHODS = [
+  ...["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "HEAD", "OPTIONS", "OPTIONS", "PURGE"],
+  ...["PROPFIND", "TRACE", "M-SEARCH"],
+];
 
 export function mutateHeaders(
   headers: Record<string, string>,

@@ -45,6 +45,8 @@ const GROWTH_KIB_PER_CASE = 300;
 /** Above every limit of a route, sent without a Content-Length. */
 const OVERSIZE_BYTES = 1_500_000;
 const SHOWN = 300;
+/** Time until every connection of a run is known to be gone: streams notice within 20 s. */
+const GHOST_MS = 60_000;
 
 interface Case {
   what: string;
@@ -93,7 +95,7 @@ function judge(status: number, path: string): string | undefined {
 async function fuzzRequest(port: number, passes: Passes, random: Random): Promise<Case> {
   const route = random.pick(ROUTES);
   const path = random.chance(0.15) ? mutatePath(route.path, random, marker) : route.path;
-  const method = random.chance(0.1) ? random.pick(METHODS) : route.method;
+  const method = random.chance(0.25) ? random.pick(METHODS) : route.method;
   const query = mutateQuery(route.query?.(passes, random) ?? {}, random, marker);
   const valid: Record<string, string> = { "Content-Type": "application/json" };
   if (route.bearer) valid.Authorization = `Bearer ${passes[route.bearer]}`;
@@ -223,7 +225,9 @@ async function fuzzSocket(port: number, passes: Passes, random: Random): Promise
     // 1011: a bug or a failure of the server's, as ERRORS has it.
     if (code === 1011) fault = "closed with 1011";
   });
-  const frames = random.chance(0.05) ? random.int(150, 300) : random.int(1, 12);
+  // Now and then a storm, as fast as it goes.
+  const isStorm = random.chance(0.08);
+  const frames = isStorm ? random.int(150, 400) : random.int(1, 12);
   for (let i = 0; i < frames && socket.readyState === socket.OPEN; i++) {
     const frame = target.frame(random);
     const text =
@@ -245,7 +249,7 @@ async function fuzzSocket(port: number, passes: Passes, random: Random): Promise
     } catch {
       break;
     }
-    if (random.chance(0.2)) await sleep(random.int(0, 20));
+    if (!isStorm && random.chance(0.2)) await sleep(random.int(0, 20));
   }
   await sleep(random.int(0, 150));
   if (random.chance(0.5)) socket.terminate();
@@ -311,10 +315,31 @@ class Witness {
     }
   }
 
+  /** What the witness should know at the end, and does not. */
+  check(): void {
+    if (!this.#presence.roster.has("witness")) this.faults.push("the witness is not in its room");
+  }
+
   stop(): void {
     this.#running = false;
     this.#presence.close();
     this.#fanout.disconnect();
+  }
+}
+
+/** Connections that hostile members left behind: all have gone. @returns a fault for each actor with some */
+async function findGhosts(url: string): Promise<string[]> {
+  const actors = ["presence/fuzz", "fanout/fuzz", `devices/${USER}`];
+  const deadline = performance.now() + GHOST_MS;
+  for (;;) {
+    const ghosts: string[] = [];
+    for (const actor of actors) {
+      const response = await fetch(`${url}/debug/actors/${actor}`);
+      const { sessions } = (await response.json()) as { sessions: number };
+      if (sessions > 0) ghosts.push(`${sessions} ghosts in ${actor}`);
+    }
+    if (ghosts.length === 0 || performance.now() > deadline) return ghosts;
+    await sleep(1_000);
   }
 }
 
@@ -420,6 +445,8 @@ await Promise.all([
 ]);
 
 await sleep(1_000);
+witness.check();
+if (only === undefined) faults.push(...(await findGhosts(server.url)));
 const logs = server.logs.slice(logFrom);
 faults.push(...witness.faults, ...judgeLog(logs, passes));
 witness.stop();
