@@ -61,6 +61,8 @@ export default defineConfig({
         ],
         test: {
           name: "room",
+          // `npm run test:slow` plays more.
+          provide: { plays: Number(process.env.PLAYS ?? 50) },
           include: [
             "test/room/**/*.test.ts",
             "test/http/**/*.test.ts",

@@ -1,6 +1,6 @@
 import { evictDurableObject, runDurableObjectAlarm } from "cloudflare:test";
 import { env } from "cloudflare:workers";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { afterEach, describe, expect, inject, it, vi } from "vitest";
 import { type CallsOf, call } from "../../src/actor/call.ts";
 import { Client, type Line, runs } from "./continuity.ts";
 import { checkContinuity } from "./continuity-model.ts";
@@ -10,6 +10,13 @@ type LineStub = DurableObjectStub<Line>;
 
 function newLine(): LineStub {
   return env.LINE.getByName(freshName());
+}
+
+declare module "vitest" {
+  interface ProvidedContext {
+    /** Random sequences that a property is tried with. */
+    plays: number;
+  }
 }
 
 interface LineCalls {

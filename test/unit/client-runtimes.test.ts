@@ -70,7 +70,9 @@ class Socket {
 const timers = { setTimeout, clearTimeout, queueMicrotask };
 const web = { URL, URLSearchParams, TextEncoder, TextDecoder, AbortController };
 /** `crypto` of an insecure origin: no `randomUUID`, no `subtle`. */
-const insecure = { getRandomValues: (bytes: Uint8Array<ArrayBuffer>) => crypto.getRandomValues(bytes) };
+const insecure = {
+  getRandomValues: (bytes: Uint8Array<ArrayBuffer>) => crypto.getRandomValues(bytes),
+};
 const answer = async () => new Response('{"clientCount":0,"results":[]}');
 
 const page = {
