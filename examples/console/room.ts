@@ -1,4 +1,4 @@
-import { type RosterEntry, type Status, VeraniClient } from "../../client/client.ts";
+import { type OpenInfo, type RosterEntry, type Status, VeraniClient } from "../../client/client.ts";
 import { type Access, accessOfDevelopment } from "./access.ts";
 import { type Line, PING_INTERVAL_MS, RECONNECTION } from "./line.ts";
 import { Store } from "./store.ts";
@@ -60,6 +60,7 @@ export class Room {
       pingInterval: PING_INTERVAL_MS,
       reconnection: RECONNECTION,
     });
+    this.#client.onOpen((info) => this.#opened(info));
     this.#client.onStateChange((state) => line.report("room", state));
     line.report("room", this.#client.getState());
 
@@ -116,28 +117,25 @@ export class Room {
     for (const { client } of this.#guests.splice(0)) client.close();
   }
 
-  /** Everyone who is here. After a loss it also tells what was missed. */
+  /** Everyone who is here. What changed during a break comes as single events. */
   #synced(): void {
-    const before = this.#known;
+    const isFirst = this.#known === null;
     this.#look();
     const now = this.#known ?? new Map<string, RosterEntry>();
-    if (before === null) {
+    if (isFirst) {
       const others = now.size - 1;
       const company = others === 0 ? "nobody else is here" : `${others} here already`;
       this.#tell("self", this.#access.name, `joined ${this.#name}: ${company}`);
-    } else {
-      for (const [userId, { username }] of before) {
-        if (!now.has(userId)) this.#tell("left", username, "left meanwhile");
-      }
-      for (const [userId, { username }] of now) {
-        if (!before.has(userId)) this.#tell("arrived", username, "arrived meanwhile");
-      }
     }
     const self = now.get(this.#access.name);
     if (this.#isQueued) this.#isQueued = false;
     else if (self && self.devices > 1) this.status.value = self.status;
-    // Whoever was away with all devices is `online` again. What was chosen holds.
-    else if (self && self.status !== this.status.value) this.setStatus(this.status.value);
+  }
+
+  /** The connection is there again: how many messages were missed, and are here now. */
+  #opened({ resumed, reason, replayed }: OpenInfo): void {
+    if (resumed) this.#tell("self", this.#access.name, `is back: ${replayed} messages replayed`);
+    else if (reason) this.#tell("self", this.#access.name, `is back with a new session: ${reason}`);
   }
 
   #changed(kind: RoomNews["kind"], name: string, text: string): void {

@@ -356,7 +356,7 @@ export function mutateQuery(
 
 export const METHODS = [
   ...["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "HEAD", "OPTIONS", "OPTIONS", "PURGE"],
-  ...["PROPFIND", "TRACE", "M-SEARCH"],
+  ...["PROPFIND", "TRACE"],
 ];
 
 export function mutateHeaders(
