@@ -289,7 +289,7 @@ describe("sessions of protocol 3 under random cuts, resumes and evictions", () =
   ])(
     "receive everything once and in order, or a reason, with a log %s",
     async (_, durable) => {
-      await checkContinuity(50, durable);
+      await checkContinuity(inject("plays"), durable);
     },
     120_000,
   );
