@@ -291,6 +291,6 @@ describe("sessions of protocol 3 under random cuts, resumes and evictions", () =
     async (_, durable) => {
       await checkContinuity(inject("plays"), durable);
     },
-    120_000,
+    600_000,
   );
 });
