@@ -4,8 +4,8 @@ import { requireSecret } from "../../src/access/secrets.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
-import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
+import { guardRoutes } from "../../src/http/guard.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
@@ -31,6 +31,7 @@ const BATCH_BYTES = 262_144;
 
 const STALE = { error: "invalid_payload", details: "Non-monotonic seq" } as const;
 const TOO_MANY = { error: "invalid_payload", details: "A user has at most 100 devices" } as const;
+/** The contract's words, for daemons' routes too. */
 const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
 
 export interface DeviceRouteOptions<E> {
@@ -129,15 +130,14 @@ export function deviceRoutes<E extends object>(
     return results;
   }
 
-  for (const path of [
-    "/api/v1/daemon/presence/heartbeat",
-    "/api/v1/daemon/presence/heartbeats",
-    "/api/v1/presence/tokens",
-    "/api/v1/mobile/presence",
-    "/api/v1/mobile/presence/stream",
-  ]) {
-    allowCors(app, path, CORS);
-  }
+  guardRoutes(app, {
+    "/api/v1/daemon/presence/heartbeat": { methods: ["POST"], cors: CORS },
+    "/api/v1/daemon/presence/heartbeats": { methods: ["POST"], cors: CORS },
+    "/api/v1/presence/tokens": { methods: ["POST"], cors: CORS },
+    "/api/v1/mobile/presence": { methods: ["GET"], cors: CORS },
+    "/api/v1/mobile/presence/stream": { methods: ["GET"], cors: CORS, isStream: true },
+    "/ws/devices": { methods: ["GET"] },
+  });
 
   app.post("/api/v1/daemon/presence/heartbeat", async (c) => {
     requireDaemon(await authenticateDaemon(c.req.raw, c.env));

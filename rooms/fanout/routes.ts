@@ -3,8 +3,8 @@ import type * as z from "zod/mini";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
-import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
+import { guardRoutes } from "../../src/http/guard.ts";
 import { openStream } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
@@ -284,18 +284,16 @@ export function fanoutRoutes<E extends object>(
     return forwardUpgrade(stubOf(c.env, userId), c.req.raw, url);
   }
 
-  for (const { method, path, handle } of [
-    { method: "POST", path: "/publish", handle: publish },
-    { method: "POST", path: "/publish/batch", handle: publishBatch },
-    { method: "GET", path: "/fanout/stream", handle: stream },
-  ]) {
-    allowCors(app, path, {
-      methods: `${method},OPTIONS`,
-      headers: "authorization,content-type,idempotency-key",
-      maxAgeS: 86_400,
-    });
-    app.on(method, path, handle);
-  }
+  const cors = { headers: "authorization,content-type,idempotency-key" };
+  guardRoutes(app, {
+    "/publish": { methods: ["POST"], cors },
+    "/publish/batch": { methods: ["POST"], cors },
+    "/fanout/stream": { methods: ["GET"], cors, isStream: true },
+    [websocketPath]: { methods: ["GET"] },
+  });
+  app.post("/publish", publish);
+  app.post("/publish/batch", publishBatch);
+  app.get("/fanout/stream", stream);
   app.get(websocketPath, (c) => {
     requireUpgrade(c.req.raw);
     return connect(c);

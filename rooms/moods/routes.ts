@@ -2,8 +2,8 @@ import { type Context, Hono } from "hono";
 import { type CallsOf, call } from "../../src/actor/call.ts";
 import { namespaceOf, type RoomNamespace } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
-import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
+import { guardRoutes } from "../../src/http/guard.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
@@ -15,7 +15,8 @@ import type { MoodEnv, MoodRoomOptions } from "./count.ts";
 import type { MoodRoom } from "./room.ts";
 import { type MoodState, shardCount, shardName, shardOf, totalName } from "./tally.ts";
 
-const PATHS = ["/api/heartbeat", "/api/leave", "/api/presence", "/api/presence/stream"];
+/** The contract's words; pages may send any header. */
+const CORS = { methods: "GET,POST,OPTIONS" };
 
 type Fields = Record<string, unknown>;
 
@@ -55,7 +56,13 @@ export function moodRoutes<E extends object, M extends string>(
   const { websocketPath, binding, moods, defaultMood } = options;
   type Stub = ReturnType<RoomNamespace["getByName"]>;
   const app = new Hono<{ Bindings: E }>();
-  for (const path of PATHS) allowCors(app, path, { methods: "GET,POST,OPTIONS", maxAgeS: 86_400 });
+  guardRoutes(app, {
+    "/api/heartbeat": { methods: ["POST"], cors: CORS },
+    "/api/leave": { methods: ["POST"], cors: CORS },
+    "/api/presence": { methods: ["GET"], cors: CORS },
+    "/api/presence/stream": { methods: ["GET"], cors: CORS, isStream: true },
+    [websocketPath]: { methods: ["GET"] },
+  });
 
   function shardStub({ env }: Context<{ Bindings: E }>, sessionId: string): Stub {
     const shard = shardOf(sessionId, shardCount(env as MoodEnv));

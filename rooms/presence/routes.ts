@@ -1,8 +1,8 @@
 import { Hono } from "hono";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
-import { allowCors } from "../../src/http/cors.ts";
 import { errorResponse } from "../../src/http/errors.ts";
+import { guardRoutes } from "../../src/http/guard.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { type Authenticate, authorizeVisitor } from "./access.ts";
 import type { PresenceCalls } from "./room.ts";
@@ -22,8 +22,11 @@ export function presenceRoutes<E extends object, S extends string>(
 ): Hono<{ Bindings: E }> {
   const { websocketPath, binding, authenticate } = options;
   const app = new Hono<{ Bindings: E }>();
+  guardRoutes(app, {
+    "/api/v1/presence": { methods: ["GET"], cors: {} },
+    [websocketPath]: { methods: ["GET"] },
+  });
 
-  allowCors(app, "/api/v1/presence", { methods: "GET,OPTIONS", maxAgeS: 86_400 });
   app.get("/api/v1/presence", async (c) => {
     const { room } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     const stub = namespaceOf(c.env, binding).getByName(room);

@@ -4,6 +4,7 @@
  * be in the bundle of presence.
  */
 import { Hono } from "hono";
+import { guardRoutes } from "../../src/http/guard.ts";
 import type { System } from "../../src/http/system.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
@@ -15,7 +16,14 @@ export interface WorkspaceOptions {
   binding?: string;
 }
 
-const PATHS = ["/sync", "/api/upload-image", "/api/images/*", "/api/llm/*"];
+/** Pages of every origin may use them: tokens are in headers and URLs. */
+const PATHS = {
+  "/sync": { methods: ["GET", "POST"], cors: {} },
+  "/api/upload-image": { methods: ["POST"], cors: {} },
+  "/api/images/*": { methods: ["GET"], cors: {} },
+  "/api/llm/tools": { methods: ["GET"], cors: {} },
+  "/api/llm/chat/completions": { methods: ["POST"], cors: {} },
+} as const;
 
 /**
  * LiveStore's sync, images and completions, forwarded to the second Worker with bodies and upgrades
@@ -34,7 +42,14 @@ export function workspace<E extends object = object>(options: WorkspaceOptions =
   return {
     routes() {
       const app = new Hono<{ Bindings: E }>();
-      for (const path of PATHS) app.all(path, (c) => serviceOf(c.env, binding).fetch(c.req.raw));
+      guardRoutes(app, PATHS);
+      for (const path of Object.keys(PATHS)) {
+        app.all(path, async (c) => {
+          const answer = await serviceOf(c.env, binding).fetch(c.req.raw);
+          // A copy, whose headers can change.
+          return answer.webSocket ? answer : new Response(answer.body, answer);
+        });
+      }
       return app;
     },
   };

@@ -16,6 +16,11 @@ export const STREAM_BUFFER_BYTES = 1_048_576;
 /** Time that a reader has for the rest of an ended stream, in ms. */
 const DRAIN_MS = 5_000;
 
+const STREAM_HEADERS = {
+  "Content-Type": "text/event-stream",
+  "Cache-Control": "no-cache, no-transform",
+  "X-Accel-Buffering": "no",
+};
 const KEEP_ALIVE = ": keep-alive\n\n";
 const encoder = new TextEncoder();
 
@@ -36,8 +41,6 @@ export interface StreamSource {
   toEvents(message: string): StreamEvent[];
   /** The ping of the room's codec: sent with every keep-alive, answered by the runtime. */
   ping?: string;
-  /** More headers for the answer, such as those of CORS. */
-  headers?: Record<string, string>;
 }
 
 /** `text/event-stream` for one event: a line break in the data starts another `data:` line. */
@@ -52,23 +55,17 @@ function encodeEvent({ id, data }: StreamEvent): string {
  * actor closes that socket, for example because a token expired. The socket is closed when the reader
  * is gone: then the request's signal aborts, the stream is cancelled, or a keep-alive fails.
  *
+ * A HEAD request gets the headers only, and no actor is called. Nobody would read its stream, and the
+ * runtime reports no end of it, so its session would stay.
+ *
  * The upgrade carries the request's `Authorization`, since the actor checks for itself who may
  * connect. If it refuses, its answer is the answer.
- *
- * A HEAD request gets the headers and no stream.
  *
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
 export async function openStream(request: Request, source: StreamSource): Promise<Response> {
-  const { stub, path, toEvents, ping, headers } = source;
-  const answerHeaders = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-    ...headers,
-  };
-  // A subscriber that nobody reads would never leave: the runtime drops the body of this answer.
-  if (request.method !== "GET") return new Response(null, { headers: answerHeaders });
+  const { stub, path, toEvents, ping } = source;
+  if (request.method !== "GET") return new Response(null, { headers: STREAM_HEADERS });
   const upgrade = new Headers({ Upgrade: "websocket" });
   const authorization = request.headers.get("Authorization");
   if (authorization !== null) upgrade.set("Authorization", authorization);
@@ -148,5 +145,5 @@ export async function openStream(request: Request, source: StreamSource): Promis
   // Some proxies delay the headers until the first byte.
   send(": connected\n\n");
 
-  return new Response(readable, { headers: answerHeaders });
+  return new Response(readable, { headers: STREAM_HEADERS });
 }

@@ -1,9 +1,9 @@
 import { RollcallError } from "../wire/errors.ts";
 import { translateRefusal } from "../wire/refusal.ts";
 
-/** Whether a request asks for a WebSocket. */
+/** Whether a request asks for a WebSocket. One with another method than GET does not (RFC 6455, 4.1). */
 export function isUpgrade(request: Request): boolean {
-  return request.headers.get("Upgrade")?.toLowerCase() === "websocket";
+  return request.method === "GET" && request.headers.get("Upgrade")?.toLowerCase() === "websocket";
 }
 
 /** @throws RollcallError `upgrade_required` (426) when the request does not ask for a WebSocket */

@@ -4,7 +4,7 @@ import type { DeviceRoom } from "../../rooms/devices/room.ts";
 import { isDevelopment } from "../access/secrets.ts";
 import { call } from "../actor/call.ts";
 import { namespaceOf } from "../http/binding.ts";
-import { allowCors } from "../http/cors.ts";
+import { guardRoutes } from "../http/guard.ts";
 
 /** Bindings by the name of the system in `/debug/actors/<system>/<name>`. */
 const BINDINGS = { presence: "PRESENCE", fanout: "FANOUT", devices: "DEVICES" };
@@ -12,10 +12,11 @@ const BINDINGS = { presence: "PRESENCE", fanout: "FANOUT", devices: "DEVICES" };
 /** What actors report about themselves. A request wakes the actor. Off outside development. */
 export function debugRoutes<E extends { ENVIRONMENT?: string }>(): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
-  allowCors(app, "/debug/presence", {
-    methods: "GET, POST, OPTIONS",
-    headers: "Content-Type, Authorization",
-  });
+  const cors = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
+  guardRoutes(app, { "/debug/presence": { methods: ["GET"], cors } });
+  for (const system of Object.keys(BINDINGS)) {
+    guardRoutes(app, { [`/debug/actors/${system}/:name`]: { methods: ["GET"] } });
+  }
   app.use("/debug/*", async (c, next) => {
     if (isDevelopment(c.env)) return next();
     return c.json({ error: "unavailable", details: "Debug endpoint disabled in production" }, 403);

@@ -1,5 +1,6 @@
 import { Hono } from "hono";
 import { errorResponse } from "../http/errors.ts";
+import { guardRoutes } from "../http/guard.ts";
 import type { System } from "../http/system.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { isWellFormed } from "../wire/text.ts";
@@ -18,6 +19,7 @@ export function userRoutes<E extends object>(
   authorize: (request: Request, env: E) => Promise<void>,
 ): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
+  guardRoutes(app, { "/api/v1/users/:id": { methods: ["DELETE"] } });
   app.delete("/api/v1/users/:id", async (c) => {
     await authorize(c.req.raw, c.env);
     const userId = c.req.param("id");

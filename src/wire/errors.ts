@@ -17,6 +17,8 @@ export const ERRORS = {
   token_expired: { status: 401, close: 4401 },
   forbidden: { status: 403, close: 4403 },
   not_found: { status: 404, close: 4400 },
+  /** The path takes other methods, which the header `Allow` names. */
+  method_not_allowed: { status: 405, close: 4400 },
   conflict: { status: 409, close: 4400 },
   too_large: { status: 413, close: 1009 },
   unsupported_media_type: { status: 415, close: 4400 },

@@ -1,11 +1,12 @@
 import { Hono } from "hono";
+import { guardRoutes } from "../../http/guard.ts";
 import { type OriginEnv, publicOrigin } from "../../http/origin.ts";
 import { RollcallError } from "../../wire/errors.ts";
 import type { AsyncApi } from "./asyncapi.ts";
 import type { OpenApi } from "./openapi.ts";
 
 /** Both descriptions are public, and change with a deployment: a cache keeps them for an hour. */
-const HEADERS = { "Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=3600" };
+const HEADERS = { "Cache-Control": "public, max-age=3600" };
 /** The page runs nothing and loads nothing. Its empty icon saves browsers a request for one. */
 const PAGE_HEADERS = {
   "Cache-Control": "public, max-age=3600",
@@ -44,6 +45,11 @@ export function eventServers(origin = DEVELOPMENT_ORIGIN): AsyncApi["servers"] {
  */
 export function descriptionRoutes<E extends DescriptionEnv>(): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
+  guardRoutes(app, {
+    "/openapi.json": { methods: ["GET"], cors: {} },
+    "/asyncapi.json": { methods: ["GET"], cors: {} },
+    "/docs": { methods: ["GET"] },
+  });
 
   app.get("/openapi.json", async (c) => {
     const url = new URL(c.req.url);
