@@ -4,10 +4,11 @@
  * Object, with PartyServer and with socket.io.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { SignJWT } from "jose";
+import { Clients, cpuMs } from "../kit/processes.ts";
+import { signUser } from "../kit/stage.ts";
 import type { Task } from "./ack.clients.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { Clients, cpuMs, median, startNode, startWorker } from "./server.ts";
+import { median, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 10;
 const DURATION_MS = 1_500;
@@ -26,9 +27,7 @@ interface Figures {
 }
 
 export default async function ack(rounds: number): Promise<Result> {
-  const token = await new SignJWT({ userId: "bench" })
-    .setProtectedHeader({ alg: "HS256" })
-    .sign(new TextEncoder().encode(SECRET));
+  const token = await signUser(SECRET, "bench");
   const peers = {
     [OURS]: {
       server: await startWorker(
@@ -103,7 +102,8 @@ export default async function ack(rounds: number): Promise<Result> {
   try {
     for (const name of names) {
       const { server, socket, ...rest } = peers[name];
-      const task: Task = { ...rest, url: server.url + socket, sockets: SOCKETS };
+      const greeting = name === "socket.io" ? "engine.io" : "none";
+      const task: Task = { ...rest, greeting, url: server.url + socket, sockets: SOCKETS };
       await clients.ask(task);
       // A subscription has no answer.
       while ((await publish(name)).results.length < SOCKETS) await sleep(20);

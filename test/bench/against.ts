@@ -11,11 +11,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { actorRequests, type Counters, monthOf, scaled } from "../cost/bill.ts";
 import { OUR_DAYS, playAll } from "../cost/play.ts";
+import { PROJECT } from "../kit/workers.ts";
 import { measureFanout, startRoom } from "./fanout.bench.ts";
 import { PORTIONS, startService } from "./heartbeat.bench.ts";
 import { measureStorm } from "./join.bench.ts";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { type BenchServer, PROJECT } from "./server.ts";
+import type { BenchServer } from "./server.ts";
 
 /** No worse, as far as such a run can measure. */
 const NO_WORSE = 0.97;

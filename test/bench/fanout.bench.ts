@@ -2,9 +2,11 @@
  * One room of 500 sockets: an event to all of them, on our framework, in a bare Durable Object that
  * loops `send`, with PartyServer's `broadcast` and with socket.io's `emit`.
  */
-import type { Dialect, Round, Task } from "./fanout.clients.ts";
+import { Clients, cpuMs } from "../kit/processes.ts";
+import type { Dialect } from "./dialects.ts";
+import type { Round, Task } from "./fanout.clients.ts";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { type BenchServer, Clients, cpuMs, startNode, startWorker } from "./server.ts";
+import { type BenchServer, startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 500;
 /** Many short turns: a stall of the machine spoils one of them, not the median. */

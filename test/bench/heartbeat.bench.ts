@@ -7,8 +7,10 @@
  * "scattered" is the worst case, a batch in which all 200 users are met.
  */
 import autocannon from "autocannon";
+import { beatOf } from "../kit/devices.ts";
+import { cpuMs } from "../kit/processes.ts";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { type BenchServer, cpuMs, PROJECT, startWorker } from "./server.ts";
+import { type BenchServer, startWorker } from "./server.ts";
 
 const USERS = 200;
 const CONNECTIONS = 32;
@@ -26,26 +28,18 @@ const fleet = users.flatMap((user_id) =>
 /** Neighbours are of different users. */
 const scattered = fleet.map((_, i) => {
   const device = Math.floor(i / USERS);
-  return fleet[(i % USERS) * DEVICES_PER_USER + device];
+  return fleet[(i % USERS) * DEVICES_PER_USER + device] as (typeof fleet)[number];
 });
 let seq = 0;
 
-function beat(devices: typeof scattered) {
+function beat(devices: typeof fleet) {
   seq += 1;
-  return {
-    ...devices[seq % devices.length],
-    schema_version: 1,
-    status: "online",
-    source: "bench",
-    sent_at_ms: Date.now(),
-    seq,
-    ttl_ms: 60_000,
-  };
+  return beatOf({ ...(devices[seq % devices.length] as (typeof fleet)[number]), seq });
 }
 
 const HEADERS = { Authorization: `Bearer ${TOKEN}`, "Content-Type": "application/json" };
 
-function bodyOf(devices: typeof scattered, size: number): string {
+function bodyOf(devices: typeof fleet, size: number): string {
   const heartbeats = Array.from({ length: size }, () => beat(devices));
   return JSON.stringify(size === 1 ? heartbeats[0] : { heartbeats });
 }
@@ -60,7 +54,7 @@ interface Figures {
 async function load(
   server: BenchServer,
   path: string,
-  devices: typeof scattered,
+  devices: typeof fleet,
   size = 1,
 ): Promise<Figures> {
   const before = cpuMs(server.pid);
@@ -87,10 +81,7 @@ async function load(
 const [ONE, MANY] = ["/api/v1/daemon/presence/heartbeat", "/api/v1/daemon/presence/heartbeats"];
 
 /** The whole Worker. `entry`: from the checkout's root; `root`: of the checkout. */
-export function startService(
-  entry = "src/server/worker.ts",
-  root: string = PROJECT,
-): Promise<BenchServer> {
+export function startService(entry = "src/server/worker.ts", root?: string): Promise<BenchServer> {
   return startWorker(
     entry,
     {
@@ -108,7 +99,7 @@ export function startService(
 async function sendBeats(
   { url, pid }: BenchServer,
   path: string,
-  devices: typeof scattered,
+  devices: typeof fleet,
   size: number,
   requests: number,
 ): Promise<Figures> {

@@ -2,9 +2,10 @@
  * A join storm: 1000 users join one presence room at once, through the Worker as it is deployed.
  * It ends when every client knows all of them.
  */
+import { Clients, cpuMs } from "../kit/processes.ts";
 import type { Storm, Task } from "./join.clients.ts";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { type BenchServer, Clients, cpuMs, startNode, startWorker } from "./server.ts";
+import { type BenchServer, startNode, startWorker } from "./server.ts";
 
 const USERS = 1_000;
 const WARM_UP_USERS = 100;

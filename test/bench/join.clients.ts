@@ -1,8 +1,7 @@
 /**
- * The clients of the join storm: they fold what they hear into a roster, with the code that our own
- * client uses, until each of them knows everyone.
+ * The clients of the join storm: each applies events to a roster, with the code of our own client,
+ * until it knows everyone.
  */
-import WebSocket from "ws";
 import {
   applyDiff,
   applyEvent,
@@ -10,14 +9,16 @@ import {
   type Roster,
   rosterOf,
 } from "../../rooms/presence/roster.ts";
-import { PING, PONG, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
+import { PING, PONG } from "../../src/wire/frames.ts";
+import { openSocket } from "../kit/sockets.ts";
+import { eventsOf } from "./dialects.ts";
 
 /** `query` ends before the user's name. */
 export interface Task {
   url: string;
   query: string;
   users: number;
-  /** Whether the server closes who does not ping, as ours does. Pongs are not counted. */
+  /** Whether the server closes clients that do not ping, as ours does. Pongs are not counted. */
   pings: boolean;
 }
 
@@ -55,19 +56,12 @@ function storm({ url, query, users, pings }: Task): Promise<Storm> {
       const userId = `user-${started++}`;
       let roster: Roster = new Map();
       let knows = false;
-      const ws = new WebSocket(`${url}${query}${userId}`, { perMessageDeflate: false });
-      ws.once("open", () => {
-        connect();
-        if (!pings) return;
-        ws.send(PING);
-        setInterval(() => ws.send(PING), PING_MS);
-      });
-      ws.on("message", (data: Buffer) => {
+      const isSocketIo = query.includes("EIO=");
+      void openSocket(`${url}${query}${userId}`, isSocketIo ? "engine.io" : "none", (data) => {
         if (pings && data.equals(pong)) return;
-        if (data[0] !== BRACE && data[0] !== BRACKET && !isSocketIoEvent(ws, data)) return;
         messages += 1;
         bytes += data.length;
-        // Most clients get the very same bytes: parse them once, fold them for each.
+        // Most clients get the very same bytes: they are parsed once.
         if (!last?.data.equals(data)) last = { data, apply: reducerOf(data) };
         roster = last.apply(roster);
         const isComplete = roster.size === users;
@@ -77,6 +71,11 @@ function storm({ url, query, users, pings }: Task): Promise<Storm> {
         if (knowing < users) return;
         clearTimeout(watchdog);
         resolve({ elapsedMs: performance.now() - startedAtMs, messages, bytes });
+      }).then((socket) => {
+        connect();
+        if (!pings) return;
+        socket.send(PING);
+        setInterval(() => socket.send(PING), PING_MS);
       });
     };
     for (let i = 0; i < CONCURRENCY; i++) connect();
@@ -84,22 +83,10 @@ function storm({ url, query, users, pings }: Task): Promise<Storm> {
 }
 
 const pong = Buffer.from(PONG);
-const [BRACE, BRACKET] = [0x7b, 0x5b];
-
-/** Whether engine.io carries an event here; what it asks by itself is answered. */
-function isSocketIoEvent(ws: WebSocket, data: Buffer): boolean {
-  const text = data.subarray(0, 2).toString();
-  if (text.startsWith("0")) ws.send("40");
-  else if (text === "2") ws.send("3");
-  return text === "42";
-}
 
 /** What the events of a message do to a roster. */
 function reducerOf(message: Buffer): (roster: Roster) => Roster {
-  const text = message.toString();
-  const isSocketIo = text.startsWith("42");
-  const [event, data] = isSocketIo ? JSON.parse(text.slice(2)) : [];
-  const events = isSocketIo ? [{ event, data }] : parseFrames(text).map(unwrapEvent);
+  const events = eventsOf(message);
   return (roster) => {
     let next = roster;
     for (const { event, data } of events) {

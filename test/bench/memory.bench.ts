@@ -3,10 +3,11 @@
  * after the runtime has put the actors to sleep. The proportional set size of the whole process.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { Clients, memoryOf } from "../kit/processes.ts";
+import type { Dialect } from "./dialects.ts";
 import { startRooms } from "./fanout.bench.ts";
-import type { Dialect, Task } from "./fanout.clients.ts";
+import type { Task } from "./fanout.clients.ts";
 import { pick, type Quantity, type Result } from "./report.ts";
-import { Clients, memoryMb } from "./server.ts";
 
 const SOCKETS = 5_000;
 /** First a few, so that code and machinery are there before the base line is drawn. */
@@ -37,14 +38,14 @@ async function measure(): Promise<Record<string, Figures>> {
           url,
           sockets,
         } satisfies Task);
-        return memoryMb(pid);
+        return memoryOf(pid).pss;
       });
     const before = await connect(FIRST_SOCKETS);
     const awake = await connect(SOCKETS);
     await sleep(ASLEEP_AFTER_MS);
     const figures = await each(async (dialect, i) => {
       const perSocketKb = (mb: number) => ((mb - (before[i] as number)) * 1024) / SOCKETS;
-      const asleepMb = memoryMb(servers[dialect].pid);
+      const asleepMb = memoryOf(servers[dialect].pid).pss;
       return [
         dialect,
         { awakeKb: perSocketKb(awake[i] as number), asleepKb: perSocketKb(asleepMb) },

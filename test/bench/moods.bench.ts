@@ -3,8 +3,9 @@
  * a heartbeat's CPU among them against one among 1 000, with the call to the actor and the storing.
  */
 import type { MoodState } from "../../rooms/moods/tally.ts";
-import { OURS, type Result } from "./report.ts";
-import { cpuMs, median, memoryMb, startWorker } from "./server.ts";
+import { cpuMs, memoryOf } from "../kit/processes.ts";
+import { median, OURS, type Result } from "./report.ts";
+import { startWorker } from "./server.ts";
 
 const SMALL = 1_000;
 const LARGE = 50_000;
@@ -34,12 +35,12 @@ export default async function moods(rounds: number): Promise<Result> {
     await beat(LARGE, SMALL);
     const small: number[] = [];
     for (let round = 0; round < rounds; round++) small.push(await cost(SMALL));
-    const idleMb = memoryMb(pid);
+    const idleMb = memoryOf(pid).pss;
     const { count } = await beat(LARGE, LARGE);
     if (count < LARGE) throw new Error(`only ${count} of ${LARGE} are here`);
     const large: number[] = [];
     for (let round = 0; round < rounds; round++) large.push(await cost(LARGE));
-    const aboveMb = memoryMb(pid) - idleMb;
+    const aboveMb = memoryOf(pid).pss - idleMb;
 
     return {
       title: "A large head-count",

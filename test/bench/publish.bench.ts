@@ -3,11 +3,12 @@
  * alone and as part of the whole way from the request to the sockets; and whether envelopes in a row
  * arrive in order.
  */
-import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { FilterIndex, type FilterKey, parseFilter } from "../../rooms/fanout/filters.ts";
-import { OURS, type Result } from "./report.ts";
-import { cpuMs, median, startWorker } from "./server.ts";
+import { cpuMs } from "../kit/processes.ts";
+import { signUser } from "../kit/stage.ts";
+import { median, OURS, type Result } from "./report.ts";
+import { startWorker } from "./server.ts";
 
 const SOCKETS = 100;
 const FILTERS = 500;
@@ -111,9 +112,7 @@ export default async function publish(rounds: number): Promise<Result> {
   const server = await startWorker("src/server/worker.ts", { FANOUT: "FanoutRoom" }, bindings);
   const sockets: WebSocket[] = [];
   try {
-    const token = await new SignJWT({ userId: USER })
-      .setProtectedHeader({ alg: "HS256" })
-      .sign(new TextEncoder().encode(SECRET));
+    const token = await signUser(SECRET, USER);
     const post = async (path: string, body: object): Promise<{ clientCount: number }> => {
       const response = await fetch(server.url.replace("ws", "http") + path, {
         method: "POST",

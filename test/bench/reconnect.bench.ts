@@ -2,13 +2,12 @@
  * A thousand clients whose connections are all cut at one moment, while the server is well: how fast
  * each library's own way of waiting brings them back, and how hard it knocks meanwhile.
  */
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Clients } from "../kit/processes.ts";
+import { FaultProxy } from "../kit/proxy.ts";
 import { PRESENCE } from "./join.bench.ts";
 import type { Back, Library, Task } from "./reconnect.clients.ts";
 import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
-import { Clients } from "./server.ts";
 
 const ROOMS = 20;
 const USERS_PER_ROOM = 50;
@@ -31,45 +30,6 @@ const SERVERS: Record<Library, string> = {
   "socket.io-client": "socket.io",
 };
 
-/** Stands between clients and server, takes note of who connects, and cuts. */
-async function startProxy(target: string) {
-  const { hostname, port } = new URL(target);
-  const live = new Set<Socket>();
-  const attemptsAtMs: number[] = [];
-  const server = createServer((client) => {
-    attemptsAtMs.push(Date.now());
-    const upstream = connect(Number(port), hostname);
-    for (const [from, to] of [
-      [client, upstream],
-      [upstream, client],
-    ] as const) {
-      live.add(from);
-      from.pipe(to);
-      from.on("error", () => {});
-      from.on("close", () => {
-        live.delete(from);
-        to.destroy();
-      });
-    }
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    attemptsAtMs,
-    /** @returns when, in ms since the epoch */
-    cut(): number {
-      attemptsAtMs.length = 0;
-      for (const socket of live) socket.destroy();
-      return Date.now();
-    },
-    stop(): void {
-      for (const socket of live) socket.destroy();
-      server.close();
-    },
-  };
-}
-
 function peakOf(timesMs: readonly number[]): number {
   let most = 0;
   let first = 0;
@@ -83,21 +43,26 @@ function peakOf(timesMs: readonly number[]): number {
 async function startLibrary(library: Library) {
   const presence = PRESENCE[SERVERS[library]] as (typeof PRESENCE)[string];
   const server = await presence.start();
-  const proxy = await startProxy(server.url);
+  let attemptsAtMs: number[] = [];
+  const proxy = new FaultProxy(() => Number(new URL(server.url).port), {
+    onConnect: () => attemptsAtMs.push(Date.now()),
+  });
+  await proxy.listen();
   const clients = new Clients(new URL("reconnect.clients.ts", import.meta.url));
   await clients.ask({
     do: "connect",
     library,
-    url: proxy.url,
+    url: `ws://127.0.0.1:${proxy.port}`,
     rooms: ROOMS,
     usersPerRoom: USERS_PER_ROOM,
   } satisfies Task);
   return {
     async cut(): Promise<Figures> {
       const back = clients.ask<Back>({ do: "watch" } satisfies Task);
-      const cutAtMs = proxy.cut();
+      attemptsAtMs = [];
+      const cutAtMs = Date.now();
+      proxy.resetAll();
       const { allBackAtMs, allInSyncAtMs } = await back;
-      const { attemptsAtMs } = proxy;
       return {
         backMs: allBackAtMs - cutAtMs,
         inSyncMs: allInSyncAtMs - cutAtMs,
@@ -107,7 +72,7 @@ async function startLibrary(library: Library) {
     },
     async stop(): Promise<void> {
       await clients.stop();
-      proxy.stop();
+      proxy.close();
       await server.stop();
     },
   };

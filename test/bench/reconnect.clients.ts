@@ -1,12 +1,13 @@
 /**
  * The clients of the reconnect storm: real ones, each library as it comes, in rooms of a presence
- * server. A client is back when its socket is open again, and in sync when it has heard from the
- * server who is there since, and that is everybody.
+ * server. A client is back when its socket is open again. It is in sync when it has received the
+ * roster since, and everybody is in it.
  */
 import { PartySocket } from "partysocket";
 import { io } from "socket.io-client";
 import WebSocket from "ws";
-import { type PresenceEvents, VeraniClient, type WebSocketLike } from "../../client/client.ts";
+import { type PresenceEvents, VeraniClient } from "../../client/client.ts";
+import { PlainWebSocket } from "../kit/sockets.ts";
 
 export type Library = "Rollcall" | "partysocket" | "socket.io-client";
 
@@ -20,9 +21,6 @@ export interface Back {
   allBackAtMs: number;
   allInSyncAtMs: number;
 }
-
-/** Where `ws` takes text for what a browser's WebSocket would give it. */
-const Socket = WebSocket as unknown as new (url: string) => WebSocketLike;
 
 let usersPerRoom = 0;
 let watching: { cut: Set<Client>; resolve(back: Back): void } | undefined;
@@ -46,7 +44,7 @@ class Client {
     watching?.cut.add(this);
   }
 
-  heard(event: string, data: { users?: { userId: string }[]; userId?: string }): void {
+  received(event: string, data: { users?: { userId: string }[]; userId?: string }): void {
     if (event === "presence.sync") this.#here = new Set(data.users?.map(({ userId }) => userId));
     else if (event === "presence.online") this.#here?.add(data.userId as string);
     else if (event === "presence.offline") this.#here?.delete(data.userId as string);
@@ -80,13 +78,13 @@ const LIBRARIES: Record<
     const target = `${url}/ws/presence?room=${room}`;
     const ours = new VeraniClient<PresenceEvents>(target, {
       token: `user:${user}`,
-      WebSocket: Socket,
+      WebSocket: PlainWebSocket,
     });
     ours.onOpen(() => client.opened());
     ours.onClose(() => client.closed());
-    ours.on("presence.sync", (data) => client.heard("presence.sync", data));
-    ours.on("presence.online", (data) => client.heard("presence.online", data));
-    ours.on("presence.offline", (data) => client.heard("presence.offline", data));
+    ours.on("presence.sync", (data) => client.received("presence.sync", data));
+    ours.on("presence.online", (data) => client.received("presence.online", data));
+    ours.on("presence.offline", (data) => client.received("presence.offline", data));
   },
   partysocket(client, url, room, user) {
     const party = new PartySocket({
@@ -100,7 +98,7 @@ const LIBRARIES: Record<
     party.addEventListener("close", () => client.closed());
     party.addEventListener("message", ({ data }) => {
       const { data: event } = JSON.parse(data);
-      client.heard(event.type, event);
+      client.received(event.type, event);
     });
   },
   "socket.io-client"(client, url, room, user) {
@@ -108,12 +106,12 @@ const LIBRARIES: Record<
     socket.on("connect", () => client.opened());
     socket.on("disconnect", () => client.closed());
     for (const event of ["presence.sync", "presence.online", "presence.offline"]) {
-      socket.on(event, (data) => client.heard(event, data));
+      socket.on(event, (data) => client.received(event, data));
     }
   },
 };
 
-/** Whoever is not back by then does not come. */
+/** A client that is not back by then does not come back. */
 const GIVE_UP_MS = 300_000;
 
 process.on("message", async (task: Task) => {

@@ -10,9 +10,9 @@
 import { readdirSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
+import { machineMs } from "../kit/processes.ts";
 import { publish } from "./publication.ts";
 import { missedOf, type Result, toMarkdown } from "./report.ts";
-import { machineMs } from "./server.ts";
 
 const SUFFIX = ".bench.ts";
 /** A benchmark measures so many rounds. */

@@ -4,8 +4,9 @@
  * which answer ping messages by themselves.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { Clients } from "../kit/processes.ts";
 import type { Quantity, Result } from "./report.ts";
-import { Clients, startWorker } from "./server.ts";
+import { startWorker } from "./server.ts";
 import type { Task } from "./wakeups.clients.ts";
 import type { Count, Counts } from "./wakeups.ts";
 

@@ -1,8 +1,8 @@
 /** Idle clients of presence rooms: ours as it comes, and ones that ping as often with messages. */
-import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import WebSocket from "ws";
-import { VeraniClient, type WebSocketLike } from "../../client/client.ts";
+import { VeraniClient } from "../../client/client.ts";
+import { PING } from "../../src/wire/frames.ts";
+import { openSocket, PlainWebSocket } from "../kit/sockets.ts";
 
 export interface Task {
   url: string;
@@ -12,7 +12,6 @@ export interface Task {
 
 /** As often as our client pings. */
 const PING_MS = 5_000;
-const PING = '{"type":"ping"}';
 /** Rooms, and the clients of a room, begin apart, as they do in life. */
 const APART_MS = 20;
 
@@ -21,17 +20,13 @@ process.on("message", async ({ url, clients, rooms }: Task) => {
     const [room, user] = [`room-${i % rooms}`, `user-${i}`];
     const ours = new VeraniClient(`${url}/ws/presence?room=${room}`, {
       token: `user:${user}`,
-      WebSocket: WebSocket as unknown as new (url: string) => WebSocketLike,
+      WebSocket: PlainWebSocket,
     });
     await ours.waitForConnection();
     for (const path of ["/ws?room=room", "/parties/party/room"]) {
       const query = path.startsWith("/ws") ? `&user=${user}` : `?user=${user}`;
-      const ws = new WebSocket(`${url}${path}-${i % rooms}${query}`);
-      ws.on("error", (error) => {
-        throw error;
-      });
-      await once(ws, "open");
-      setInterval(() => ws.send(PING), PING_MS);
+      const socket = await openSocket(`${url}${path}-${i % rooms}${query}`, "none", () => {});
+      setInterval(() => socket.send(PING), PING_MS);
     }
     await sleep(APART_MS);
   }

@@ -1,59 +1,40 @@
-import type { Random } from "./random.ts";
-
-/** Where a cast's clients connect (through the proxy), and where the truth is asked for. */
-export interface Stage {
-  /** `http://…` of the proxy. */
-  url: string;
-  wsUrl: string;
-  /** `http://…` of the server itself. */
-  direct: string;
-  sign(userId: string): Promise<string>;
-  ingestToken: string;
-  watchToken(userId: string): Promise<string>;
-}
+import type { Random } from "../kit/random.ts";
 
 /** Clients of one system, and what they know must be true. */
 export interface Cast {
   readonly name: string;
   start(): Promise<void>;
-  /** Does something that users do; says what. */
-  stir(random: Random): string;
-  /** The server was killed, now. Until `back`, nobody posts anything. */
+  /** Does something that users do; returns what. */
+  act(random: Random): string;
+  /** The server was killed at this moment. Until `resume`, nobody posts anything. */
   crashed(): void;
-  /** Until `back`, nobody posts anything or comes or goes, so that actors can fall asleep. */
-  rest(): void;
-  /** It answers, and nobody has told it anything since: what it must have kept, but has not. */
-  recall(): Promise<string[]>;
-  /** Life goes on. */
-  back(): void;
-  /** A connection with this request went, and the server may not have been told. */
-  lostUntold?(request: string): void;
+  /** Until `resume`, nobody posts, joins or leaves, so that actors can fall asleep. */
+  pause(): void;
+  /** The server answers, and received nothing since the crash: what it must have kept but has not. */
+  checkKept(): Promise<string[]>;
+  resume(): void;
+  /** A connection with this request ended before its answer, and the server may not have noticed. */
+  abandoned?(request: string): void;
   /** Its actors, as the debug routes name them: `presence/lobby`. */
   readonly actors: readonly string[];
-  /** What does not hold now; it has 10 s to. Empty: all is well. */
+  /** What is wrong at present; it has 10 s to heal. Empty: all is well. */
   check(): Promise<string[]>;
-  /** What can never be mended, such as a second delivery. */
+  /** What can never heal, such as a second delivery. */
   readonly faults: string[];
   figures(): Record<string, number>;
   stop(): void;
 }
 
-/** Time for an answer, in ms: a lost one shall not hold a client up. */
+/** Time for an answer, in ms: a lost one must not delay a client. */
 export const ANSWER_MS = 2_500;
-/** The same for a look at the truth, on machines that stall. */
-const LOOK_MS = 15_000;
+/** Stalls of the machine, on top of the limits that the contracts give, in ms. */
+export const SLACK_MS = 2_000;
 
-export async function getJson<T>(url: string, headers: Record<string, string> = {}): Promise<T> {
-  const response = await fetch(url, { headers, signal: AbortSignal.timeout(LOOK_MS) });
-  if (!response.ok) throw new Error(`${new URL(url).pathname} answered ${response.status}`);
-  return (await response.json()) as T;
-}
-
-/** A mistake of the check itself, a timeout say, is also a thing that does not hold now. */
-export async function looked(look: () => Promise<string[]>): Promise<string[]> {
+/** A check that fails itself, for example by a timeout, is also something that is wrong. */
+export async function attempt(check: () => Promise<string[]>): Promise<string[]> {
   try {
-    return await look();
+    return await check();
   } catch (error) {
-    return [`could not look: ${error}`];
+    return [`the check failed: ${error}`];
   }
 }

@@ -1,20 +1,21 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { EventSource } from "eventsource";
-import { FanoutClient, type PublishAnswer, publish } from "../../client/fanout.ts";
-import { type Cast, looked, type Stage } from "./cast.ts";
-import type { Random } from "./random.ts";
+import { type PublishAnswer, type Publisher, publish } from "../../client/fanout.ts";
+import { Subscriber } from "../kit/fanout.ts";
+import type { Random } from "../kit/random.ts";
+import { type Stage, signUser } from "../kit/stage.ts";
+import { attempt, type Cast } from "./cast.ts";
 
 const USERS = ["fan-1", "fan-2"];
-const CLIENTS = 3;
+const SOCKETS = 3;
 const PUBLISH_EVERY_MS = 120;
-/** How many of the last answers are asked for again after a crash. */
+/** How many of the last answers are requested again after a crash. */
 const RECALLED = 10;
 const ACK_MS = 1_000;
 /** A socket may be gone before its client, or the server, knows … */
 const UNSURE_MS = 4_000;
-/** … and a stream's reader is missed by its keep-alives only. */
+/** … and only the keep-alives of a stream notice that its reader is gone. */
 const STREAM_UNSURE_MS = 20_000;
-/** After which an envelope that was on its way has come, to a reader that stalls for 4 s too. */
+/** An envelope on its way has arrived after this time, also at a reader that stalls for 4 s. */
 const ARRIVAL_MS = 6_000;
 
 interface Letter {
@@ -24,24 +25,14 @@ interface Letter {
   answer?: PublishAnswer<string>;
 }
 
-/** A subscriber, by socket or by stream: what it got, and when it had no connection. */
-class Reader {
-  readonly name: string;
-  readonly user: string;
+/** A subscriber, what it received, and when it had no connection. */
+interface Reader {
+  name: string;
+  subscriber: Subscriber<{ id: string }>;
   /** How often each letter came. */
-  readonly got = new Map<string, number>();
-  readonly lostAtMs: number[] = [];
-  wanted = true;
-
-  constructor(name: string, user: string) {
-    this.name = name;
-    this.user = user;
-  }
-
-  take(id: string): string {
-    this.got.set(id, (this.got.get(id) ?? 0) + 1);
-    return this.name;
-  }
+  received: Map<string, number>;
+  lostAtMs: number[];
+  isHere: boolean;
 }
 
 /** Subscribers of some users, and a backend that publishes with idempotency keys. */
@@ -51,16 +42,14 @@ export class FanoutCast implements Cast {
   readonly faults: string[] = [];
   readonly #stage: Stage;
   readonly #readers: Reader[] = [];
-  readonly #clients = new Map<Reader, FanoutClient>();
-  readonly #streams = new Map<Reader, EventSource>();
   readonly #letters = new Map<string, Letter>();
-  #unjudged = new Set<string>();
-  /** When connections went in the middle of their upgrade: the server counts them until it writes. */
-  #untoldAtMs: number[] = [];
-  #held = false;
-  #publisher = { url: "", token: "" };
-  #direct = { url: "", token: "" };
-  #stopped = false;
+  readonly #unjudged = new Set<string>();
+  /** When upgrades were cut: the server counts such connections until it writes to them. */
+  #abandonedAtMs: number[] = [];
+  #isPaused = false;
+  #isStopped = false;
+  #publisher: Publisher = { url: "", token: "" };
+  #direct: Publisher = { url: "", token: "" };
   #count = 0;
 
   constructor(stage: Stage) {
@@ -68,101 +57,85 @@ export class FanoutCast implements Cast {
   }
 
   async start(): Promise<void> {
-    const token = await this.#stage.sign("backend");
-    this.#publisher = { url: this.#stage.url, token };
-    this.#direct = { url: this.#stage.direct, token };
+    const { url, direct, jwtSecret } = this.#stage;
+    const token = await signUser(jwtSecret, "backend");
+    this.#publisher = { url, token };
+    this.#direct = { url: direct, token };
     for (const user of USERS) {
-      const userToken = await this.#stage.sign(user);
-      for (let i = 0; i < CLIENTS; i++) {
-        const reader = new Reader(`${user} client ${i}`, user);
-        const client = new FanoutClient(this.#stage.wsUrl, {
-          token: userToken,
-          onClose: () => reader.lostAtMs.push(Date.now()),
-        });
-        client.subscribe({ type: "letter" }, ({ payload }) => reader.take(payload.id));
-        this.#readers.push(reader);
-        this.#clients.set(reader, client);
-      }
-      const reader = new Reader(`${user} stream`, user);
-      this.#readers.push(reader);
-      this.#openStream(reader, userToken);
+      for (let i = 0; i < SOCKETS; i++) await this.#open(user, `${user} socket ${i}`, "socket");
+      await this.#open(user, `${user} stream`, "stream");
     }
     void this.#publishOn();
   }
 
-  #openStream(reader: Reader, token: string): void {
-    const query = new URLSearchParams({ type: "letter", token });
-    const source = new EventSource(`${this.#stage.url}/fanout/stream?${query}`);
-    this.#streams.set(reader, source);
-    source.onmessage = ({ data }) => reader.take(JSON.parse(data).payload.id);
-    source.onerror = () => {
-      reader.lostAtMs.push(Date.now());
-      if (source.readyState !== source.CLOSED || this.#stopped) return;
-      setTimeout(() => this.#openStream(reader, token), 1_000);
-    };
+  async #open(userId: string, name: string, by: "socket" | "stream"): Promise<void> {
+    const received = new Map<string, number>();
+    const lostAtMs: number[] = [];
+    const subscriber = await Subscriber.open<{ id: string }>(this.#stage, {
+      userId,
+      by,
+      filter: { type: "letter" },
+      onEnvelope: ({ payload }) => {
+        if (payload) received.set(payload.id, (received.get(payload.id) ?? 0) + 1);
+        return name;
+      },
+      onLost: () => lostAtMs.push(Date.now()),
+    });
+    this.#readers.push({ name, subscriber, received, lostAtMs, isHere: true });
   }
 
   async #publishOn(): Promise<void> {
-    while (!this.#stopped) {
+    while (!this.#isStopped) {
       const user = USERS[this.#count % USERS.length] as string;
-      if (!this.#held) void this.#publish(this.#publisher, user, `letter-${this.#count++}`);
+      if (!this.#isPaused) void this.#publish(this.#publisher, user, `letter-${this.#count++}`);
       await sleep(PUBLISH_EVERY_MS);
     }
   }
 
-  async #publish(
-    publisher: { url: string; token: string },
-    user: string,
-    id: string,
-  ): Promise<Letter> {
+  async #publish(publisher: Publisher, user: string, id: string): Promise<Letter> {
     const letter: Letter = { user, sentAtMs: Date.now(), endedAtMs: Number.POSITIVE_INFINITY };
     this.#letters.set(id, letter);
     this.#unjudged.add(id);
     try {
       letter.answer = await this.#send(publisher, user, id);
     } catch {
-      // Nothing was promised.
+      // Without an answer nothing was promised.
     }
     letter.endedAtMs = Date.now();
     return letter;
   }
 
-  #send(
-    publisher: { url: string; token: string },
-    userId: string,
-    id: string,
-  ): Promise<PublishAnswer<string>> {
+  #send(publisher: Publisher, userId: string, id: string): Promise<PublishAnswer<string>> {
     const message = { userId, type: "letter", payload: { id }, ackTimeoutMs: ACK_MS };
     return publish<string>(publisher, { ...message, idempotencyKey: id });
   }
 
-  stir(random: Random): string {
-    const reader = random.pick([...this.#clients.keys()]);
-    const client = this.#clients.get(reader);
-    reader.wanted = !reader.wanted;
-    if (reader.wanted) client?.reconnect();
-    else client?.disconnect();
+  act(random: Random): string {
+    const reader = random.pick(this.#readers.filter(({ subscriber }) => !subscriber.isStream));
+    reader.isHere = !reader.isHere;
+    if (reader.isHere) reader.subscriber.reconnect();
+    else reader.subscriber.close();
     reader.lostAtMs.push(Date.now());
-    return `${reader.name} ${reader.wanted ? "comes" : "goes"}`;
+    return `${reader.name} ${reader.isHere ? "joins" : "leaves"}`;
   }
 
-  lostUntold(request: string): void {
-    if (/^GET (\/\?|\/fanout\/)/.test(request)) this.#untoldAtMs.push(Date.now());
+  abandoned(request: string): void {
+    if (/^GET (\/\?|\/fanout\/)/.test(request)) this.#abandonedAtMs.push(Date.now());
   }
 
   crashed(): void {
-    this.#held = true;
-    this.#untoldAtMs = [];
-    for (const reader of this.#readers) reader.lostAtMs.push(Date.now());
+    this.#isPaused = true;
+    this.#abandonedAtMs = [];
+    for (const { lostAtMs } of this.#readers) lostAtMs.push(Date.now());
   }
 
-  rest(): void {
-    this.#held = true;
+  pause(): void {
+    this.#isPaused = true;
   }
 
-  /** The last answers, under their keys. Whoever got such a letter must not get it again. */
-  recall(): Promise<string[]> {
-    return looked(async () => {
+  /** The last answers, under their keys. A reader that has such a letter must not receive it again. */
+  checkKept(): Promise<string[]> {
+    return attempt(async () => {
       const answered = [...this.#letters].filter(([, { answer }]) => answer !== undefined);
       const wrong = await Promise.all(
         answered.slice(-RECALLED).map(async ([id, { user, answer }]) => {
@@ -176,33 +149,33 @@ export class FanoutCast implements Cast {
   }
 
   /** As a page does that comes to the foreground: the client's own waits grow to half a minute. */
-  back(): void {
-    this.#held = false;
-    for (const [reader, client] of this.#clients) {
-      if (reader.wanted && client.state !== "connected") client.reconnect();
+  resume(): void {
+    this.#isPaused = false;
+    for (const { subscriber, isHere } of this.#readers) {
+      if (isHere && !subscriber.isConnected) subscriber.reconnect();
     }
   }
 
   check(): Promise<string[]> {
-    return looked(async () => {
+    return attempt(async () => {
       this.#judge();
       const wrong: string[] = [];
       await Promise.all(
         USERS.map(async (user) => {
           const id = `quiet-${this.#count++}`;
           const { answer } = await this.#publish(this.#direct, user, id);
-          const meant = this.#readers.filter((reader) => reader.user === user && reader.wanted);
+          const targets = this.#readersOf(user).filter(({ isHere }) => isHere);
           if (!answer) wrong.push(`a publish to ${user} was refused`);
-          else if (answer.clientCount !== meant.length) {
-            wrong.push(`${meant.length} readers of ${user}, ${answer.clientCount} were reached`);
+          else if (answer.clientCount !== targets.length) {
+            wrong.push(`${targets.length} readers of ${user}, ${answer.clientCount} were reached`);
           } else {
             const again = await this.#send(this.#direct, user, id);
             if (JSON.stringify(again) !== JSON.stringify(answer)) {
               this.faults.push(`${id} with the same key was answered differently`);
             }
             await sleep(200);
-            for (const reader of meant) {
-              if (!reader.got.has(id)) wrong.push(`${reader.name} did not get ${id}`);
+            for (const { name, received } of targets) {
+              if (!received.has(id)) wrong.push(`${name} did not receive ${id}`);
             }
           }
         }),
@@ -211,35 +184,38 @@ export class FanoutCast implements Cast {
     });
   }
 
-  /** What was promised for letters whose time is over. */
+  #readersOf(user: string): Reader[] {
+    return this.#readers.filter(({ subscriber }) => subscriber.userId === user);
+  }
+
+  /** Compares old letters with what their answers promised. */
   #judge(): void {
     for (const id of this.#unjudged) {
       const letter = this.#letters.get(id);
       if (!letter || Date.now() < letter.endedAtMs + ARRIVAL_MS) continue;
       this.#unjudged.delete(id);
-      const readers = this.#readers.filter(({ user }) => user === letter.user);
-      for (const { name, got } of readers) {
-        const times = got.get(id) ?? 0;
-        if (times > 1) this.faults.push(`${name} got ${id} ${times} times`);
+      const readers = this.#readersOf(letter.user);
+      for (const { name, received } of readers) {
+        const times = received.get(id) ?? 0;
+        if (times > 1) this.faults.push(`${name} received ${id} ${times} times`);
       }
       if (!letter.answer) continue;
       const { clientCount, results } = letter.answer;
       for (const name of results) {
-        if (!readers.some((reader) => reader.name === name && reader.got.has(id))) {
-          this.faults.push(`${id} is said to be acked by ${name}, who never got it`);
+        if (!readers.some((reader) => reader.name === name && reader.received.has(id))) {
+          this.faults.push(`the answer to ${id} has an ack of ${name}, who never received it`);
         }
       }
-      const reached = readers.filter(({ got }) => got.has(id)).length;
+      const reached = readers.filter(({ received }) => received.has(id)).length;
       const to = letter.endedAtMs + UNSURE_MS;
-      let unsure = 0;
-      for (const reader of readers) {
-        const from = letter.sentAtMs - (this.#clients.has(reader) ? UNSURE_MS : STREAM_UNSURE_MS);
-        unsure += reader.lostAtMs.filter((at) => at >= from && at <= to).length;
+      let unsure = this.#abandonedAtMs.filter((at) => at <= to).length;
+      for (const { subscriber, lostAtMs } of readers) {
+        const from = letter.sentAtMs - (subscriber.isStream ? STREAM_UNSURE_MS : UNSURE_MS);
+        unsure += lostAtMs.filter((at) => at >= from && at <= to).length;
       }
-      const untold = this.#untoldAtMs.filter((at) => at <= to).length;
-      if (reached < clientCount - unsure - untold) {
+      if (reached < clientCount - unsure) {
         this.faults.push(
-          `${id} was delivered to ${clientCount}, but ${reached} got it and ${unsure + untold} were cut off`,
+          `${id} was delivered to ${clientCount}, but ${reached} received it and ${unsure} were cut off`,
         );
       }
     }
@@ -251,14 +227,13 @@ export class FanoutCast implements Cast {
       readers: this.#readers.length,
       publishes: letters.length,
       answered: letters.filter(({ answer }) => answer).length,
-      deliveries: this.#readers.reduce((sum, { got }) => sum + got.size, 0),
+      deliveries: this.#readers.reduce((sum, { received }) => sum + received.size, 0),
       losses: this.#readers.reduce((sum, { lostAtMs }) => sum + lostAtMs.length, 0),
     };
   }
 
   stop(): void {
-    this.#stopped = true;
-    for (const client of this.#clients.values()) client.disconnect();
-    for (const source of this.#streams.values()) source.close();
+    this.#isStopped = true;
+    for (const { subscriber } of this.#readers) subscriber.close();
   }
 }

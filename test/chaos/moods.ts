@@ -1,148 +1,133 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ReconnectingSocket } from "../../client/socket.ts";
-import { MOODS, type Mood, type MoodState, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
-import { ANSWER_MS, type Cast, getJson, looked, type Stage } from "./cast.ts";
-import type { Random } from "./random.ts";
+import { MOODS, type Mood, SESSION_TTL_MS } from "../../rooms/moods/tally.ts";
+import { judgeMoods, Poller, readMoods } from "../kit/moods.ts";
+import type { Random } from "../kit/random.ts";
+import { IMPATIENT } from "../kit/sockets.ts";
+import type { Stage } from "../kit/stage.ts";
+import { ANSWER_MS, attempt, type Cast, SLACK_MS } from "./cast.ts";
 
 const POLLERS = 6;
 const SOCKETS = 6;
 const POLL_MS = 1_500;
-/** How long heartbeats may have been in memory only when the server crashed. */
+/** Heartbeats of this age may have been in memory only when the server crashed. */
 const WINDOW_MS = 10_000;
-const SLACK_MS = 2_000;
 
-/** One visitor. It is `here`, or it left, or it fell silent and counts for a while. */
+/** One visitor. It is `here`, it left, or it fell silent and counts for a while. */
 abstract class Visitor {
-  id = randomUUID();
   mood: Mood = "presence";
   state: "here" | "left" | "silent" = "here";
-  /** Between these it may count or not; before it does, afterwards it does not. */
+  /** Of a silent one: it counts before the first time, perhaps between them, never after the second. */
   fadesFromMs = 0;
   fadesToMs = 0;
-  abstract come(): void;
-  abstract say(mood: Mood): void;
+  isPaused = false;
+
+  abstract readonly id: string;
+  abstract join(): void;
   abstract leave(): void;
   abstract vanish(): void;
-  /** Says nothing for now. */
-  held = false;
-  /** Until when it counts for sure, though it says nothing any more. */
+  abstract stop(): void;
+
+  setMood(mood: Mood): void {
+    this.mood = mood;
+  }
+
+  /** Until this time it counts for certain, although it sends nothing more. */
   get countsUntilMs(): number {
     return this.state === "silent" ? this.fadesFromMs : 0;
   }
+
+  /** Whether the server must count it. */
+  get isHere(): boolean | "maybe" {
+    if (this.state !== "silent") return this.state === "here";
+    const now = Date.now();
+    return now < this.fadesFromMs || (now < this.fadesToMs && "maybe");
+  }
+
   crashed(): void {
-    this.held = true;
+    this.isPaused = true;
     if (this.state === "silent") this.fadesToMs += SESSION_TTL_MS + WINDOW_MS;
   }
-  stop(): void {}
+
+  abandoned(_request: string): void {}
 }
 
-async function post(url: string, body: object): Promise<boolean> {
-  try {
-    const answer = await fetch(url, {
-      method: "POST",
-      body: JSON.stringify(body),
-      signal: AbortSignal.timeout(ANSWER_MS),
-    });
-    await answer.arrayBuffer();
-    return answer.ok;
-  } catch {
-    return false;
-  }
-}
-
-class Poller extends Visitor {
+class PollingVisitor extends Visitor {
   readonly #stage: Stage;
-  #beat = { sessionId: "", atMs: 0 };
-  #lastTryMs = 0;
+  #poller: Poller;
+  /** When the newest accepted heartbeat was sent. */
+  #acceptedMs = 0;
+  #triedMs = 0;
   /** The mood that the server knows, unless a heartbeat is on its way or was lost. */
-  #toldMood: Mood | undefined;
-  #turn = 0;
-  #beating: Promise<unknown> = Promise.resolve();
-  #stopped = false;
+  #sentMood: Mood | undefined;
+  #isStopped = false;
 
   constructor(stage: Stage) {
     super();
     this.#stage = stage;
-    this.come();
+    this.#poller = this.#start();
   }
 
-  come(): void {
+  get id(): string {
+    return this.#poller.sessionId;
+  }
+
+  join(): void {
     this.state = "here";
-    this.id = randomUUID();
-    void this.#poll(++this.#turn);
+    this.#acceptedMs = Number.NEGATIVE_INFINITY;
+    this.#poller = this.#start();
   }
 
-  async #poll(turn: number): Promise<void> {
-    while (turn === this.#turn) {
-      while (this.held) await sleep(50);
-      if (turn !== this.#turn) return;
-      const sentAtMs = Date.now();
-      const { id: sessionId, mood } = this;
-      this.#toldMood = undefined;
-      const beating = post(`${this.#stage.url}/api/heartbeat`, { sessionId, mood });
-      this.#beating = beating;
-      const accepted = await beating;
-      if (turn === this.#turn) {
-        this.#lastTryMs = Date.now();
-        if (accepted) {
-          this.#beat = { sessionId, atMs: sentAtMs };
-          this.#toldMood = mood;
-        }
-      }
-      await sleep(POLL_MS);
-    }
-  }
-
-  get #beatsUntilMs(): number {
-    return this.#beat.sessionId === this.id ? this.#beat.atMs + SESSION_TTL_MS : 0;
+  #start(): Poller {
+    return new Poller(this.#stage, {
+      pollMs: POLL_MS,
+      answerMs: ANSWER_MS,
+      mood: () => (this.isPaused ? undefined : this.mood),
+      onBeat: ({ sentAtMs, mood, status }) => {
+        this.#sentMood = status === 200 ? mood : undefined;
+        if (status !== undefined) this.#triedMs = Date.now();
+        if (status === 200) this.#acceptedMs = sentAtMs;
+      },
+    });
   }
 
   override get countsUntilMs(): number {
-    return this.state === "here" ? this.#beatsUntilMs : super.countsUntilMs;
-  }
-
-  say(mood: Mood): void {
-    this.mood = mood;
+    return this.state === "here" ? this.#acceptedMs + SESSION_TTL_MS : super.countsUntilMs;
   }
 
   leave(): void {
     this.state = "left";
-    this.#turn += 1;
-    void this.#leave(this.id);
+    void this.#leave(this.#poller);
   }
 
-  /** Until it is done: a leave that nobody took leaves the session for its 30 s. */
-  async #leave(sessionId: string): Promise<void> {
-    // A heartbeat of ours may still be on its way.
-    await this.#beating;
-    while (!this.#stopped) {
-      if (await post(`${this.#stage.direct}/api/leave`, { sessionId })) return;
-      await sleep(300);
-    }
+  /** Until it succeeds: a leave without an answer lets the session live for its 30 s. */
+  async #leave(poller: Poller): Promise<void> {
+    while (!this.#isStopped && (await poller.leave()) !== 200) await sleep(300);
   }
 
   vanish(): void {
-    // In which mood it would go on to count, nobody could say.
-    if (this.#toldMood !== this.mood) {
+    // It may expire in either mood.
+    if (this.#sentMood !== this.mood) {
       this.leave();
       return;
     }
-    this.#turn += 1;
+    this.#poller.vanish();
     this.state = "silent";
-    this.fadesFromMs = this.#beatsUntilMs;
-    this.fadesToMs = Math.max(this.#lastTryMs, Date.now()) + ANSWER_MS + SESSION_TTL_MS + SLACK_MS;
+    this.fadesFromMs = this.#acceptedMs + SESSION_TTL_MS;
+    this.fadesToMs = Math.max(this.#triedMs, Date.now()) + ANSWER_MS + SESSION_TTL_MS + SLACK_MS;
   }
 
-  override stop(): void {
-    this.#turn += 1;
-    this.#stopped = true;
+  stop(): void {
+    this.#poller.vanish();
+    this.#isStopped = true;
   }
 }
 
 class SocketVisitor extends Visitor {
+  id = randomUUID();
   readonly #socket: ReconnectingSocket;
-  /** Until then a socket may be counted that went in the middle of its upgrade. */
+  /** Until this time the server may count a socket that ended in the middle of its upgrade. */
   #ghostUntilMs = 0;
 
   constructor(stage: Stage) {
@@ -152,31 +137,20 @@ class SocketVisitor extends Visitor {
         const query = new URLSearchParams({ sessionId: this.id, mood: this.mood });
         return `${stage.wsUrl}/ws/moods?${query}`;
       },
-      {
-        reconnection: {
-          enabled: true,
-          maxAttempts: 0,
-          initialDelay: 200,
-          maxDelay: 1_500,
-          backoffMultiplier: 2,
-        },
-        pingInterval: 2_000,
-        pongTimeout: 2_000,
-        connectionTimeout: 3_000,
-      },
+      IMPATIENT,
       { state() {}, open() {}, message() {}, error() {}, close() {} },
     );
-    this.come();
+    this.#socket.open();
   }
 
-  come(): void {
+  join(): void {
     this.state = "here";
     this.id = randomUUID();
     this.#socket.open();
   }
 
-  say(mood: Mood): void {
-    this.mood = mood;
+  override setMood(mood: Mood): void {
+    super.setMood(mood);
     this.#socket.send(JSON.stringify({ type: "mood.set", data: { mood } }));
   }
 
@@ -187,7 +161,13 @@ class SocketVisitor extends Visitor {
     this.fadesToMs = this.#ghostUntilMs;
   }
 
-  lostUntold(): void {
+  /** Without its socket it is gone: there is no time to wait. */
+  vanish(): void {
+    this.leave();
+  }
+
+  override abandoned(request: string): void {
+    if (!request.includes(this.id)) return;
     this.#ghostUntilMs = Date.now() + SESSION_TTL_MS + SLACK_MS;
     if (this.state === "left") this.leave();
   }
@@ -198,12 +178,7 @@ class SocketVisitor extends Visitor {
     if (this.state === "silent") this.state = "left";
   }
 
-  /** A socket that goes is gone: there is no silence to wait for. */
-  vanish(): void {
-    this.leave();
-  }
-
-  override stop(): void {
+  stop(): void {
     this.#socket.stop();
   }
 }
@@ -211,12 +186,12 @@ class SocketVisitor extends Visitor {
 /** Anonymous visitors, half by polling and half by socket. */
 export class MoodCast implements Cast {
   readonly name = "moods";
-  // No debug route tells of them.
+  // No debug route reports them.
   readonly actors = [];
   readonly faults: string[] = [];
   readonly #stage: Stage;
   #visitors: Visitor[] = [];
-  #looks = 0;
+  #checks = 0;
   #exact = 0;
 
   constructor(stage: Stage) {
@@ -225,24 +200,23 @@ export class MoodCast implements Cast {
 
   async start(): Promise<void> {
     this.#visitors = [
-      ...Array.from({ length: POLLERS }, () => new Poller(this.#stage)),
+      ...Array.from({ length: POLLERS }, () => new PollingVisitor(this.#stage)),
       ...Array.from({ length: SOCKETS }, () => new SocketVisitor(this.#stage)),
     ];
   }
 
-  stir(random: Random): string {
+  act(random: Random): string {
     const visitor = random.pick(this.#visitors);
     const who = visitor.id.slice(0, 4);
     if (visitor.state !== "here") {
-      // A new session: the old one, if it only fell silent, fades on its own.
-      if (visitor.state === "silent" && Date.now() < visitor.fadesToMs) return `${who} is away`;
-      visitor.come();
-      return `visitor ${visitor.id.slice(0, 4)} comes`;
+      if (visitor.isHere) return `${who} is away`;
+      visitor.join();
+      return `visitor ${visitor.id.slice(0, 4)} joins`;
     }
     const what = random.int(0, 9);
     if (what < 6) {
-      visitor.say(random.pick(MOODS));
-      return `visitor ${who} feels ${visitor.mood}`;
+      visitor.setMood(random.pick(MOODS));
+      return `visitor ${who} has the mood ${visitor.mood}`;
     }
     if (what < 9) {
       visitor.leave();
@@ -256,15 +230,14 @@ export class MoodCast implements Cast {
     for (const visitor of this.#visitors) visitor.crashed();
   }
 
-  rest(): void {
-    for (const visitor of this.#visitors) visitor.held = true;
+  pause(): void {
+    for (const visitor of this.#visitors) visitor.isPaused = true;
   }
 
-  /** Sessions whose heartbeat was answered less than 30 s ago, though they have said nothing since. */
-  recall(): Promise<string[]> {
-    return looked(async () => {
-      const url = `${this.#stage.direct}/api/presence`;
-      const { count } = await getJson<MoodState>(url);
+  /** Sessions whose heartbeat was answered less than 30 s ago, although they sent nothing since. */
+  checkKept(): Promise<string[]> {
+    return attempt(async () => {
+      const { count } = await readMoods(this.#stage);
       const now = Date.now();
       const least = this.#visitors.filter(({ countsUntilMs }) => now < countsUntilMs).length;
       return count < least
@@ -273,44 +246,19 @@ export class MoodCast implements Cast {
     });
   }
 
-  back(): void {
-    for (const visitor of this.#visitors) visitor.held = false;
+  resume(): void {
+    for (const visitor of this.#visitors) visitor.isPaused = false;
   }
 
-  lostUntold(request: string): void {
-    for (const visitor of this.#visitors) {
-      if (visitor instanceof SocketVisitor && request.includes(visitor.id)) visitor.lostUntold();
-    }
+  abandoned(request: string): void {
+    for (const visitor of this.#visitors) visitor.abandoned(request);
   }
 
   check(): Promise<string[]> {
-    return looked(async () => {
-      const state = await getJson<MoodState>(`${this.#stage.direct}/api/presence`);
-      const now = Date.now();
-      const wrong: string[] = [];
-      let fading = 0;
-      for (const mood of MOODS) {
-        const own = this.#visitors.filter((visitor) => visitor.mood === mood);
-        const here = own.filter(
-          (visitor) =>
-            visitor.state === "here" || (visitor.state === "silent" && now < visitor.fadesFromMs),
-        ).length;
-        const maybe = own.filter(
-          ({ state, fadesFromMs, fadesToMs }) =>
-            state === "silent" && now >= fadesFromMs && now < fadesToMs,
-        ).length;
-        fading += maybe;
-        const told = state.moods[mood];
-        if (told < here || told > here + maybe) {
-          wrong.push(
-            `${here}${maybe ? `–${here + maybe}` : ""} feel ${mood}, the server says ${told}`,
-          );
-        }
-      }
-      const sum = MOODS.reduce((total, mood) => total + state.moods[mood], 0);
-      if (sum !== state.count) this.faults.push(`count ${state.count} is not the sum ${sum}`);
-      this.#looks += 1;
-      if (fading === 0) this.#exact += 1;
+    return attempt(async () => {
+      const wrong = judgeMoods("the server", await readMoods(this.#stage), this.#visitors);
+      this.#checks += 1;
+      if (this.#visitors.every(({ isHere }) => isHere !== "maybe")) this.#exact += 1;
       return wrong;
     });
   }
@@ -319,8 +267,8 @@ export class MoodCast implements Cast {
     return {
       visitors: this.#visitors.length,
       here: this.#visitors.filter(({ state }) => state === "here").length,
-      looks: this.#looks,
-      "looks to the unit": this.#exact,
+      checks: this.#checks,
+      "exact checks": this.#exact,
     };
   }
 

@@ -1,21 +1,23 @@
-import { VeraniClient } from "../../client/client.ts";
-import type { RosterSync, Status } from "../../rooms/presence/roster.ts";
-import { type Cast, getJson, looked, type Stage } from "./cast.ts";
-import type { Random } from "./random.ts";
+import type { PresenceEvents, VeraniClient } from "../../client/client.ts";
+import { STATUSES } from "../../rooms/presence/roster.ts";
+import { entryText, joinRoom, readRoster } from "../kit/presence.ts";
+import type { Random } from "../kit/random.ts";
+import { IMPATIENT } from "../kit/sockets.ts";
+import type { Stage } from "../kit/stage.ts";
+import { attempt, type Cast } from "./cast.ts";
 
-/** How requests for the room's socket begin. */
+/** The start of a request for the room's socket. */
 export const PRESENCE_PATH = "GET /ws/presence";
 const ROOM = "chaos";
 const USERS = ["ada", "bob", "cyn", "dan", "eve", "fay"];
 const DEVICES = 3;
-const STATUSES: readonly Status[] = ["online", "away", "busy"];
 /** A peer in a black hole is dropped within a minute of its last sign; machines stall. */
 const GHOST_MS = 65_000;
 
 interface Device {
   user: string;
-  client: VeraniClient;
-  wanted: boolean;
+  client: VeraniClient<PresenceEvents>;
+  isHere: boolean;
 }
 
 /** Users with several devices in one presence room. */
@@ -25,10 +27,10 @@ export class PresenceCast implements Cast {
   readonly faults: string[] = [];
   readonly #devices: Device[] = [];
   readonly #stage: Stage;
-  /** Until then a connection that fell into a hole may be counted, by user. */
+  /** Until these times the room may count connections that fell into a hole. */
   readonly #ghostsUntil: number[] = [];
   #losses = 0;
-  #comings = 0;
+  #joins = 0;
 
   constructor(stage: Stage) {
     this.#stage = stage;
@@ -36,50 +38,43 @@ export class PresenceCast implements Cast {
 
   async start(): Promise<void> {
     for (const user of USERS) {
-      const token = await this.#stage.sign(user);
       for (let i = 0; i < DEVICES; i++) {
-        const client = new VeraniClient(`${this.#stage.wsUrl}/ws/presence?room=${ROOM}`, {
-          token,
-          pingInterval: 2_000,
-          pongTimeout: 2_000,
-          connectionTimeout: 3_000,
-          reconnection: { initialDelay: 200, maxDelay: 1_500 },
-        });
+        const client = await joinRoom(this.#stage, ROOM, user, IMPATIENT);
         client.onClose(() => {
           this.#losses += 1;
         });
-        this.#devices.push({ user, client, wanted: true });
+        this.#devices.push({ user, client, isHere: true });
       }
     }
   }
 
-  stir(random: Random): string {
+  act(random: Random): string {
     const device = random.pick(this.#devices);
     const { user, client } = device;
-    if (device.wanted && random.chance(0.4)) {
+    if (device.isHere && random.chance(0.4)) {
       const status = random.pick(STATUSES);
       client.emit("presence.status", { status });
       return `${user} is ${status}`;
     }
-    this.#comings += 1;
-    device.wanted = !device.wanted;
-    if (device.wanted) client.reconnect();
+    this.#joins += 1;
+    device.isHere = !device.isHere;
+    if (device.isHere) client.reconnect();
     else client.disconnect();
-    return `a device of ${user} ${device.wanted ? "comes" : "goes"}`;
+    return `a device of ${user} ${device.isHere ? "joins" : "leaves"}`;
   }
 
   crashed(): void {
     this.#ghostsUntil.length = 0;
   }
 
-  rest(): void {}
+  pause(): void {}
 
-  /** Who is here is who has a socket: the first look shows it. */
-  async recall(): Promise<string[]> {
+  /** A user is here by a socket, and nothing else is kept: the first check shows it. */
+  async checkKept(): Promise<string[]> {
     return [];
   }
 
-  back(): void {}
+  resume(): void {}
 
   /** A connection fell into a black hole: for a minute the room cannot know. */
   holed(): void {
@@ -91,49 +86,43 @@ export class PresenceCast implements Cast {
   }
 
   check(): Promise<string[]> {
-    return looked(async () => {
-      const bearer = { Authorization: `Bearer ${await this.#stage.sign("looker")}` };
-      const url = `${this.#stage.direct}/api/v1/presence?room=${ROOM}`;
-      const sync = await getJson<RosterSync>(url, bearer);
+    return attempt(async () => {
+      const { users } = await readRoster(this.#stage, ROOM);
       const wrong: string[] = [];
       const live = new Map<string, number>();
-      for (const { user, client, wanted } of this.#devices) {
-        if (wanted) live.set(user, (live.get(user) ?? 0) + 1);
-        if (wanted !== client.isConnected())
+      for (const { user, client, isHere } of this.#devices) {
+        if (isHere) live.set(user, (live.get(user) ?? 0) + 1);
+        if (isHere !== client.isConnected())
           wrong.push(`a client of ${user} is ${client.getState()}`);
       }
-      const told = new Map(sync.users.map((entry) => [entry.userId, entry]));
+      const listed = new Map(users.map((entry) => [entry.userId, entry.devices]));
       const ghosts = this.#ghostsUntil.filter((until) => until > Date.now()).length;
       let extra = 0;
-      for (const user of new Set([...live.keys(), ...told.keys()])) {
-        const [is, has] = [live.get(user) ?? 0, told.get(user)?.devices ?? 0];
+      for (const user of new Set([...live.keys(), ...listed.keys()])) {
+        const [is, has] = [live.get(user) ?? 0, listed.get(user) ?? 0];
         extra += Math.max(0, has - is);
         if (has < is || (has > is && ghosts === 0)) {
-          wrong.push(`${user} has ${is} live clients, the room says ${has}`);
+          wrong.push(`${user} has ${is} live clients, the room lists ${has}`);
         }
       }
       if (extra > ghosts) wrong.push(`${extra} connections too many in the room`);
-      // What every client shows its user is what the room says.
-      for (const { user, client, wanted } of this.#devices) {
-        if (!wanted || !client.isConnected()) continue;
+      // Every client shows its user the room's own roster.
+      const listing = users.map(entryText).sort().join(" ");
+      for (const { user, client, isHere } of this.#devices) {
+        if (!isHere || !client.isConnected()) continue;
         const shown = [...client.roster.values()].map(entryText).sort().join(" ");
-        const said = sync.users.map(entryText).sort().join(" ");
-        if (shown !== said) wrong.push(`a client of ${user} shows ${shown}; the room says ${said}`);
+        if (shown !== listing) wrong.push(`${user}'s client shows ${shown}; the room: ${listing}`);
       }
       return wrong;
     });
   }
 
   figures(): Record<string, number> {
-    const live = this.#devices.filter(({ wanted }) => wanted).length;
-    return { clients: this.#devices.length, live, losses: this.#losses, comings: this.#comings };
+    const live = this.#devices.filter(({ isHere }) => isHere).length;
+    return { clients: this.#devices.length, live, losses: this.#losses, joins: this.#joins };
   }
 
   stop(): void {
     for (const { client } of this.#devices) client.close();
   }
-}
-
-function entryText({ userId, devices, status }: RosterSync["users"][number]): string {
-  return `${userId}:${devices}:${status}`;
 }

@@ -1,30 +1,25 @@
 /**
  * `npm run chaos [-- --seed N --rounds 25]`: kills, cuts and stalls the real server under real
- * clients, and after each looks whether what they know is what it says. See README.md.
+ * clients, and compares after each round what the clients know with what it reports. See README.md.
  */
-import { randomBytes } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { SignJWT } from "jose";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../rooms/devices/token.ts";
-import { startServer } from "../e2e/server.ts";
-import { type Cast, getJson, type Stage } from "./cast.ts";
+import { FaultProxy } from "../kit/proxy.ts";
+import { Random, seedOf } from "../kit/random.ts";
+import { inspectActor, print, type Stage, saveLog, startStage, wasReloaded } from "../kit/stage.ts";
+import type { Cast } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
 import { MoodCast } from "./moods.ts";
 import { PRESENCE_PATH, PresenceCast } from "./presence.ts";
-import { FaultProxy } from "./proxy.ts";
-import { Random, seedOf } from "./random.ts";
 
-/** Within which all has to hold again. */
+/** All must be right again within this time. */
 const HEAL_MS = 10_000;
-/** How much of the time in which processes waited for a CPU is not counted at most. */
+/** At most this much of the time in which processes waited for a CPU is left out. */
 const STARVED_MS = 20_000;
-const LOOK_EVERY_MS = 400;
-/** For a start, 26 of them, on a machine that may be busy with other things. */
+const CHECK_EVERY_MS = 400;
+/** For one start, on a machine that may have other work. */
 const START_MS = 180_000;
 /** An actor of `wrangler dev` falls asleep after 10 s, 7 s after the last join at the earliest. */
 const SLEEP_MS = 19_000;
@@ -35,65 +30,41 @@ const { values } = parseArgs({
 });
 const seed = seedOf(values.seed);
 const rounds = Number(values.rounds);
-const say = (line: string): boolean => process.stdout.write(`${line}\n`);
 const startedAtMs = Date.now();
 
-const secrets = {
-  JWT_SECRET: `jwt-${randomBytes(24).toString("hex")}`,
-  PRESENCE_DO_INGEST_TOKEN: `ingest-${randomBytes(24).toString("hex")}`,
-  PRESENCE_DO_TOKEN_SIGNING_KEY: `key-${randomBytes(24).toString("hex")}`,
-};
 const shards = seed % 2 === 0 ? 1 : 4;
-say(`chaos: seed ${seed}, ${rounds} rounds, ${shards} mood shards`);
-say(`repeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}\n`);
-const server = await startServer({
+print(`chaos: seed ${seed}, ${rounds} rounds, ${shards} mood shards`);
+print(`repeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}\n`);
+const { server, stage: direct } = await startStage({
   startDeadlineMs: START_MS,
-  vars: {
-    ...secrets,
-    PRESENCE_DO_KEEPALIVE_FLUSH_MS: String(FLUSH_MS),
-    MOOD_SHARDS: String(shards),
+  vars: { PRESENCE_DO_KEEPALIVE_FLUSH_MS: String(FLUSH_MS), MOOD_SHARDS: String(shards) },
+});
+/** When a socket or stream last ended before its answer: the server may notice such a fault late. */
+let lastLossAtMs = 0;
+const proxy = new FaultProxy(() => server.port, {
+  onUnanswered(request) {
+    if (request.startsWith("GET")) lastLossAtMs = Date.now();
+    for (const cast of casts) cast.abandoned?.(request);
   },
 });
-/** When a socket or stream last went before anything of an answer came: such a fault may come late. */
-let lastLossAtMs = 0;
-const proxy = new FaultProxy(
-  () => server.port,
-  (request) => {
-    if (request.startsWith("GET")) lastLossAtMs = Date.now();
-    for (const cast of casts) cast.lostUntold?.(request);
-  },
-);
 await proxy.listen();
-
-const stage: Stage = {
-  url: `http://127.0.0.1:${proxy.port}`,
-  wsUrl: `ws://127.0.0.1:${proxy.port}`,
-  direct: server.url,
-  ingestToken: secrets.PRESENCE_DO_INGEST_TOKEN,
-  sign: (userId) =>
-    new SignJWT({ userId })
-      .setProtectedHeader({ alg: "HS256" })
-      .sign(new TextEncoder().encode(secrets.JWT_SECRET)),
-  watchToken: async (userId) => {
-    const grant = { user_id: userId, device_id: userId, ttlMs: TOKEN_TTL_MAX_MS };
-    return (await mintPresenceToken(grant, secrets.PRESENCE_DO_TOKEN_SIGNING_KEY)).token;
-  },
-};
+const address = `127.0.0.1:${proxy.port}`;
+const stage: Stage = { ...direct, url: `http://${address}`, wsUrl: `ws://${address}` };
 const presence = new PresenceCast(stage);
 const casts: Cast[] = [presence, new DeviceCast(stage), new FanoutCast(stage), new MoodCast(stage)];
 const violations: string[] = [];
-/** How long it took until all held, by system. */
+/** The time until all was right again, by system. */
 const healed = new Map<string, number[]>(casts.map(({ name }) => [name, []]));
 let evictions = 0;
 
 function report(what: string, { name }: Cast, wrong: readonly string[]): void {
   for (const line of wrong.slice(0, 5)) {
     violations.push(`${what}: ${name}: ${line}`);
-    say(`    VIOLATION ${name}: ${line}`);
+    print(`    VIOLATION ${name}: ${line}`);
   }
 }
 
-/** Time since boot in which some process waited for a CPU, in ms; 0 where the kernel does not tell. */
+/** Time since boot in which some process waited for a CPU, in ms; 0 where the kernel does not count it. */
 function starvedMs(): number {
   try {
     return Number(/total=(\d+)/.exec(readFileSync("/proc/pressure/cpu", "utf8"))?.[1] ?? 0) / 1000;
@@ -102,10 +73,7 @@ function starvedMs(): number {
   }
 }
 
-/**
- * Looks until all holds, at most {@link HEAL_MS} after the last fault on a machine that has time, and
- * twice that in all.
- */
+/** Checks until all is right, at most for {@link HEAL_MS} after the last fault on an idle machine. */
 async function settle(what: string): Promise<string> {
   const fromMs = Date.now();
   const fromStarvedMs = starvedMs();
@@ -124,7 +92,7 @@ async function settle(what: string): Promise<string> {
           report(what, cast, wrong);
           return `${cast.name} not at all`;
         }
-        await sleep(LOOK_EVERY_MS);
+        await sleep(CHECK_EVERY_MS);
       }
     }),
   );
@@ -132,33 +100,27 @@ async function settle(what: string): Promise<string> {
   return times.join(", ");
 }
 
-/** How often each actor that tells has started; asking wakes it. */
+/** How often each actor that reports it has started; the request wakes it. */
 function starts(): Promise<number[]> {
   const actors = casts.flatMap(({ actors }) => actors);
-  return Promise.all(
-    actors.map(async (actor) => {
-      const url = `${server.url}/debug/actors/${actor}`;
-      const { starts } = await getJson<{ starts: number }>(url);
-      return starts;
-    }),
-  );
+  return Promise.all(actors.map(async (actor) => (await inspectActor(stage, actor)).starts));
 }
 
-/** Everybody is silent for so long that actors fall asleep; then nothing may be gone. */
-async function rest(what: string): Promise<void> {
-  for (const cast of casts) cast.rest();
+/** Nobody sends anything until actors fall asleep; then nothing may be missing. */
+async function pause(what: string): Promise<void> {
+  for (const cast of casts) cast.pause();
   const before = await starts();
   await sleep(SLEEP_MS);
   const after = await starts();
   const slept = after.filter((times, i) => times > (before[i] ?? 0)).length;
   evictions += slept;
-  for (const cast of casts) report(what, cast, await cast.recall());
+  for (const cast of casts) report(what, cast, await cast.checkKept());
   const healing = await settle(what);
-  for (const cast of casts) cast.back();
-  say(`${" ".repeat(18)}${slept} of ${after.length} actors were evicted; ${healing}`);
+  for (const cast of casts) cast.resume();
+  print(`${" ".repeat(18)}${slept} of ${after.length} actors were evicted; ${healing}`);
 }
 
-/** What happens in a round besides the kill, and when. */
+/** What happens in a round besides the kill. */
 async function trouble(random: Random, forMs: number, canHole: boolean): Promise<string[]> {
   const done: string[] = [];
   const steps = Array.from({ length: random.int(4, 9) }, () => random.int(0, forMs)).sort(
@@ -177,13 +139,13 @@ async function trouble(random: Random, forMs: number, canHole: boolean): Promise
     } else if (kind < 0.35 && canHole) {
       if (proxy.hole(random, PRESENCE_PATH) > 0) presence.holed();
       done.push("a connection falls into a hole");
-    } else done.push(random.pick(casts).stir(random));
+    } else done.push(random.pick(casts).act(random));
   }
   return done;
 }
 
 for (const cast of casts) await cast.start();
-say(`start             all there after: ${await settle("start")}`);
+print(`start             all connected after: ${await settle("start")}`);
 
 for (let round = 1; round <= rounds; round++) {
   const random = new Random(seed, round);
@@ -197,46 +159,45 @@ for (let round = 1; round <= rounds; round++) {
   const downAtMs = Date.now();
   const what = `round ${round}`;
   await server.start();
-  for (const cast of casts) report(what, cast, await cast.recall());
-  for (const cast of casts) cast.back();
+  for (const cast of casts) report(what, cast, await cast.checkKept());
+  for (const cast of casts) cast.resume();
   const backMs = Date.now() - downAtMs;
   const done = await happening;
-  say(`${what.padEnd(18)}${done.join("; ")}; SIGKILL after ${killAfterMs} ms`);
-  say(`${" ".repeat(18)}back in ${(backMs / 1000).toFixed(1)} s; ${await settle(what)}`);
-  if (round % SLEEP_EVERY === 0) await rest(`${what}, asleep`);
+  print(`${what.padEnd(18)}${done.join("; ")}; SIGKILL after ${killAfterMs} ms`);
+  print(`${" ".repeat(18)}back in ${(backMs / 1000).toFixed(1)} s; ${await settle(what)}`);
+  if (round % SLEEP_EVERY === 0) await pause(`${what}, asleep`);
 }
 const ghostMs = presence.ghostsUntilMs - Date.now();
 if (ghostMs > 0) {
   await sleep(ghostMs);
-  say(`after a minute    ${await settle("after a minute")}`);
+  print(`after a minute    ${await settle("after a minute")}`);
 }
 
 for (const cast of casts) cast.stop();
 proxy.close();
 await server.stop();
 
-say(`\n${"system".padEnd(12)}${"healed in: median".padEnd(22)}${"longest".padEnd(12)}figures`);
+print(`\n${"system".padEnd(12)}${"healed in: median".padEnd(22)}${"longest".padEnd(12)}figures`);
 for (const cast of casts) {
   const times = (healed.get(cast.name) ?? []).toSorted((a, b) => a - b);
   const figures = Object.entries(cast.figures()).map(([key, value]) => `${key} ${value}`);
   const [median, longest] = [times[Math.floor(times.length / 2)] ?? 0, times.at(-1) ?? 0];
-  say(
+  print(
     `${cast.name.padEnd(12)}${`${(median / 1000).toFixed(1)} s`.padEnd(22)}` +
       `${`${(longest / 1000).toFixed(1)} s`.padEnd(12)}${figures.join(", ")}`,
   );
 }
 const { connections, cuts, stalls, holes, unanswered } = proxy.figures;
-say(
+print(
   `${rounds} SIGKILLs, ${connections} connections, ${cuts} cut in the middle, ${stalls} stalled, ${holes} black holes, ${unanswered} gone before an answer, ${evictions} evictions; ${Math.round((Date.now() - startedAtMs) / 1000)} s`,
 );
-if (/Reloading local server/.test(server.logs)) {
-  say("A source file changed meanwhile: wrangler restarted the runtime more often than we did.");
+if (wasReloaded(server)) {
+  print("A source file changed meanwhile: wrangler restarted the runtime more often than we did.");
 }
-say(`${violations.length} violations`);
-for (const violation of violations) say(`  ${violation}`);
+print(`${violations.length} violations`);
+for (const violation of violations) print(`  ${violation}`);
 if (violations.length > 0) {
-  const file = join(tmpdir(), `rollcall-chaos-${seed}.log`);
-  writeFileSync(file, server.logs);
-  say(`The server's log: ${file}\nRepeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}`);
+  print(`The server's log: ${saveLog("chaos", seed, server)}`);
+  print(`Repeat with: npm run chaos -- --seed ${seed} --rounds ${rounds}`);
 }
 process.exit(violations.length === 0 ? 0 : 1);

@@ -1,6 +1,6 @@
 /** A day that is played event by event, as fast as the machine can. */
 import { PROBE, parseFrames } from "../../src/wire/frames.ts";
-import { Random } from "../chaos/random.ts";
+import { Random } from "../kit/random.ts";
 import { type Counters, scaled } from "./bill.ts";
 import { clock, MIDNIGHT_MS } from "./clock.worker.ts";
 import {

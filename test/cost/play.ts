@@ -1,10 +1,8 @@
 /** Plays simulated days, each in a runtime of its own. */
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { bundleWorker, COMPATIBILITY_DATE, PROJECT } from "../kit/workers.ts";
 import type { Counters } from "./bill.ts";
 
-const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 const BY_HAND = { PINGED: "PingedRoom", WOKEN: "WokenRoom" };
 
 /** What each Worker of a day needs. */
@@ -45,22 +43,6 @@ const BINDINGS = {
   CONSOLE: "off",
 };
 
-async function bundle(entry: Entry, root: string): Promise<string> {
-  const bundled = await build({
-    entryPoints: [`test/cost/${entry}`],
-    absWorkingDir: root,
-    bundle: true,
-    write: false,
-    format: "esm",
-    target: "es2024",
-    conditions: ["workerd", "worker", "browser"],
-    external: ["cloudflare:*", "node:*", "workerd:*"],
-    // package.json says that no module has an effect of its own: clock.worker.ts has.
-    ignoreAnnotations: true,
-  });
-  return bundled.outputFiles[0]?.text ?? "";
-}
-
 /** The counters of `day`, such as `presence/rollcall`, for one user. */
 async function play(entry: Entry, script: string, day: string): Promise<Counters> {
   const { flags, actors, storage } = WORKERS[entry];
@@ -72,7 +54,7 @@ async function play(entry: Entry, script: string, day: string): Promise<Counters
       handleStructuredLogs: ({ level, message }) => {
         if (level === "error") console.error(message);
       },
-      compatibilityDate: "2026-10-15",
+      compatibilityDate: COMPATIBILITY_DATE,
       compatibilityFlags: [...flags, "enable_request_signal", "unsafe_module", "experimental"],
       bindings: BINDINGS,
       ...(structuredClone(storage) as { kvNamespaces?: string[]; d1Databases?: string[] }),
@@ -102,7 +84,8 @@ export async function playAll(
     for (let day = waiting.shift(); day !== undefined; day = waiting.shift()) {
       const isWorkspace = day.startsWith("workspace/");
       const entry: Entry = isWorkspace ? "workspace-days.worker.ts" : "days.worker.ts";
-      const script = scripts.get(entry) ?? bundle(entry, root);
+      // clock.worker.ts has an effect of its own.
+      const script = scripts.get(entry) ?? bundleWorker(`test/cost/${entry}`, root, true);
       scripts.set(entry, script);
       const startedAt = performance.now();
       played.set(day, await play(entry, await script, day));

@@ -10,13 +10,14 @@
  * await server.kill();     // power cut; the state stays
  * await server.restart();  // same port, same state
  */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { listProcesses, type Process } from "../kit/processes.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 const POLL_MS = 50;
@@ -40,13 +41,6 @@ export interface ServerOptions {
   /** The path that is requested until it answers, with any status. Default `/`. */
   readyPath?: string;
   startDeadlineMs?: number;
-}
-
-interface Process {
-  pid: number;
-  parent: number;
-  group: number;
-  command: string;
 }
 
 /** Starts the server and waits until it answers; throws with the end of its log when it does not. */
@@ -261,38 +255,6 @@ function signalGroup(group: number, signal: NodeJS.Signals): void {
   } catch {
     // Already gone.
   }
-}
-
-function listProcesses(): Process[] {
-  return existsSync("/proc/self/stat") ? readProc() : askPs();
-}
-
-function readProc(): Process[] {
-  return readdirSync("/proc").flatMap((entry) => {
-    if (!/^\d+$/.test(entry)) return [];
-    try {
-      const stat = readFileSync(`/proc/${entry}/stat`, "utf8");
-      // Behind the name in parentheses: state, parent, group.
-      const [state, parent, group] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-      if (state === "Z") return [];
-      const command = readFileSync(`/proc/${entry}/cmdline`, "utf8").replaceAll("\0", " ").trim();
-      return [{ pid: Number(entry), parent: Number(parent), group: Number(group), command }];
-    } catch {
-      return []; // Ended while we looked.
-    }
-  });
-}
-
-function askPs(): Process[] {
-  const lines = execFileSync("ps", ["-A", "-o", "pid=,ppid=,pgid=,stat=,command="], {
-    encoding: "utf8",
-  }).split("\n");
-  return lines.flatMap((line) => {
-    const [, pid, parent, group, state, command] =
-      /^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(.*)$/.exec(line) ?? [];
-    if (command === undefined || state?.startsWith("Z")) return [];
-    return [{ pid: Number(pid), parent: Number(parent), group: Number(group), command }];
-  });
 }
 
 async function findFreePort(): Promise<number> {

@@ -1,5 +1,5 @@
 /** What the server takes, as a grammar, and the ways in which hostile input departs from it. */
-import type { Random } from "../chaos/random.ts";
+import type { Random } from "../kit/random.ts";
 
 /** Tokens that the server accepts: hostile input has to get past the door. */
 export interface Passes {

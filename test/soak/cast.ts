@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import WebSocket from "ws";
-import { Random } from "../chaos/random.ts";
+import { Random } from "../kit/random.ts";
 import type { Latencies } from "./latency.ts";
 
 /** Where clients connect, and with what. It is sent to the clients' processes. */

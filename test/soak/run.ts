@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { lines } from "../bench/plot.ts";
 import { Clients, cpuMs, machineMs } from "../bench/server.ts";
-import { seedOf } from "../chaos/random.ts";
+import { seedOf } from "../kit/random.ts";
 import { startServer } from "../e2e/server.ts";
 import { LOST_MS, SETTLE_MS, type Stage } from "./cast.ts";
 import type { Censuses, Report, System, Task } from "./crowd.ts";

@@ -1,8 +1,8 @@
-/** A TCP proxy between clients and server that treats connections as bad networks do. */
+/** A TCP proxy between clients and server, with the faults of bad networks. */
 import { connect, createServer, type Server, type Socket } from "node:net";
 import type { Random } from "./random.ts";
 
-/** A connection that was to be cut in the middle of the next chunk, but stays silent, is cut then. */
+/** A cut waits for the next chunk for this time, then it happens without one. */
 const CUT_WITHIN_MS = 700;
 
 class Link {
@@ -67,7 +67,7 @@ class Link {
     }, ms).unref();
   }
 
-  /** Nothing gets through any more, and neither side is told. */
+  /** Nothing gets through any more, and neither side notices. */
   hole(): void {
     this.#holed = true;
   }
@@ -79,18 +79,22 @@ class Link {
   }
 }
 
+export interface ProxyEvents {
+  onConnect?(): void;
+  /** A client disconnected before any byte of an answer arrived. */
+  onUnanswered?(request: string): void;
+}
+
 export class FaultProxy {
   readonly #links = new Set<Link>();
   readonly #server: Server;
   readonly figures = { connections: 0, cuts: 0, stalls: 0, holes: 0, unanswered: 0 };
   port = 0;
 
-  /**
-   * @param target port that connections go to, as it is when they come
-   * @param onUnanswered a client went before anything of an answer came
-   */
-  constructor(target: () => number, onUnanswered: (request: string) => void) {
+  /** @param target returns the port that the next connection goes to */
+  constructor(target: () => number, { onConnect, onUnanswered }: ProxyEvents = {}) {
     this.#server = createServer((client) => {
+      onConnect?.();
       const link = new Link(client, target());
       this.figures.connections += 1;
       this.#links.add(link);
@@ -98,13 +102,13 @@ export class FaultProxy {
       client.once("close", () => {
         if (!link.answered && !link.upstream.connecting && !link.upstream.errored) {
           this.figures.unanswered += 1;
-          onUnanswered(link.request);
+          onUnanswered?.(link.request);
         }
       });
     });
   }
 
-  /** Connections now; none while the server is down. */
+  /** Connections at present; none while the server is down. */
   get size(): number {
     return this.#links.size;
   }
@@ -144,8 +148,12 @@ export class FaultProxy {
     return [...this.#links].filter(() => random.chance(share));
   }
 
+  resetAll(): void {
+    for (const link of this.#links) link.reset();
+  }
+
   close(): void {
     this.#server.close();
-    for (const link of this.#links) link.reset();
+    this.resetAll();
   }
 }

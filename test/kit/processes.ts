@@ -1,0 +1,122 @@
+/** Processes: clients in one of their own, and what CPU and memory each uses. */
+import { type ChildProcess, execFileSync, fork } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+
+export interface Process {
+  pid: number;
+  parent: number;
+  group: number;
+  command: string;
+}
+
+/** Clients in a process of their own. It answers each message with one message. */
+export class Clients {
+  readonly #child: ChildProcess;
+
+  constructor(module: URL) {
+    this.#child = fork(module);
+  }
+
+  get pid(): number {
+    return this.#child.pid as number;
+  }
+
+  /** @throws Error when the process ends instead of answering */
+  async ask<T>(task: object): Promise<T> {
+    const gone = new AbortController();
+    const answer = once(this.#child, "message", { signal: gone.signal });
+    const exit = once(this.#child, "exit", { signal: gone.signal }).then(() => {
+      throw new Error("the clients' process ended; its error stands above");
+    });
+    this.#child.send(task);
+    try {
+      const [message] = (await Promise.race([answer, exit])) as [T];
+      return message;
+    } finally {
+      for (const promise of [answer, exit]) promise.catch(() => {});
+      gone.abort();
+    }
+  }
+
+  stop(): Promise<void> {
+    return end(this.#child);
+  }
+}
+
+export async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exit = once(child, "exit");
+  child.kill("SIGKILL");
+  await exit;
+}
+
+/**
+ * CPU time of all threads of process `pid` so far, in ms. The scheduler's count is exact;
+ * /proc/<pid>/stat counts in ticks of 10 ms.
+ */
+export function cpuMs(pid: number): number {
+  let sum = 0;
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    sum += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]);
+  }
+  return sum / 1e6;
+}
+
+/** Memory of a process, in MiB. */
+export interface Memory {
+  /** Resident. */
+  rss: number;
+  /** Of what it shares with others, only its share. */
+  pss: number;
+}
+
+/** @throws Error when there is no such process any more */
+export function memoryOf(pid: number): Memory {
+  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  const read = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1]);
+  return { rss: read("Rss") / 1024, pss: read("Pss") / 1024 };
+}
+
+/** Busy time of all cores, in ms, and how much of all time the hypervisor took. */
+export function machineMs(): { busy: number; steal: number } {
+  const [user = 0, nice = 0, system = 0, , , irq = 0, soft = 0, steal = 0] = (
+    /^cpu +(.*)$/m.exec(readFileSync("/proc/stat", "utf8"))?.[1] ?? ""
+  )
+    .split(" ")
+    .map((ticks) => Number(ticks) * 10);
+  return { busy: user + nice + system + irq + soft + steal, steal };
+}
+
+/** All processes of the machine. */
+export function listProcesses(): Process[] {
+  return existsSync("/proc/self/stat") ? readProc() : askPs();
+}
+
+function readProc(): Process[] {
+  return readdirSync("/proc").flatMap((entry) => {
+    if (!/^\d+$/.test(entry)) return [];
+    try {
+      const stat = readFileSync(`/proc/${entry}/stat`, "utf8");
+      // Behind the name in parentheses: state, parent, group.
+      const [state, parent, group] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      if (state === "Z") return [];
+      const command = readFileSync(`/proc/${entry}/cmdline`, "utf8").replaceAll("\0", " ").trim();
+      return [{ pid: Number(entry), parent: Number(parent), group: Number(group), command }];
+    } catch {
+      return []; // Ended while we looked.
+    }
+  });
+}
+
+function askPs(): Process[] {
+  const lines = execFileSync("ps", ["-A", "-o", "pid=,ppid=,pgid=,stat=,command="], {
+    encoding: "utf8",
+  }).split("\n");
+  return lines.flatMap((line) => {
+    const [, pid, parent, group, state, command] =
+      /^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S+)\s+(.*)$/.exec(line) ?? [];
+    if (command === undefined || state?.startsWith("Z")) return [];
+    return [{ pid: Number(pid), parent: Number(parent), group: Number(group), command }];
+  });
+}
