@@ -1,11 +1,9 @@
-/**
- * Clients of some systems, in a process of their own: it answers each task with one message.
- */
+/** Clients of some systems, in a process of their own. It answers each task with one message. */
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import type { Cast, Census, Stage } from "./cast.ts";
+import type { Counts } from "../kit/latency.ts";
+import type { Cast, Census, SoakStage } from "./cast.ts";
 import { DeviceCast } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
-import type { Counts } from "./latency.ts";
 import { MoodCast } from "./moods.ts";
 import { PresenceCast } from "./presence.ts";
 
@@ -14,12 +12,12 @@ const CASTS = {
   fanout: FanoutCast,
   devices: DeviceCast,
   moods: MoodCast,
-} satisfies Record<string, new (stage: Stage, clients: number) => Cast>;
+} satisfies Record<string, new (stage: SoakStage, clients: number) => Cast>;
 export type System = keyof typeof CASTS;
 
 export type Task =
-  | { do: "start"; stage: Stage; clients: Partial<Record<System, number>> }
-  | { do: "report" | "census" | "hold" | "look" | "leave" };
+  | { do: "start"; stage: SoakStage; clients: Partial<Record<System, number>> }
+  | { do: "report" | "census" | "hold" | "check" | "leave" };
 
 /** What happened since the last report. */
 export interface Report {
@@ -35,16 +33,16 @@ export interface Report {
 export type Censuses = Record<string, Census>;
 
 const SWEEP_MS = 1_000;
-const LOOK_MS = 10_000;
+const CHECK_MS = 10_000;
 
 const casts: Cast[] = [];
 const delay = monitorEventLoopDelay({ resolution: 10 });
-let looking: Promise<unknown> = Promise.resolve();
+let checking: Promise<unknown> = Promise.resolve();
 let timers: NodeJS.Timeout[] = [];
 
-async function look(): Promise<void> {
+async function check(): Promise<void> {
   for (const cast of casts) {
-    await cast.look().catch((error) => cast.faults.add(`could not look: ${error}`));
+    await cast.check().catch((error) => cast.faults.add(`the check failed: ${error}`));
   }
 }
 
@@ -54,18 +52,18 @@ async function start({ stage, clients }: Extract<Task, { do: "start" }>): Promis
   }
   delay.enable();
   for (const cast of casts) await cast.start();
-  let isLooking = false;
+  let isChecking = false;
   timers = [
     setInterval(() => {
       for (const cast of casts) cast.sweep();
     }, SWEEP_MS),
     setInterval(() => {
-      if (isLooking) return;
-      isLooking = true;
-      looking = look().finally(() => {
-        isLooking = false;
+      if (isChecking) return;
+      isChecking = true;
+      checking = check().finally(() => {
+        isChecking = false;
       });
-    }, LOOK_MS),
+    }, CHECK_MS),
   ];
 }
 
@@ -85,19 +83,19 @@ function report(): Report {
 }
 
 async function census(): Promise<Censuses> {
-  const counted: [string, Census][] = [];
+  const censuses: [string, Census][] = [];
   for (const cast of casts) {
     try {
-      counted.push([cast.name, await cast.census()]);
+      censuses.push([cast.name, await cast.census()]);
     } catch (error) {
-      cast.faults.add(`could not count: ${error}`);
-      counted.push([cast.name, { live: cast.figures().live ?? 0, told: -1 }]);
+      cast.faults.add(`the census failed: ${error}`);
+      censuses.push([cast.name, { live: cast.figures().live ?? 0, counted: -1 }]);
     }
   }
-  return Object.fromEntries(counted);
+  return Object.fromEntries(censuses);
 }
 
-// Whoever started us is gone: killed, maybe.
+// The parent ended: it may have been killed.
 process.once("disconnect", () => process.exit());
 
 process.on("message", async (task: Task) => {
@@ -115,11 +113,11 @@ process.on("message", async (task: Task) => {
     case "hold":
       clearInterval(timers[1]);
       for (const cast of casts) cast.hold();
-      await looking;
+      await checking;
       process.send?.({});
       break;
-    case "look":
-      await look();
+    case "check":
+      await check();
       process.send?.({});
       break;
     case "leave":

@@ -1,69 +1,64 @@
 import { randomUUID } from "node:crypto";
-import { EventSource } from "eventsource";
-import type { DeviceInspection, Heartbeat } from "../../rooms/devices/contract.ts";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../rooms/devices/token.ts";
+import type { Heartbeat } from "../../rooms/devices/contract.ts";
 import {
-  type Cast,
-  type Census,
-  Delivery,
-  Faults,
-  getJson,
-  Life,
-  request,
-  type Stage,
-  sumUp,
-} from "./cast.ts";
-import { Latencies } from "./latency.ts";
+  Daemon as BeatWriter,
+  inspectDevices,
+  Phone,
+  postBeat,
+  postBeats,
+  readDevices,
+} from "../kit/devices.ts";
+import { Latencies } from "../kit/latency.ts";
+import { Delivery, Faults } from "../kit/ledger.ts";
+import { Life } from "../kit/life.ts";
+import { signWatcher } from "../kit/stage.ts";
+import { AWAY_MS, type Cast, type Census, type SoakStage, STAY_MS, sumOf } from "./cast.ts";
 
 const DAEMONS_PER_USER = 3;
 const BEAT_MS = 10_000;
 const TTL_MS = 25_000;
-/** How late an expiry may be told: the contract's second, and a stall of the machine. */
+/** How late an expiry may be reported: the contract's second, and a stall of the machine. */
 const EXPIRY_LATE_MS = 1_000 + 4_000;
-/** Daemons that share a gateway, which posts for all of them at once. */
+/** Daemons of one gateway, which posts for all of them at once. */
 const FLEET = 25;
-const STAY_MS = 8 * 60_000;
-const AWAY_MS = 8_000;
 const DAEMON_STAY_MS = 5 * 60_000;
 const DAEMON_AWAY_MS = 45_000;
-/** Users whose snapshot is asked for at each look. */
-const LOOKED_AT = 20;
+/** Users whose snapshot is read at each check. */
+const CHECKED = 20;
 
-class Watcher {
-  /** What the stream said last, by device. */
-  readonly shown = new Map<string, Heartbeat>();
-  readonly source: EventSource;
-  settledAtMs = Number.POSITIVE_INFINITY;
-
-  constructor(url: string) {
-    this.source = new EventSource(url);
-    this.source.onopen = () => {
-      this.settledAtMs = performance.now();
-    };
-  }
-
-  get isSettled(): boolean {
-    return this.settledAtMs < performance.now();
-  }
+/** A phone, and since when it must receive all heartbeats; Infinity before. */
+interface Watcher {
+  phone?: Phone;
+  settledAtMs: number;
 }
 
-interface Daemon {
-  id: string;
-  user: User;
-  isOn: boolean;
-  seq: number;
+class Daemon extends BeatWriter {
+  readonly user: User;
+  /** A gateway posts for it. */
+  readonly isBatched: boolean;
+  isOn = false;
+  isPosting = false;
   /** Of the last heartbeat that was accepted. */
-  acceptedSeq: number;
-  acceptedStatus: Heartbeat["status"];
-  /** When the last one was sent, and when it last came. */
-  sentAtMs: number;
-  onAtMs: number;
-  isPosting: boolean;
-  /** It has a gateway that posts for it. */
-  isBatched: boolean;
-  beats: Map<number, Delivery<Watcher>>;
-  /** It fell silent: since when, and who has to hear that it is offline. */
+  acceptedSeq = -1;
+  acceptedStatus: Heartbeat["status"] = "offline";
+  /** When the last heartbeat was sent, and when the daemon last started. */
+  sentAtMs = 0;
+  onAtMs = 0;
+  readonly beats = new Map<number, Delivery<Watcher>>();
+  /** It fell silent: since when, and who must receive that it is offline. */
   silence?: { fromMs: number; delivery: Delivery<Watcher> };
+
+  constructor(user: User, isBatched: boolean) {
+    super(user.id, TTL_MS);
+    this.user = user;
+    this.isBatched = isBatched;
+  }
+
+  /** A delivery that starts now, to the phone that watches. */
+  toWatcher(): Delivery<Watcher> {
+    const { watcher } = this.user;
+    return new Delivery(watcher && watcher.settledAtMs < performance.now() ? [watcher] : []);
+  }
 }
 
 interface User {
@@ -82,33 +77,23 @@ export class DeviceCast implements Cast {
     batched: new Latencies(),
     expiry: new Latencies(),
   };
-  readonly #stage: Stage;
+  readonly #stage: SoakStage;
   readonly #life: Life;
   readonly #users: User[] = [];
   readonly #daemons: Daemon[] = [];
-  #comings = 0;
+  #joins = 0;
   #accepted = 0;
   #received = 0;
-  #lookedAt = 0;
+  #checked = 0;
 
-  constructor(stage: Stage, clients: number) {
+  constructor(stage: SoakStage, clients: number) {
     this.#stage = stage;
     this.#life = new Life(stage.seed, 3);
     for (let u = 0; u < clients; u++) {
       const user: User = { id: randomUUID(), token: "", daemons: [] };
-      user.daemons = Array.from({ length: DAEMONS_PER_USER }, () => ({
-        id: randomUUID(),
-        user,
-        isOn: false,
-        seq: 0,
-        acceptedSeq: -1,
-        acceptedStatus: "offline",
-        sentAtMs: 0,
-        onAtMs: 0,
-        isPosting: false,
-        isBatched: false,
-        beats: new Map(),
-      }));
+      user.daemons = Array.from({ length: DAEMONS_PER_USER }, (_, d) => {
+        return new Daemon(user, (u * DAEMONS_PER_USER + d) % 2 === 1);
+      });
       this.#users.push(user);
       this.#daemons.push(...user.daemons);
     }
@@ -117,32 +102,28 @@ export class DeviceCast implements Cast {
   async start(): Promise<void> {
     const { rampMs } = this.#stage;
     for (const user of this.#users) {
-      const grant = { user_id: user.id, device_id: user.id, ttlMs: TOKEN_TTL_MAX_MS };
-      user.token = (await mintPresenceToken(grant, this.#stage.signingKey)).token;
-      const come = async () => this.#come(user);
-      void this.#life.comeAndGo(rampMs, STAY_MS, AWAY_MS, come, () => this.#go(user));
+      user.token = await signWatcher(this.#stage, user.id);
+      const join = () => this.#join(user);
+      void this.#life.joinAndLeave([rampMs, STAY_MS, AWAY_MS], join, () => this.#leave(user));
     }
-    const lone: Daemon[] = [];
-    const fleet: Daemon[] = [];
-    for (const [i, daemon] of this.#daemons.entries()) {
-      daemon.isBatched = i % 2 === 1;
-      (daemon.isBatched ? fleet : lone).push(daemon);
+    for (const daemon of this.#daemons) {
       const turnOn = async () => {
         daemon.isOn = true;
         daemon.onAtMs = performance.now();
         delete daemon.silence;
       };
       const turnOff = () => this.#turnOff(daemon);
-      void this.#life.comeAndGo(rampMs, DAEMON_STAY_MS, DAEMON_AWAY_MS, turnOn, turnOff);
+      void this.#life.joinAndLeave([rampMs, DAEMON_STAY_MS, DAEMON_AWAY_MS], turnOn, turnOff);
+      if (!daemon.isBatched) void this.#beatOn(() => this.#beat(daemon));
     }
-    for (const daemon of lone) void this.#beatOn(() => this.#beat(daemon));
+    const fleet = this.#daemons.filter(({ isBatched }) => isBatched);
     for (let from = 0; from < fleet.length; from += FLEET) {
       const members = fleet.slice(from, from + FLEET);
       void this.#beatOn(() => this.#beatAll(members));
     }
   }
 
-  /** Each by its own clock: a stall that holds many up together leaves none of them in step. */
+  /** Each by its own clock: after a stall of all, they do not beat in step. */
   async #beatOn(beat: () => Promise<void>): Promise<void> {
     let dueAtMs = performance.now() + this.#life.random.unit() * BEAT_MS;
     while (await this.#life.wait(Math.max(0, dueAtMs - performance.now()))) {
@@ -151,26 +132,30 @@ export class DeviceCast implements Cast {
     }
   }
 
-  #come(user: User): void {
-    this.#comings += 1;
-    const query = new URLSearchParams({ user_id: user.id, token: user.token });
-    const watcher = new Watcher(`${this.#stage.url}/api/v1/mobile/presence/stream?${query}`);
+  async #join(user: User): Promise<void> {
+    this.#joins += 1;
+    const watcher: Watcher = { settledAtMs: Number.POSITIVE_INFINITY };
     user.watcher = watcher;
-    watcher.source.onmessage = ({ data }) => this.#heard(user, watcher, JSON.parse(data));
-    watcher.source.onerror = ({ message }) => {
-      this.faults.add(`a stream was lost: ${message}`);
-      this.#excuse(user, watcher);
-      watcher.settledAtMs = Number.POSITIVE_INFINITY;
-      watcher.shown.clear();
-    };
+    watcher.phone = await Phone.open(this.#stage, user.id, {
+      onOpen: () => {
+        watcher.settledAtMs = performance.now();
+      },
+      onBeat: (beat, before) => this.#receive(user, watcher, beat, before),
+      onLost: (why) => {
+        this.faults.add(`a stream was lost: ${why}`);
+        this.#excuse(user, watcher);
+        watcher.settledAtMs = Number.POSITIVE_INFINITY;
+        watcher.phone?.shown.clear();
+      },
+    });
   }
 
-  #go(user: User): void {
+  #leave(user: User): void {
     const { watcher } = user;
     if (!watcher) return;
     delete user.watcher;
     this.#excuse(user, watcher);
-    watcher.source.close();
+    watcher.phone?.close();
   }
 
   #excuse({ daemons }: User, watcher: Watcher): void {
@@ -182,37 +167,24 @@ export class DeviceCast implements Cast {
 
   #turnOff(daemon: Daemon): void {
     daemon.isOn = false;
-    // Who did not even beat once was offline all the time.
+    // A daemon without a heartbeat was offline all the time.
     if (daemon.sentAtMs < daemon.onAtMs) return;
     if (this.#life.random.chance(0.5)) void this.#beat(daemon, "offline");
     else {
-      // It expires by the time of the server, which heard the last heartbeat after we sent it.
+      // It expires by the clock of the server, which received the heartbeat after we sent it.
       const fromMs = daemon.sentAtMs;
-      daemon.silence = { fromMs, delivery: this.#toWatcher(daemon) };
+      daemon.silence = { fromMs, delivery: daemon.toWatcher() };
     }
   }
 
-  #toWatcher({ user: { watcher } }: Daemon): Delivery<Watcher> {
-    return new Delivery(watcher?.isSettled ? [watcher] : []);
-  }
-
-  /** The next heartbeat, with its delivery begun; null where the last one is still under way. */
+  /** The next heartbeat, with its delivery begun; null while the last one is on its way. */
   #next(daemon: Daemon, status: Heartbeat["status"]): Heartbeat | null {
     if (daemon.isPosting) return null;
     daemon.isPosting = true;
-    daemon.seq += 1;
     daemon.sentAtMs = performance.now();
-    daemon.beats.set(daemon.seq, this.#toWatcher(daemon));
-    return {
-      schema_version: 1,
-      user_id: daemon.user.id,
-      device_id: daemon.id,
-      status,
-      source: "soak",
-      sent_at_ms: Date.now(),
-      seq: daemon.seq,
-      ttl_ms: TTL_MS,
-    };
+    const beat = daemon.next(status);
+    daemon.beats.set(beat.seq, daemon.toWatcher());
+    return beat;
   }
 
   #answered(daemon: Daemon, { seq, status }: Heartbeat, answer: number): void {
@@ -231,7 +203,7 @@ export class DeviceCast implements Cast {
     if (status === "online" && !daemon.isOn) return;
     const beat = this.#next(daemon, status);
     if (!beat) return;
-    this.#answered(daemon, beat, await this.#post("heartbeat", beat, async ({ status }) => status));
+    this.#answered(daemon, beat, await postBeat(this.#stage, beat));
   }
 
   async #beatAll(daemons: readonly Daemon[]): Promise<void> {
@@ -241,69 +213,47 @@ export class DeviceCast implements Cast {
       if (beat) sent.push({ daemon, beat });
     }
     if (sent.length === 0) return;
-    const body = { heartbeats: sent.map(({ beat }) => beat) };
-    const results = await this.#post("heartbeats", body, async (response) => {
-      return ((await response.json()) as { results?: { status: number }[] }).results;
-    });
-    const list = typeof results === "object" ? results : [];
+    const statuses = await postBeats(
+      this.#stage,
+      sent.map(({ beat }) => beat),
+    );
     for (const [i, { daemon, beat }] of sent.entries()) {
-      this.#answered(daemon, beat, list[i]?.status ?? 0);
+      this.#answered(daemon, beat, statuses[i] ?? 0);
     }
   }
 
-  /** @returns 0 where there is no answer */
-  async #post<T>(route: string, body: object, read: (response: Response) => Promise<T>) {
-    try {
-      const response = await request(`${this.#stage.url}/api/v1/daemon/presence/${route}`, {
-        method: "POST",
-        headers: {
-          Authorization: `Bearer ${this.#stage.ingestToken}`,
-          "Content-Type": "application/json",
-        },
-        body: JSON.stringify(body),
-      });
-      const result = await read(response);
-      if (!response.bodyUsed) await response.arrayBuffer();
-      return result;
-    } catch {
-      return 0;
-    }
-  }
-
-  #heard({ daemons }: User, watcher: Watcher, told: Heartbeat): void {
+  #receive(user: User, watcher: Watcher, beat: Heartbeat, before: Heartbeat | undefined): void {
     this.#received += 1;
-    const daemon = daemons.find(({ id }) => id === told.device_id);
-    if (!daemon) {
-      this.faults.add("a stream told of a device of somebody else");
+    const daemon = user.daemons.find(({ deviceId }) => deviceId === beat.device_id);
+    if (!daemon || beat.user_id !== user.id) {
+      this.faults.add("a stream shows a device of another user");
       return;
     }
-    const before = watcher.shown.get(daemon.id);
-    watcher.shown.set(daemon.id, told);
     const { silence, beats } = daemon;
-    const isExpiry = before?.seq === told.seq && before.status === "online";
-    if (isExpiry && told.status === "offline") {
+    const isExpiry = before?.seq === beat.seq && before.status === "online";
+    if (isExpiry && beat.status === "offline") {
       const silentMs = performance.now() - daemon.sentAtMs;
-      // The next heartbeat may be on its way when the last one's time is over.
-      if (told.seq === daemon.seq && silentMs < TTL_MS) {
-        this.faults.add(`a device was called offline ${Math.round(silentMs)} ms after a heartbeat`);
+      // At the end of its ttl the next heartbeat may be on its way.
+      if (beat.seq === daemon.seq && silentMs < TTL_MS) {
+        this.faults.add(`a device turned offline ${Math.round(silentMs)} ms after a heartbeat`);
       }
       if (silence?.delivery.reached(watcher)) this.latencies.expiry.add(silentMs - TTL_MS);
       return;
     }
-    if (before && told.seq <= before.seq) {
-      this.faults.add(`heartbeat ${told.seq} came after ${before.seq}`);
+    if (before && beat.seq <= before.seq) {
+      this.faults.add(`heartbeat ${beat.seq} arrived after ${before.seq}`);
     }
-    const beat = beats.get(told.seq);
-    if (!beat?.reached(watcher)) return;
+    const delivery = beats.get(beat.seq);
+    if (!delivery?.reached(watcher)) return;
     const { heartbeat, batched } = this.latencies;
-    (daemon.isBatched ? batched : heartbeat).add(performance.now() - beat.sentAtMs);
+    (daemon.isBatched ? batched : heartbeat).add(performance.now() - delivery.sentAtMs);
   }
 
   sweep(): void {
     const now = performance.now();
-    for (const { id, beats, silence } of this.#daemons) {
+    for (const { deviceId, beats, silence } of this.#daemons) {
       for (const [seq, beat] of beats) {
-        if (beat.isLate) this.faults.add(`a stream never showed heartbeat ${seq} of ${id}`);
+        if (beat.isLate) this.faults.add(`a stream never showed heartbeat ${seq} of ${deviceId}`);
         if (beat.missing === 0 || beat.isLate) beats.delete(seq);
       }
       if (silence?.delivery.missing && now - silence.fromMs > TTL_MS + EXPIRY_LATE_MS) {
@@ -313,34 +263,32 @@ export class DeviceCast implements Cast {
     }
   }
 
-  /** What the server says of some users, watched or not. */
-  async look(): Promise<void> {
-    for (let i = 0; i < LOOKED_AT; i++) {
-      await this.#lookAt(this.#users[this.#lookedAt++ % this.#users.length] as User);
+  /** The server's devices of some users, watched or not. */
+  async check(): Promise<void> {
+    for (let i = 0; i < CHECKED; i++) {
+      await this.#checkUser(this.#users[this.#checked++ % this.#users.length] as User);
     }
   }
 
-  async #lookAt(user: User): Promise<void> {
+  async #checkUser({ id, token, daemons }: User): Promise<void> {
     const askedAtMs = performance.now();
-    const known = user.daemons.map(({ seq, acceptedSeq }) => ({ seq, acceptedSeq }));
-    const url = `${this.#stage.url}/api/v1/mobile/presence?user_id=${user.id}`;
-    const bearer = { Authorization: `Bearer ${user.token}` };
-    const { devices } = await getJson<{ devices: Heartbeat[] }>(url, bearer);
-    for (const [i, daemon] of user.daemons.entries()) {
+    const known = daemons.map(({ seq, acceptedSeq }) => ({ seq, acceptedSeq }));
+    const devices = await readDevices(this.#stage, id, token);
+    for (const [i, daemon] of daemons.entries()) {
       const { seq = 0, acceptedSeq = -1 } = known[i] ?? {};
-      const told = devices.find(({ device_id }) => device_id === daemon.id);
-      if ((told?.seq ?? -1) < acceptedSeq) {
-        this.faults.add(`the server knows heartbeat ${told?.seq}, ${acceptedSeq} was accepted`);
+      const answer = devices.find(({ device_id }) => device_id === daemon.deviceId);
+      if ((answer?.seq ?? -1) < acceptedSeq) {
+        this.faults.add(`the server knows heartbeat ${answer?.seq}, ${acceptedSeq} was accepted`);
       }
-      // Of the rest only those of whom nothing was under way from the question to the answer.
+      // The status is certain only if no heartbeat was on its way from the question to the answer.
       if (daemon.seq !== seq || acceptedSeq !== seq) continue;
       const silentMs = askedAtMs - daemon.sentAtMs;
       const isOver = silentMs > TTL_MS + EXPIRY_LATE_MS;
       const isOnline = daemon.acceptedStatus === "online" && silentMs < TTL_MS - EXPIRY_LATE_MS;
-      if (isOver && told?.status === "online") {
-        this.faults.add("the server says that a silent device is online");
-      } else if (isOnline && told?.status !== "online") {
-        this.faults.add("the server says that a beating device is offline");
+      if (isOver && answer?.status === "online") {
+        this.faults.add("the server shows a silent device as online");
+      } else if (isOnline && answer?.status !== "online") {
+        this.faults.add("the server shows a beating device as offline");
       }
     }
   }
@@ -350,11 +298,10 @@ export class DeviceCast implements Cast {
   }
 
   async census(): Promise<Census> {
-    const told = await sumUp(this.#users, async ({ id }) => {
-      const url = `${this.#stage.url}/debug/presence?user_id=${id}`;
-      return (await getJson<DeviceInspection>(url)).active_streams;
+    const counted = await sumOf(this.#users, async ({ id }) => {
+      return (await inspectDevices(this.#stage, id)).active_streams;
     });
-    return { live: this.#live, told };
+    return { live: this.#live, counted };
   }
 
   get #live(): number {
@@ -362,13 +309,13 @@ export class DeviceCast implements Cast {
   }
 
   leave(): void {
-    for (const user of this.#users) this.#go(user);
+    for (const user of this.#users) this.#leave(user);
   }
 
   figures(): Record<string, number> {
     return {
       live: this.#live,
-      comings: this.#comings,
+      joins: this.#joins,
       daemons: this.#daemons.filter(({ isOn }) => isOn).length,
       accepted: this.#accepted,
       received: this.#received,

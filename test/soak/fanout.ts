@@ -1,44 +1,34 @@
-import { EventSource } from "eventsource";
-import { SignJWT } from "jose";
 import {
   type Envelope,
-  FanoutClient,
   type PublishAnswer,
   PublishError,
+  type Publisher,
   publish,
   publishBatch,
 } from "../../client/fanout.ts";
-import {
-  type Cast,
-  type Census,
-  Delivery,
-  Faults,
-  getJson,
-  Life,
-  PlainWebSocket,
-  SETTLE_MS,
-  type Stage,
-  sumUp,
-} from "./cast.ts";
-import { Latencies } from "./latency.ts";
+import { Subscriber } from "../kit/fanout.ts";
+import { Latencies } from "../kit/latency.ts";
+import { Delivery, Faults, SETTLE_MS, Sequence } from "../kit/ledger.ts";
+import { Life } from "../kit/life.ts";
+import { PlainWebSocket } from "../kit/sockets.ts";
+import { inspectActor, signUser } from "../kit/stage.ts";
+import { AWAY_MS, type Cast, type Census, type SoakStage, STAY_MS, sumOf } from "./cast.ts";
 
 const READERS_PER_USER = 5;
-/** Every n-th listens by a stream. */
+/** Every n-th reads a stream. */
 const STREAM_EVERY = 8;
 const TOPICS = ["north", "east", "south", "west"];
-const STAY_MS = 8 * 60_000;
-const AWAY_MS = 8_000;
 /** Publishes of a request of their own, and messages in batches, per second and reader. */
 const SINGLES_PER_SECOND = 0.05;
 const BATCHED_PER_SECOND = 0.04;
 const BATCH = 10;
-/** After which a subscription that was sent has been taken, in ms. */
+/** The server has a subscription this long after it was sent, in ms. */
 const SUBSCRIBED_MS = 5_000;
-/** After which a stream whose reader went without a word is missed, in ms. */
+/** The server misses the reader of a stream after this time, in ms. */
 const MISSED_MS = 20_000;
 
 interface Payload {
-  /** Counts what is published to the user. */
+  /** Numbers the publishes to the user. */
   n: number;
   topic: string;
 }
@@ -49,16 +39,14 @@ interface Reader {
   /** What it subscribed to; undefined: all. */
   topic: string | undefined;
   settledAtMs: number;
-  /** Set when it went; a client only: nobody waits for a stream. */
   leftAtMs: number | undefined;
-  answers: boolean;
-  lastN: number;
-  close(): void;
+  received: Sequence;
+  subscriber?: Subscriber<Payload>;
 }
 
 interface User {
   id: string;
-  /** Those who are here, and those who may still be counted. */
+  /** Readers that are here, and those that may still be counted. */
   readers: Set<Reader>;
   letters: Map<number, Delivery<Reader>>;
   published: number;
@@ -71,22 +59,20 @@ export class FanoutCast implements Cast {
   readonly name = "fan-out";
   readonly faults = new Faults();
   readonly latencies = { publish: new Latencies() };
-  readonly #stage: Stage;
+  readonly #stage: SoakStage;
   readonly #life: Life;
   readonly #users: User[];
   readonly #slots: number;
-  readonly #key: Uint8Array;
-  #publisher = { url: "", token: "" };
-  #comings = 0;
+  #publisher: Publisher = { url: "", token: "" };
+  #joins = 0;
   #published = 0;
   #received = 0;
   #acked = 0;
 
-  constructor(stage: Stage, clients: number) {
+  constructor(stage: SoakStage, clients: number) {
     this.#stage = stage;
     this.#life = new Life(stage.seed, 2);
     this.#slots = clients;
-    this.#key = new TextEncoder().encode(stage.jwtSecret);
     this.#users = Array.from({ length: Math.ceil(clients / READERS_PER_USER) }, (_, u) => ({
       id: `reader-${u}`,
       readers: new Set(),
@@ -97,100 +83,78 @@ export class FanoutCast implements Cast {
   }
 
   async start(): Promise<void> {
-    this.#publisher = { url: this.#stage.url, token: await this.#token("backend") };
+    const { url, jwtSecret } = this.#stage;
+    this.#publisher = { url, token: await signUser(jwtSecret, "backend") };
     for (let slot = 0; slot < this.#slots; slot++) {
       const user = this.#users[slot % this.#users.length] as User;
       let reader: Reader | undefined;
-      void this.#life.comeAndGo(
-        this.#stage.rampMs,
-        STAY_MS,
-        AWAY_MS,
+      void this.#life.joinAndLeave(
+        [this.#stage.rampMs, STAY_MS, AWAY_MS],
         async () => {
-          reader = await this.#come(user, slot);
+          reader = await this.#join(user, slot);
         },
-        () => reader && this.#go(reader),
+        () => reader && this.#leave(reader),
       );
     }
-    void this.#life.keepDoing(this.#slots * SINGLES_PER_SECOND, () => void this.#publishOne());
+    void this.#life.repeat(this.#slots * SINGLES_PER_SECOND, () => void this.#publishOne());
     const batches = (this.#slots * BATCHED_PER_SECOND) / BATCH;
-    void this.#life.keepDoing(batches, () => void this.#publishMany());
+    void this.#life.repeat(batches, () => void this.#publishMany());
   }
 
-  #token(userId: string): Promise<string> {
-    return new SignJWT({ userId })
-      .setProtectedHeader({ alg: "HS256" })
-      .setExpirationTime("2h")
-      .sign(this.#key);
-  }
-
-  async #come(user: User, slot: number): Promise<Reader> {
-    const token = await this.#token(user.id);
-    const isStream = slot % STREAM_EVERY === 0;
-    // A fifth hears everything.
+  async #join(user: User, slot: number): Promise<Reader> {
+    // A fifth subscribes to all topics.
     const topic = [...TOPICS, undefined][this.#life.random.int(0, TOPICS.length)];
-    const filter = { type: "news", ...(topic !== undefined && { topic }) };
+    const by = slot % STREAM_EVERY === 0 ? "stream" : "socket";
     const reader: Reader = {
-      name: `${user.id}/${this.#comings++}`,
+      name: `${user.id}/${this.#joins++}`,
       user,
       topic,
       settledAtMs: Number.POSITIVE_INFINITY,
       leftAtMs: undefined,
-      answers: !isStream,
-      lastN: 0,
-      close() {},
+      received: new Sequence(),
     };
     user.readers.add(reader);
-    const opened = () => {
-      reader.settledAtMs = performance.now() + SUBSCRIBED_MS;
-    };
-    const lost = (why: string) => {
-      if (reader.leftAtMs !== undefined) return;
-      this.faults.add(`a ${isStream ? "stream" : "socket"} was lost: ${why}`);
-      reader.settledAtMs = Number.POSITIVE_INFINITY;
-      this.#excuse(reader);
-    };
-    if (isStream) {
-      const query = new URLSearchParams({ ...filter, token });
-      const source = new EventSource(`${this.#stage.url}/fanout/stream?${query}`);
-      source.onopen = opened;
-      source.onmessage = ({ data }) => this.#heard(reader, JSON.parse(data));
-      source.onerror = ({ message }) => lost(String(message));
-      reader.close = () => source.close();
-    } else {
-      const client = new FanoutClient<{ news: Payload }>(this.#stage.wsUrl, {
-        token,
-        WebSocket: PlainWebSocket,
-        onStateChange: (state) => state === "connected" && opened(),
-        onClose: ({ code, reason }) => lost(`${code} ${reason}`),
-      });
-      client.subscribe({ ...filter, type: "news" }, (envelope) => {
-        this.#heard(reader, envelope);
+    reader.subscriber = await Subscriber.open<Payload>(this.#stage, {
+      userId: user.id,
+      filter: { type: "news", ...(topic !== undefined && { topic }) },
+      by,
+      WebSocket: PlainWebSocket,
+      onOpen: () => {
+        reader.settledAtMs = performance.now() + SUBSCRIBED_MS;
+      },
+      onEnvelope: (envelope) => {
+        this.#receive(reader, envelope);
         return reader.name;
-      });
-      reader.close = () => client.disconnect();
-    }
+      },
+      onLost: (why) => {
+        if (reader.leftAtMs !== undefined) return;
+        this.faults.add(`a ${by} was lost: ${why}`);
+        reader.settledAtMs = Number.POSITIVE_INFINITY;
+        this.#excuse(reader);
+      },
+    });
     return reader;
   }
 
-  #go(reader: Reader): void {
+  #leave(reader: Reader): void {
     reader.leftAtMs = performance.now();
     this.#excuse(reader);
-    reader.close();
+    reader.subscriber?.close();
   }
 
   #excuse(reader: Reader): void {
     for (const letter of reader.user.letters.values()) letter.excuse(reader);
   }
 
-  #heard(reader: Reader, { payload, userId }: Envelope<Payload>): void {
+  #receive(reader: Reader, { payload, userId }: Envelope<Payload>): void {
     if (reader.leftAtMs !== undefined || !payload) return;
     this.#received += 1;
     const { n, topic } = payload;
     const { user } = reader;
-    const isMeant = reader.topic === undefined || reader.topic === topic;
-    if (userId !== user.id || !isMeant) this.faults.add("an envelope came that nobody asked for");
-    if (n <= reader.lastN) this.faults.add(`envelope ${n} came after ${reader.lastN}`);
-    reader.lastN = n;
+    const isWanted = reader.topic === undefined || reader.topic === topic;
+    if (userId !== user.id || !isWanted) this.faults.add("an envelope came without a subscription");
+    const wrong = reader.received.take(n);
+    if (wrong) this.faults.add(`envelope ${wrong}`);
     const letter = user.letters.get(n);
     if (letter?.reached(reader)) this.latencies.publish.add(performance.now() - letter.sentAtMs);
   }
@@ -252,7 +216,7 @@ export class FanoutCast implements Cast {
     for (const user of chosen) user.busy = false;
   }
 
-  /** What the publisher was told, against who was there. */
+  /** The answer to the publisher, against who was there. */
   #judge(
     user: User,
     n: number,
@@ -268,8 +232,9 @@ export class FanoutCast implements Cast {
     if (!isAwaited) return;
     this.#acked += results.length;
     if (new Set(results).size < results.length) this.faults.add("an ack was counted twice");
-    for (const { answers, name } of sure) {
-      if (answers && !results.includes(name)) this.faults.add("an ack is missing in the answer");
+    for (const { subscriber, name } of sure) {
+      if (!subscriber?.isStream && !results.includes(name))
+        this.faults.add("an ack is missing in the answer");
     }
   }
 
@@ -277,7 +242,7 @@ export class FanoutCast implements Cast {
     const now = performance.now();
     for (const user of this.#users) {
       for (const [n, letter] of user.letters) {
-        if (letter.isLate) this.faults.add(`envelope ${n} never came to ${letter.missing}`);
+        if (letter.isLate) this.faults.add(`envelope ${n} never reached ${letter.missing}`);
         if (letter.missing === 0 || letter.isLate) {
           // Kept for a while: it might come twice.
           if (now - letter.sentAtMs > SETTLE_MS) user.letters.delete(n);
@@ -285,25 +250,24 @@ export class FanoutCast implements Cast {
       }
       for (const reader of user.readers) {
         if (reader.leftAtMs === undefined) continue;
-        if (now - reader.leftAtMs > (reader.answers ? SUBSCRIBED_MS : MISSED_MS)) {
+        if (now - reader.leftAtMs > (reader.subscriber?.isStream ? MISSED_MS : SUBSCRIBED_MS)) {
           user.readers.delete(reader);
         }
       }
     }
   }
 
-  async look(): Promise<void> {}
+  async check(): Promise<void> {}
 
   hold(): void {
     this.#life.stop();
   }
 
   async census(): Promise<Census> {
-    const told = await sumUp(this.#users, async ({ id }) => {
-      const url = `${this.#stage.url}/debug/actors/fanout/${id}`;
-      return (await getJson<{ sessions: number }>(url)).sessions;
+    const counted = await sumOf(this.#users, async ({ id }) => {
+      return (await inspectActor(this.#stage, `fanout/${id}`)).sessions;
     });
-    return { live: this.#live, told };
+    return { live: this.#live, counted };
   }
 
   get #live(): number {
@@ -313,7 +277,7 @@ export class FanoutCast implements Cast {
 
   leave(): void {
     for (const { readers } of this.#users) {
-      for (const reader of readers) if (reader.leftAtMs === undefined) this.#go(reader);
+      for (const reader of readers) if (reader.leftAtMs === undefined) this.#leave(reader);
     }
   }
 
@@ -321,7 +285,7 @@ export class FanoutCast implements Cast {
     return {
       live: this.#live,
       users: this.#users.length,
-      comings: this.#comings,
+      joins: this.#joins,
       published: this.#published,
       received: this.#received,
       acked: this.#acked,

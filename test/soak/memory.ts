@@ -1,19 +1,3 @@
-import { readFileSync } from "node:fs";
-
-/** What a process holds, in MiB. */
-export interface Held {
-  rss: number;
-  /** Its share of what it shares with others. */
-  pss: number;
-}
-
-/** @throws Error when there is no such process any more */
-export function heldBy(pid: number): Held {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
-  const read = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1]);
-  return { rss: read("Rss") / 1024, pss: read("Pss") / 1024 };
-}
-
 export interface Flatness {
   /** Growth by the least-squares line over the judged time, in % of its mean per hour. */
   slopePercentPerHour: number;

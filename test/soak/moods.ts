@@ -1,33 +1,24 @@
-import { randomUUID } from "node:crypto";
 import { joinMoods, type MoodSession } from "../../client/moods.ts";
 import { MOODS, type Mood, type MoodState } from "../../rooms/moods/tally.ts";
-import {
-  type Cast,
-  type Census,
-  Faults,
-  getJson,
-  Life,
-  PlainWebSocket,
-  request,
-  SETTLE_MS,
-  type Stage,
-} from "./cast.ts";
+import { Faults, SETTLE_MS } from "../kit/ledger.ts";
+import { Life } from "../kit/life.ts";
+import { type Counted, judgeMoods, Poller, readMoods } from "../kit/moods.ts";
+import { PlainWebSocket } from "../kit/sockets.ts";
+import { AWAY_MS, type Cast, type Census, type SoakStage, STAY_MS } from "./cast.ts";
 
-const STAY_MS = 8 * 60_000;
-const AWAY_MS = 8_000;
 const POLL_MS = 10_000;
 const CHANGES_PER_SECOND = 1 / 60;
 
 /** One visitor, by socket or by polling. */
 interface Visitor {
   mood: Mood;
-  /** When it last came, went or felt otherwise. */
-  stirredAtMs: number;
+  /** When it last joined, left or changed its mood. */
+  changedAtMs: number;
   isHere: boolean;
   session?: MoodSession;
-  /** What its page shows, and since when. */
+  /** What its page shows. */
   shown?: MoodState;
-  poll?: AbortController;
+  poller?: Poller;
 }
 
 /** Anonymous visitors, half by socket and half by polling. */
@@ -35,123 +26,100 @@ export class MoodCast implements Cast {
   readonly name = "moods";
   readonly faults = new Faults();
   readonly latencies = {};
-  readonly #stage: Stage;
+  readonly #stage: SoakStage;
   readonly #life: Life;
   readonly #visitors: Visitor[];
-  #comings = 0;
+  #joins = 0;
   #received = 0;
 
-  constructor(stage: Stage, clients: number) {
+  constructor(stage: SoakStage, clients: number) {
     this.#stage = stage;
     this.#life = new Life(stage.seed, 4);
     this.#visitors = Array.from({ length: clients }, () => ({
       mood: "presence",
-      stirredAtMs: 0,
+      changedAtMs: 0,
       isHere: false,
     }));
   }
 
   async start(): Promise<void> {
     for (const [i, visitor] of this.#visitors.entries()) {
-      const come = async () => (i % 2 === 0 ? this.#join(visitor) : this.#poll(visitor));
-      const go = () => this.#go(visitor);
-      void this.#life.comeAndGo(this.#stage.rampMs, STAY_MS, AWAY_MS, come, go);
+      const join = async () => this.#join(visitor, i % 2 === 0);
+      const leave = () => void this.#leave(visitor);
+      void this.#life.joinAndLeave([this.#stage.rampMs, STAY_MS, AWAY_MS], join, leave);
     }
-    void this.#life.keepDoing(this.#visitors.length * CHANGES_PER_SECOND, () => {
+    void this.#life.repeat(this.#visitors.length * CHANGES_PER_SECOND, () => {
       const visitor = this.#life.random.pick(this.#visitors);
       if (!visitor.session) return;
-      this.#stir(visitor, true);
+      this.#change(visitor, true);
       visitor.session.setMood(visitor.mood);
     });
   }
 
-  #stir(visitor: Visitor, isHere: boolean): void {
-    visitor.stirredAtMs = performance.now();
+  #change(visitor: Visitor, isHere: boolean): void {
+    visitor.changedAtMs = performance.now();
     visitor.isHere = isHere;
     visitor.mood = this.#life.random.pick(MOODS);
   }
 
-  #join(visitor: Visitor): void {
-    this.#comings += 1;
-    this.#stir(visitor, true);
-    visitor.session = joinMoods({
-      url: this.#stage.url,
-      mood: visitor.mood,
-      WebSocket: PlainWebSocket,
-      onState: (state) => {
-        this.#received += 1;
-        visitor.shown = state;
-      },
+  #join(visitor: Visitor, bySocket: boolean): void {
+    this.#joins += 1;
+    this.#change(visitor, true);
+    if (bySocket) {
+      visitor.session = joinMoods({
+        url: this.#stage.url,
+        mood: visitor.mood,
+        WebSocket: PlainWebSocket,
+        onState: (state) => {
+          this.#received += 1;
+          visitor.shown = state;
+        },
+      });
+      return;
+    }
+    visitor.poller = new Poller(this.#stage, {
+      pollMs: POLL_MS,
+      mood: () => visitor.mood,
+      onBeat: ({ status = 200 }) => this.#judge("heartbeat", status),
     });
   }
 
-  #poll(visitor: Visitor): void {
-    this.#comings += 1;
-    this.#stir(visitor, true);
-    const sessionId = randomUUID();
-    const poll = new AbortController();
-    visitor.poll = poll;
-    const beat = async () => {
-      while (!poll.signal.aborted) {
-        await this.#post("heartbeat", { sessionId, mood: visitor.mood });
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, POLL_MS);
-          poll.signal.addEventListener("abort", () => {
-            clearTimeout(timer);
-            resolve();
-          });
-        });
-      }
-      await this.#post("leave", { sessionId });
-      visitor.stirredAtMs = performance.now();
-    };
-    void beat();
+  #judge(route: string, status: number): void {
+    if (status !== 200) this.faults.add(`/api/${route} was answered ${status}`);
   }
 
-  async #post(route: string, body: object): Promise<void> {
-    try {
-      const url = `${this.#stage.url}/api/${route}`;
-      const response = await request(url, { method: "POST", body: JSON.stringify(body) });
-      await response.arrayBuffer();
-      if (!response.ok) this.faults.add(`/api/${route} answered ${response.status}`);
-    } catch (error) {
-      this.faults.add(`/api/${route} failed: ${error}`);
-    }
-  }
-
-  #go(visitor: Visitor): void {
-    this.#stir(visitor, false);
-    visitor.session?.leave();
-    visitor.poll?.abort();
+  async #leave(visitor: Visitor): Promise<void> {
+    const { session, poller } = visitor;
+    this.#change(visitor, false);
     delete visitor.session;
-    delete visitor.poll;
+    delete visitor.poller;
     delete visitor.shown;
+    session?.leave();
+    if (!poller) return;
+    this.#judge("leave", await poller.leave());
+    visitor.changedAtMs = performance.now();
   }
 
   sweep(): void {}
 
   /** The server's count, and that on every page, against who is here. */
-  async look(): Promise<void> {
-    this.#compare("the server says", await getJson<MoodState>(`${this.#stage.url}/api/presence`));
-    for (const { shown, stirredAtMs } of this.#visitors) {
-      if (shown && performance.now() - stirredAtMs > SETTLE_MS)
-        this.#compare("a page shows", shown);
+  async check(): Promise<void> {
+    this.#compare("the server", await readMoods(this.#stage));
+    for (const { shown, changedAtMs } of this.#visitors) {
+      if (shown && performance.now() - changedAtMs > SETTLE_MS) this.#compare("a page", shown);
     }
   }
 
-  #compare(who: string, { moods, count }: MoodState): void {
+  #compare(who: string, state: MoodState): void {
     const now = performance.now();
-    const sum = MOODS.reduce((total, mood) => total + moods[mood], 0);
-    if (sum !== count) this.faults.add(`count ${count} is not the sum ${sum}`);
-    const unsure = this.#visitors.filter(({ stirredAtMs }) => now - stirredAtMs < SETTLE_MS).length;
-    for (const mood of MOODS) {
-      const sure = this.#visitors.filter(
-        (visitor) =>
-          visitor.isHere && visitor.mood === mood && now - visitor.stirredAtMs >= SETTLE_MS,
-      ).length;
-      if (moods[mood] >= sure && moods[mood] <= sure + unsure) continue;
-      this.faults.add(`${sure} to ${sure + unsure} feel ${mood}, ${who} ${moods[mood]}`);
-    }
+    const visitors = this.#visitors.map(
+      ({ mood, isHere, changedAtMs }): Counted => ({
+        mood,
+        isHere,
+        isChanging: now - changedAtMs < SETTLE_MS,
+      }),
+    );
+    for (const wrong of judgeMoods(who, state, visitors)) this.faults.add(wrong);
   }
 
   hold(): void {
@@ -159,8 +127,7 @@ export class MoodCast implements Cast {
   }
 
   async census(): Promise<Census> {
-    const { count } = await getJson<MoodState>(`${this.#stage.url}/api/presence`);
-    return { live: this.#live, told: count };
+    return { live: this.#live, counted: (await readMoods(this.#stage)).count };
   }
 
   get #live(): number {
@@ -168,10 +135,10 @@ export class MoodCast implements Cast {
   }
 
   leave(): void {
-    for (const visitor of this.#visitors) if (visitor.isHere) this.#go(visitor);
+    for (const visitor of this.#visitors) if (visitor.isHere) void this.#leave(visitor);
   }
 
   figures(): Record<string, number> {
-    return { live: this.#live, comings: this.#comings, received: this.#received };
+    return { live: this.#live, joins: this.#joins, received: this.#received };
   }
 }

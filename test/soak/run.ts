@@ -1,22 +1,22 @@
 /**
- * `npm run soak [-- --minutes 60 --clients 2000 --out DIR --seed N]`: lets clients come and go for
- * an hour, and looks whether anything is lost, late or left behind. See README.md.
+ * `npm run soak [-- --minutes 60 --clients 2000 --out DIR --seed N]`: clients join and leave for an
+ * hour, and nothing may be lost, late or left behind. See README.md.
  */
-import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { lines } from "../bench/plot.ts";
-import { Clients, cpuMs, machineMs } from "../bench/server.ts";
+import { addUp, type Counts, type Summary, summarize } from "../kit/latency.ts";
+import { LOST_MS, SETTLE_MS } from "../kit/ledger.ts";
+import { Clients, cpuMs, type Memory, machineMs, memoryOf } from "../kit/processes.ts";
 import { seedOf } from "../kit/random.ts";
-import { startServer } from "../e2e/server.ts";
-import { LOST_MS, SETTLE_MS, type Stage } from "./cast.ts";
+import { print, runtimesOf, saveLog, startStage, wasReloaded } from "../kit/stage.ts";
+import type { SoakStage } from "./cast.ts";
 import type { Censuses, Report, System, Task } from "./crowd.ts";
-import { addUp, type Counts, type Summary, summarize } from "./latency.ts";
-import { FROM_MINUTE, type Held, heldBy, judgeFlatness } from "./memory.ts";
-import type { Sight } from "./witness.ts";
+import { FROM_MINUTE, judgeFlatness } from "./memory.ts";
+import type { Stalls } from "./stalls.ts";
 
 const { values } = parseArgs({
   options: {
@@ -31,11 +31,11 @@ const clients = Number(values.clients);
 const seed = seedOf(values.seed);
 const out = values.out ? resolve(values.out) : mkdtempSync(join(tmpdir(), "rollcall-soak-"));
 
-/** What each system gets of the clients. */
+/** The share of each system in the clients. */
 const SHARES: Record<System, number> = { presence: 0.7, fanout: 0.15, devices: 0.1, moods: 0.05 };
-/** What runs together in one process: rooms hear most. */
+/** Systems that share a process: presence receives most. */
 const CROWDS: readonly (readonly System[])[] = [["presence"], ["fanout", "devices", "moods"]];
-/** Kinds of delivery that are to stay below {@link P99_MS}. */
+/** Kinds of delivery that must stay below {@link P99_MS}. */
 const JUDGED = ["publish", "status", "heartbeat", "batched"];
 const P99_MS = 100;
 /** A minute is stalled when the bare echo, or a process of clients, waited longer than this, in ms … */
@@ -45,59 +45,29 @@ const STOLEN_PERCENT = 1;
 const SAMPLE_MS = 10_000;
 const MINUTE_MS = 60_000;
 const RAMP_MS = 60_000;
-/** A stream whose reader went is missed by its keep-alives at the latest. */
+/** The keep-alives of a stream notice within this time that its reader is gone. */
 const GONE_MS = 25_000;
 
-const say = (line = ""): boolean => process.stdout.write(`${line}\n`);
 const startedAt = new Date();
-say(`soak: ${clients} clients for ${minutes} minutes, seed ${seed}`);
+print(`soak: ${clients} clients for ${minutes} minutes, seed ${seed}`);
 
-const secrets = {
-  JWT_SECRET: `jwt-${randomBytes(24).toString("hex")}`,
-  PRESENCE_DO_INGEST_TOKEN: `ingest-${randomBytes(24).toString("hex")}`,
-  PRESENCE_DO_TOKEN_SIGNING_KEY: `key-${randomBytes(24).toString("hex")}`,
-};
-const server = await startServer({
-  vars: secrets,
+const { server, stage } = await startStage({
   // Wrangler's own record of every request and socket message, kept by a Worker in the same thread.
   env: { X_LOCAL_OBSERVABILITY: "false" },
 });
+const wrangler = server.processes().find(({ command }) => /wrangler-dist\/cli\.js/.test(command));
+if (!wrangler) throw new Error("the process of wrangler is not to be found");
+const pids: Record<string, number> = { ...runtimesOf(server), wrangler: wrangler.pid };
 
-/** The runtimes are told apart by who listens on the port. */
-function findProcesses(): Record<string, number> {
-  const all = server.processes();
-  const pidOf = (isMeant: (command: string) => boolean): number => {
-    const found = all.find(({ command }) => isMeant(command));
-    if (!found) throw new Error("a process of the server is not to be found");
-    return found.pid;
-  };
-  const isProxy = (command: string) =>
-    command.includes(`--socket-addr=entry=localhost:${server.port}`);
-  return {
-    workerd: pidOf((command) => /workerd serve/.test(command) && !isProxy(command)),
-    proxy: pidOf((command) => /workerd serve/.test(command) && isProxy(command)),
-    wrangler: pidOf((command) => /wrangler-dist\/cli\.js/.test(command)),
-  };
-}
-const pids = findProcesses();
-
-const stage: Stage = {
-  url: server.url,
-  wsUrl: server.wsUrl,
-  jwtSecret: secrets.JWT_SECRET,
-  ingestToken: secrets.PRESENCE_DO_INGEST_TOKEN,
-  signingKey: secrets.PRESENCE_DO_TOKEN_SIGNING_KEY,
-  seed,
-  rampMs: RAMP_MS,
-};
-const witness = new Clients(new URL("./witness.ts", import.meta.url));
+const soakStage: SoakStage = { ...stage, seed, rampMs: RAMP_MS };
+const stallMeter = new Clients(new URL("./stalls.ts", import.meta.url));
 const crowds = CROWDS.map(() => new Clients(new URL("./crowd.ts", import.meta.url)));
 const askAll = <T>(task: Task): Promise<T[]> =>
   Promise.all(crowds.map((crowd) => crowd.ask<T>(task)));
 
 interface Sample {
   minute: number;
-  held: Record<string, Held>;
+  held: Record<string, Memory>;
 }
 interface Minute {
   minute: number;
@@ -124,7 +94,7 @@ const startMs = performance.now();
 const minuteNow = (): number => (performance.now() - startMs) / MINUTE_MS;
 
 function sample(): void {
-  const held = Object.entries(pids).map(([name, pid]): [string, Held] => [name, heldBy(pid)]);
+  const held = Object.entries(pids).map(([name, pid]): [string, Memory] => [name, memoryOf(pid)]);
   samples.push({ minute: minuteNow(), held: Object.fromEntries(held) });
 }
 
@@ -154,9 +124,9 @@ function cpuSince(): Minute["cpu"] {
 
 async function closeMinute(minute: number): Promise<void> {
   const reports = await askAll<Report>({ do: "report" });
-  const { counts } = await witness.ask<Sight>({});
+  const { counts } = await stallMeter.ask<Stalls>({});
   const cpu = cpuSince();
-  const counted = await askAll<Censuses>({ do: "census" });
+  const censuses = await askAll<Censuses>({ do: "census" });
   const echoMaxMs = summarize(counts).maxMs;
   const lagMaxMs = Math.max(...reports.map((report) => report.lagMaxMs));
   const stalled = Math.max(echoMaxMs, lagMaxMs) > STALL_MS || cpu.steal > STOLEN_PERCENT;
@@ -178,16 +148,16 @@ async function closeMinute(minute: number): Promise<void> {
     lagMaxMs,
     stalled,
     cpu,
-    connections: Object.assign({}, ...counted),
+    connections: Object.assign({}, ...censuses),
     faults: faultCount,
   });
-  say(lineOf(history.at(-1) as Minute));
+  print(lineOf(history.at(-1) as Minute));
 }
 
 function take(reports: readonly Report[]): void {
   figures = Object.assign({}, ...reports.map((report) => report.figures));
   const first = reports.flatMap(({ faults }) => faults.first);
-  for (const fault of first) if (!firstFaults.includes(fault)) say(`     ${fault}`);
+  for (const fault of first) if (!firstFaults.includes(fault)) print(`     ${fault}`);
   firstFaults = first;
   faultCount = reports.reduce((sum, { faults }) => sum + faults.count, 0);
 }
@@ -197,10 +167,10 @@ const ms = (value: number): string =>
 
 function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): string {
   const held = samples.at(-1)?.held ?? {};
-  const told = Object.values(connections).reduce((sum, { told }) => sum + told, 0);
+  const connected = Object.values(connections).reduce((sum, { counted }) => sum + counted, 0);
   const cells = [
     String(minute),
-    String(told),
+    String(connected),
     ...JUDGED.map((kind) => {
       const { p50Ms, p99Ms, maxMs } = latencies[kind] ?? summarize([]);
       return `${ms(p50Ms)}/${ms(p99Ms)}/${ms(maxMs)}`;
@@ -228,9 +198,13 @@ const HEAD = [
 cpuSince();
 for (const [i, crowd] of crowds.entries()) {
   const shares = (CROWDS[i] ?? []).map((name) => [name, Math.round(clients * SHARES[name])]);
-  await crowd.ask({ do: "start", stage, clients: Object.fromEntries(shares) } satisfies Task);
+  await crowd.ask({
+    do: "start",
+    stage: soakStage,
+    clients: Object.fromEntries(shares),
+  } satisfies Task);
 }
-say(HEAD.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join(""));
+print(HEAD.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join(""));
 sample();
 const perMinute = MINUTE_MS / SAMPLE_MS;
 let closing: Promise<void> = Promise.resolve();
@@ -242,30 +216,30 @@ for (let tick = 1; tick <= minutes * perMinute; tick++) {
 }
 await closing;
 
-// Nobody stirs any more: now the counts have to be the same.
+// Nobody joins or leaves any more: now the counts must be equal.
 await askAll({ do: "hold" });
 await sleep(LOST_MS + SETTLE_MS);
-await askAll({ do: "look" });
-const counted: Censuses = Object.assign({}, ...(await askAll<Censuses>({ do: "census" })));
-for (const [name, { live, told }] of Object.entries(counted)) {
-  if (live !== told) violations.push(`${name}: ${live} are here, the server counts ${told}`);
+await askAll({ do: "check" });
+const last: Censuses = Object.assign({}, ...(await askAll<Censuses>({ do: "census" })));
+for (const [name, { live, counted }] of Object.entries(last)) {
+  if (live !== counted) violations.push(`${name}: ${live} are here, the server counts ${counted}`);
 }
 take(await askAll<Report>({ do: "report" }));
 const lastFigures = figures;
 await askAll({ do: "leave" });
 await sleep(GONE_MS);
 const empty: Censuses = Object.assign({}, ...(await askAll<Censuses>({ do: "census" })));
-for (const [name, { told }] of Object.entries(empty)) {
-  if (told !== 0) violations.push(`${name}: all have gone, the server counts ${told}`);
+for (const [name, { counted }] of Object.entries(empty)) {
+  if (counted !== 0) violations.push(`${name}: all have left, the server counts ${counted}`);
 }
 sample();
 take(await askAll<Report>({ do: "report" }));
 if (faultCount > 0) violations.push(`${faultCount} faults, the first of them:`, ...firstFaults);
 
-for (const crowd of [...crowds, witness]) await crowd.stop();
+for (const crowd of [...crowds, stallMeter]) await crowd.stop();
 await server.stop();
 
-/** What the server wrote besides one line per request: failures, by name. */
+/** The failures in the server's log, by name. */
 const troubles = new Map<string, number>();
 for (const line of server.logs.split("\n")) {
   const event = /"event":"(\w+_failed|\w+_unreachable|\w+_interrupted)"/.exec(line)?.[1];
@@ -273,7 +247,7 @@ for (const line of server.logs.split("\n")) {
   if (trouble) troubles.set(trouble, (troubles.get(trouble) ?? 0) + 1);
 }
 for (const [what, times] of troubles) violations.push(`the server's log: ${times} × ${what}`);
-if (/Reloading local server/.test(server.logs)) {
+if (wasReloaded(server)) {
   violations.push("a source file changed meanwhile, and wrangler restarted the runtime");
 }
 
@@ -283,14 +257,14 @@ const totals = Object.fromEntries(kinds.map((kind) => [kind, summarize(addUp(all
 const calmTotals = Object.fromEntries(
   kinds.map((kind) => [kind, summarize(addUp(calm[kind] ?? []))]),
 );
-say(
+print(
   `\n${"delivery".padEnd(12)}${"count".padEnd(12)}${"p50/p99/max ms".padEnd(22)}in ${calmMinutes} calm minutes`,
 );
 for (const kind of kinds) {
   const [whole, rest] = [totals[kind], calmTotals[kind]].map(
     (summary = summarize([])) => `${ms(summary.p50Ms)}/${ms(summary.p99Ms)}/${ms(summary.maxMs)}`,
   );
-  say(`${kind.padEnd(12)}${String(totals[kind]?.count).padEnd(12)}${whole?.padEnd(22)}${rest}`);
+  print(`${kind.padEnd(12)}${String(totals[kind]?.count).padEnd(12)}${whole?.padEnd(22)}${rest}`);
 }
 for (const kind of JUDGED) {
   const p99Ms = calmTotals[kind]?.p99Ms ?? Number.NaN;
@@ -299,7 +273,7 @@ for (const kind of JUDGED) {
 const late = history.filter(({ latencies }) =>
   JUDGED.some((kind) => (latencies[kind]?.p99Ms ?? 0) >= P99_MS),
 );
-say(
+print(
   `${late.length} minutes with a p99 of ${P99_MS} ms or more, ${late.filter(({ stalled }) => !stalled).length} of them calm`,
 );
 
@@ -313,25 +287,25 @@ const memory = Object.fromEntries(
     return [name, judgeFlatness(points)];
   }),
 );
-say(`\n${"RSS".padEnd(12)}${"slope %/h".padEnd(12)}${"peak growth %".padEnd(16)}flat`);
+print(`\n${"RSS".padEnd(12)}${"slope %/h".padEnd(12)}${"peak growth %".padEnd(16)}flat`);
 for (const [name, flatness] of Object.entries(memory)) {
   const { slopePercentPerHour = Number.NaN, peakGrowthPercent = Number.NaN } = flatness ?? {};
   const isFlat = flatness ? (flatness.isFlat ? "yes" : "NO") : "too short to judge";
-  say(
+  print(
     `${name.padEnd(12)}${slopePercentPerHour.toFixed(1).padEnd(12)}${peakGrowthPercent.toFixed(1).padEnd(16)}${isFlat}`,
   );
 }
-// The other two are wrangler's own; they are shown, and not ours to judge.
+// The other two are wrangler's own: they are shown and not judged.
 if (memory.workerd && !memory.workerd.isFlat) {
   violations.push(`workerd's memory is not flat after ${FROM_MINUTE} minutes`);
 }
-say("\nat the end");
-for (const [name, { live, told }] of Object.entries(counted)) {
+print("\nat the end");
+for (const [name, { live, counted }] of Object.entries(last)) {
   const more = Object.entries(lastFigures[name] ?? {}).map(([key, value]) => `${key} ${value}`);
-  say(`${name.padEnd(12)}${live} here, ${told} counted; ${more.join(", ")}`);
+  print(`${name.padEnd(12)}${live} here, ${counted} counted; ${more.join(", ")}`);
 }
-say(`\n${violations.length} violations`);
-for (const violation of violations) say(`  ${violation}`);
+print(`\n${violations.length} violations`);
+for (const violation of violations) print(`  ${violation}`);
 
 mkdirSync(out, { recursive: true });
 const result = {
@@ -346,7 +320,7 @@ const result = {
   calmTotals,
   memory,
   figures: lastFigures,
-  counted,
+  counted: last,
   empty,
   violations,
   history,
@@ -354,11 +328,9 @@ const result = {
 };
 writeFileSync(join(out, "soak.json"), `${JSON.stringify(result, rounded)}\n`);
 writeFileSync(join(out, "soak.svg"), plot());
-say(`${join(out, "soak.json")}, ${join(out, "soak.svg")}`);
+print(`${join(out, "soak.json")}, ${join(out, "soak.svg")}`);
 if (violations.length > 0) {
-  const file = join(tmpdir(), `rollcall-soak-${seed}.log`);
-  writeFileSync(file, server.logs);
-  say(`The server's log: ${file}`);
+  print(`The server's log: ${saveLog("soak", seed, server)}`);
 }
 process.exit(violations.length === 0 ? 0 : 1);
 
@@ -404,9 +376,12 @@ function plot(): string {
       {
         label: "Connections that the server counts",
         height: 100,
-        series: Object.keys(counted).map((name) => ({
+        series: Object.keys(last).map((name) => ({
           name,
-          points: history.map(({ minute, connections }) => [minute, connections[name]?.told ?? 0]),
+          points: history.map(({ minute, connections }) => [
+            minute,
+            connections[name]?.counted ?? 0,
+          ]),
         })),
       },
     ],

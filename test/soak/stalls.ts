@@ -1,17 +1,17 @@
 /**
- * What the machine itself does to a message: a bare echo over TCP, asked 20 times a second by a
- * process that does nothing else. It answers each message with what it saw since the last one.
+ * Measures the stalls of the machine: a bare echo over TCP, 20 times a second, by processes without
+ * other work. It answers each message with its measurements since the last one.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
-import { type Counts, Latencies } from "./latency.ts";
+import { type Counts, Latencies } from "../kit/latency.ts";
 
 const EVERY_MS = 50;
 const ECHO = "echo";
 
-export interface Sight {
+export interface Stalls {
   counts: Counts;
 }
 
@@ -24,7 +24,7 @@ async function echo(): Promise<void> {
   process.once("disconnect", () => process.exit());
 }
 
-async function watch(): Promise<void> {
+async function measure(): Promise<void> {
   const child: ChildProcess = fork(fileURLToPath(import.meta.url), [ECHO]);
   const [{ port }] = (await once(child, "message")) as [{ port: number }];
   const socket = connect(port, "127.0.0.1").setNoDelay(true);
@@ -32,7 +32,7 @@ async function watch(): Promise<void> {
   const latencies = new Latencies();
   let dueAtMs = performance.now() + EVERY_MS;
   socket.on("data", (text) => {
-    // One answer may bring several echoes. From when it was due: a late question counts as well.
+    // One answer may hold several echoes. Each counts from when its question was due.
     for (const atMs of String(text).trim().split("\n")) latencies.add(performance.now() - +atMs);
   });
   const timer = setInterval(() => {
@@ -40,7 +40,7 @@ async function watch(): Promise<void> {
     socket.write(`${Math.min(now, dueAtMs)}\n`);
     dueAtMs = now + EVERY_MS + 5;
   }, EVERY_MS);
-  process.on("message", () => process.send?.({ counts: latencies.take() } satisfies Sight));
+  process.on("message", () => process.send?.({ counts: latencies.take() } satisfies Stalls));
   process.once("disconnect", () => {
     clearInterval(timer);
     child.kill();
@@ -48,4 +48,4 @@ async function watch(): Promise<void> {
   });
 }
 
-await (process.argv[2] === ECHO ? echo() : watch());
+await (process.argv[2] === ECHO ? echo() : measure());
