@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Clients, cpuMs } from "../kit/processes.ts";
 import { signUser } from "../kit/stage.ts";
 import type { Task } from "./ack.clients.ts";
-import { median, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, median, more, OURS, pick, type Result, takeTurns } from "./report.ts";
 import { startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 10;
@@ -112,34 +112,12 @@ export default async function ack(rounds: number): Promise<Result> {
     const run = (inFlight: number) =>
       takeTurns(names, rounds, (name) => load(name as Name, inFlight, DURATION_MS));
     const [one, many] = [await run(1), await run(IN_FLIGHT)];
-    const less = { better: "less" as const };
-    const quantities: Quantity[] = [
-      {
-        name: "one in flight: latency, median",
-        unit: "ms",
-        ...less,
-        digits: 2,
-        rounds: pick(one, ({ p50Ms }) => p50Ms),
-      },
-      {
-        name: "one in flight: latency, 99 %",
-        unit: "ms",
-        ...less,
-        digits: 2,
-        rounds: pick(one, ({ p99Ms }) => p99Ms),
-      },
-      {
-        name: `${IN_FLIGHT} in flight: publishes`,
-        unit: "a second",
-        better: "more",
-        rounds: pick(many, ({ rate }) => rate),
-      },
-      {
-        name: `${IN_FLIGHT} in flight: server CPU a publish`,
-        unit: "µs",
-        ...less,
-        rounds: pick(many, ({ cpuUs }) => cpuUs),
-      },
+    const [alone, full] = ["one in flight", `${IN_FLIGHT} in flight`];
+    const quantities = [
+      less(`${alone}: latency, median`, "ms", 2, pick(one, "p50Ms")),
+      less(`${alone}: latency, 99 %`, "ms", 2, pick(one, "p99Ms")),
+      more(`${full}: publishes`, "a second", 0, pick(many, "rate")),
+      less(`${full}: server CPU a publish`, "µs", 0, pick(many, "cpuUs")),
     ];
     return {
       title: "Publish to ack",

@@ -1,4 +1,5 @@
 /** The clients of the publish-to-ack benchmark: they answer every envelope at once. */
+import { answerParent } from "../kit/processes.ts";
 import { type Greeting, openSocket } from "../kit/sockets.ts";
 
 export interface Task {
@@ -19,7 +20,7 @@ function ackOf(text: string): string | undefined {
   return envelopeId && JSON.stringify({ type: "ack", envelopeId, result: RESULT });
 }
 
-process.on("message", async ({ url, sockets, greeting, hello }: Task) => {
+answerParent(async ({ url, sockets, greeting, hello }: Task) => {
   for (let i = 0; i < sockets; i++) {
     const opened = await openSocket(url, greeting, (bytes, socket) => {
       const ack = ackOf(String(bytes));
@@ -27,5 +28,4 @@ process.on("message", async ({ url, sockets, greeting, hello }: Task) => {
     });
     if (hello) opened.send(hello);
   }
-  process.send?.({});
 });

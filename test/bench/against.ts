@@ -15,7 +15,7 @@ import { PROJECT } from "../kit/workers.ts";
 import { measureFanout, startRoom } from "./fanout.bench.ts";
 import { PORTIONS, startService } from "./heartbeat.bench.ts";
 import { measureStorm } from "./join.bench.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
 import type { BenchServer } from "./server.ts";
 
 /** No worse, as far as such a run can measure. */
@@ -53,16 +53,11 @@ const HERE: Checkout = { ...openCheckout(PROJECT), name: OURS };
 
 type Figures<F> = Record<string, F[]>;
 
-/** Quantities of both checkouts in which this one may not be worse. */
-function compare<F>(
-  figures: Figures<F>,
-  before: Checkout,
-  quantities: readonly (Omit<Quantity, "rounds"> & { of(figure: F): number })[],
-): Quantity[] {
-  const atLeast = { [before.name]: NO_WORSE };
+/** The quantities, with the bound that this checkout is no worse. One that is always 0 is left out. */
+function compared(before: Checkout, quantities: readonly Quantity[]): Quantity[] {
   return quantities
-    .map(({ of, ...quantity }) => ({ ...quantity, rounds: pick(figures, of), atLeast }))
-    .filter(({ rounds }) => Object.values(rounds).some((values) => values.some(Boolean)));
+    .filter(({ rounds }) => Object.values(rounds).some((values) => values.some(Boolean)))
+    .map((quantity) => ({ ...quantity, atLeast: { [before.name]: NO_WORSE } }));
 }
 
 /** Starts the servers of both anew in each round, and measures them. */
@@ -87,26 +82,23 @@ async function restartAndMeasure<F>(
 }
 
 async function fanout(before: Checkout, rounds: number): Promise<Result> {
-  const compared = async (inFlight: number): Promise<Quantity[]> => {
+  const quantities: Quantity[] = [];
+  for (const inFlight of [100, 1]) {
     const figures = await restartAndMeasure(
       before,
       rounds,
       ({ root }) => startRoom(root),
       (servers) => measureFanout(servers, () => OURS, inFlight, FANOUT_TURNS_PER_ROUND),
     );
-    const what = `${inFlight} in flight:`;
-    return compare(figures, before, [
-      { name: `${what} deliveries`, unit: "a second", better: "more", of: ({ rate }) => rate },
-      {
-        ...{ name: `${what} server CPU a delivery`, unit: "µs", better: "less", digits: 2 },
-        of: ({ cpuUs }) => cpuUs,
-      },
-    ]);
-  };
+    quantities.push(
+      more(`${inFlight} in flight: deliveries`, "a second", 0, pick(figures, "rate")),
+      less(`${inFlight} in flight: server CPU a delivery`, "µs", 2, pick(figures, "cpuUs")),
+    );
+  }
   return {
     title: "Fan-out",
     setup: `As in the fan-out benchmark: ${rounds} starts of both servers, ${FANOUT_TURNS_PER_ROUND} turns each.`,
-    quantities: [...(await compared(100)), ...(await compared(1))],
+    quantities: compared(before, quantities),
   };
 }
 
@@ -116,15 +108,14 @@ async function join(before: Checkout, rounds: number): Promise<Result> {
   const figures = await takeTurns(Object.keys(roots), storms, (name) =>
     measureStorm(OURS, roots[name]),
   );
-  const less = { better: "less", digits: 2 } as const;
   return {
     title: "Join storm",
     setup: `As in the join benchmark: ${storms} storms for each checkout, each on a server of its own.`,
-    quantities: compare(figures, before, [
-      { name: "server CPU", unit: "s", ...less, of: ({ cpuMs }) => cpuMs / 1000 },
-      { name: "time until all know all", unit: "s", ...less, of: (one) => one.elapsedMs / 1000 },
-      { name: "messages", unit: "in all", ...less, of: ({ messages }) => messages },
-      { name: "payload", unit: "MB", ...less, of: ({ bytes }) => bytes / 1e6 },
+    quantities: compared(before, [
+      less("server CPU", "s", 2, pick(figures, "cpuMs", 1e-3)),
+      less("time until all know all", "s", 2, pick(figures, "elapsedMs", 1e-3)),
+      less("messages", "in all", 2, pick(figures, "messages")),
+      less("payload", "MB", 2, pick(figures, "bytes", 1e-6)),
     ]),
   };
 }
@@ -148,19 +139,14 @@ async function heartbeat(before: Checkout, rounds: number): Promise<Result> {
       },
     );
     quantities.push(
-      ...compare(figures, before, [
-        { name: `${what}: heartbeats`, unit: "a second", better: "more", of: ({ rate }) => rate },
-        {
-          ...{ name: `${what}: server CPU each`, unit: "µs", better: "less", digits: 1 },
-          of: ({ cpuUs }) => cpuUs,
-        },
-      ]),
+      more(`${what}: heartbeats`, "a second", 0, pick(figures, "rate")),
+      less(`${what}: server CPU each`, "µs", 1, pick(figures, "cpuUs")),
     );
   }
   return {
     title: "Heartbeat ingest",
     setup: `As in the heartbeat benchmark: ${rounds} starts of both Workers, ${HEARTBEAT_TURNS_PER_ROUND} turns with a fixed number of heartbeats each.`,
-    quantities,
+    quantities: compared(before, quantities),
   };
 }
 
@@ -169,31 +155,28 @@ const A_MILLION = 1_000_000;
 async function cost(before: Checkout): Promise<Result> {
   const here = await playAll(OUR_DAYS, HERE.root);
   const there = await playAll(OUR_DAYS, before.root);
-  const count = (what: string, of: (day: Counters) => number) => ({
-    ...({ name: what, unit: "a user's day", better: "less", digits: 3 } as const),
-    of,
+  const counted = (day: Counters) => ({
+    "requests to the Worker": day.workerRequests,
+    "requests to actors": actorRequests(day),
+    "rows written": day.rowsWritten + day.d1RowsWritten,
+    "rows read": day.rowsRead + day.d1RowsRead,
+    "time awake, s": day.awakeSeconds,
+    "a month for a million users, $": monthOf(scaled(day, A_MILLION)).total,
   });
-  const counted = [
-    count("requests to the Worker", ({ workerRequests }) => workerRequests),
-    count("requests to actors", actorRequests),
-    count("rows written", ({ rowsWritten, d1RowsWritten }) => rowsWritten + d1RowsWritten),
-    count("rows read", ({ rowsRead, d1RowsRead }) => rowsRead + d1RowsRead),
-    count("time awake, s", ({ awakeSeconds }) => awakeSeconds),
-    {
-      ...({ name: "a month for a million users", unit: "$", better: "less" } as const),
-      of: (day: Counters) => monthOf(scaled(day, A_MILLION)).total,
-    },
-  ];
+  const quantities = OUR_DAYS.flatMap((day) => {
+    const figures = {
+      [OURS]: [counted(here.get(day) as Counters)],
+      [before.name]: [counted(there.get(day) as Counters)],
+    };
+    const names = Object.keys(counted(here.get(day) as Counters)) as (keyof ReturnType<
+      typeof counted
+    >)[];
+    return names.map((name) => less(`${day}: ${name}`, "a user's day", 3, pick(figures, name)));
+  });
   return {
     title: "Cost",
     setup: "Counters of a user's simulated day in each system, and the bill of a month.",
-    quantities: OUR_DAYS.flatMap((day) =>
-      compare(
-        { [OURS]: [here.get(day) as Counters], [before.name]: [there.get(day) as Counters] },
-        before,
-        counted.map((one) => ({ ...one, name: `${day}: ${one.name}` })),
-      ),
-    ),
+    quantities: compared(before, quantities),
   };
 }
 

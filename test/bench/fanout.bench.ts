@@ -5,7 +5,7 @@
 import { Clients, cpuMs } from "../kit/processes.ts";
 import type { Dialect } from "./dialects.ts";
 import type { Round, Task } from "./fanout.clients.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
 import { type BenchServer, startNode, startWorker } from "./server.ts";
 
 const SOCKETS = 500;
@@ -75,7 +75,7 @@ export async function measureFanout(
 }
 
 /** How many times as good as a peer, at least. */
-type AtLeast = Partial<Record<"rate" | "cpuUs" | "p50Ms" | "p99Ms", Record<string, number>>>;
+type AtLeast = Partial<Record<"rate" | "p99Ms", Record<string, number>>>;
 
 async function quantities(inFlight: number, rounds: number, atLeast: AtLeast): Promise<Quantity[]> {
   const figures = await measureFanout(
@@ -84,19 +84,12 @@ async function quantities(inFlight: number, rounds: number, atLeast: AtLeast): P
     inFlight,
     rounds * TURNS_PER_ROUND,
   );
-  const of = (name: string, unit: string, key: keyof AtLeast): Quantity => ({
-    name: `${inFlight} in flight: ${name}`,
-    unit,
-    better: key === "rate" ? "more" : "less",
-    digits: key === "rate" ? 0 : key === "cpuUs" ? 2 : 1,
-    rounds: pick(figures, (figure) => figure[key]),
-    ...(atLeast[key] && { atLeast: atLeast[key] }),
-  });
+  const what = `${inFlight} in flight:`;
   return [
-    of("deliveries", "a second", "rate"),
-    of("server CPU a delivery", "µs", "cpuUs"),
-    of("latency, median", "ms", "p50Ms"),
-    of("latency, 99 %", "ms", "p99Ms"),
+    more(`${what} deliveries`, "a second", 0, pick(figures, "rate"), atLeast.rate),
+    less(`${what} server CPU a delivery`, "µs", 2, pick(figures, "cpuUs")),
+    less(`${what} latency, median`, "ms", 1, pick(figures, "p50Ms")),
+    less(`${what} latency, 99 %`, "ms", 1, pick(figures, "p99Ms"), atLeast.p99Ms),
   ];
 }
 

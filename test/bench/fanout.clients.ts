@@ -4,6 +4,7 @@
  */
 import type WebSocket from "ws";
 import { Latencies, summarize } from "../kit/latency.ts";
+import { answerParent } from "../kit/processes.ts";
 import { openSocket } from "../kit/sockets.ts";
 import { DIALECTS, type Dialect, eventsOf } from "./dialects.ts";
 
@@ -135,9 +136,8 @@ function round(room: string, inFlight: number, durationMs: number): Promise<Roun
   });
 }
 
-process.on("message", async (task: Task) => {
-  if (task.do === "connect") {
-    await connect(task.room, task.dialect, task.url, task.sockets);
-    process.send?.({});
-  } else process.send?.(await round(task.room, task.inFlight, task.durationMs));
-});
+answerParent(async (task: Task) =>
+  task.do === "connect"
+    ? connect(task.room, task.dialect, task.url, task.sockets)
+    : round(task.room, task.inFlight, task.durationMs),
+);

@@ -9,7 +9,7 @@
 import autocannon from "autocannon";
 import { beatOf } from "../kit/devices.ts";
 import { cpuMs } from "../kit/processes.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
 import { type BenchServer, startWorker } from "./server.ts";
 
 const USERS = 200;
@@ -151,20 +151,10 @@ export default async function heartbeat(rounds: number): Promise<Result> {
       least?: number,
     ): Quantity[] => {
       const both = { [OURS]: figures[mine] ?? [], [peerName]: figures[theirs] ?? [] };
+      const atLeast = least === undefined ? undefined : { [peerName]: least };
       return [
-        {
-          name: `${what}: heartbeats`,
-          unit: "a second",
-          better: "more",
-          rounds: pick(both, ({ rate }) => rate),
-          ...(least !== undefined && { atLeast: { [peerName]: least } }),
-        },
-        {
-          name: `${what}: server CPU each`,
-          unit: "µs",
-          better: "less",
-          rounds: pick(both, ({ cpuUs }) => cpuUs),
-        },
+        more(`${what}: heartbeats`, "a second", 0, pick(both, "rate"), atLeast),
+        less(`${what}: server CPU each`, "µs", 0, pick(both, "cpuUs")),
       ];
     };
     const inBatch = `batch of ${BATCH}`;

@@ -4,7 +4,7 @@
  */
 import { Clients, cpuMs } from "../kit/processes.ts";
 import type { Storm, Task } from "./join.clients.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, OURS, pick, type Result, takeTurns } from "./report.ts";
 import { type BenchServer, startNode, startWorker } from "./server.ts";
 
 const USERS = 1_000;
@@ -74,37 +74,11 @@ export async function measureStorm(name: string, root?: string): Promise<Figures
 export default async function join(rounds: number): Promise<Result> {
   const figures = await takeTurns(Object.keys(PRESENCE), rounds, (name) => measureStorm(name));
   const all = { ...figures, "Verani 0.5": [VERANI] };
-  const less = { better: "less" as const };
-  const quantities: Quantity[] = [
-    {
-      name: "time until all know all",
-      unit: "s",
-      ...less,
-      digits: 2,
-      rounds: pick(all, ({ elapsedMs }) => elapsedMs / 1000),
-    },
-    {
-      name: "messages",
-      unit: "in all",
-      ...less,
-      rounds: pick(all, ({ messages }) => messages),
-      atLeast: { "Verani 0.5": 30 },
-    },
-    {
-      name: "payload",
-      unit: "MB",
-      ...less,
-      digits: 1,
-      rounds: pick(all, ({ bytes }) => bytes / 1e6),
-    },
-    {
-      name: "server CPU",
-      unit: "s",
-      ...less,
-      digits: 2,
-      rounds: pick(all, ({ cpuMs }) => cpuMs / 1000),
-      atLeast: { "Verani 0.5": 20 },
-    },
+  const quantities = [
+    less("time until all know all", "s", 2, pick(all, "elapsedMs", 1e-3)),
+    less("messages", "in all", 0, pick(all, "messages"), { "Verani 0.5": 30 }),
+    less("payload", "MB", 1, pick(all, "bytes", 1e-6)),
+    less("server CPU", "s", 2, pick(all, "cpuMs", 1e-3), { "Verani 0.5": 20 }),
   ];
   return {
     title: "Join storm",

@@ -10,6 +10,7 @@ import {
   rosterOf,
 } from "../../rooms/presence/roster.ts";
 import { PING, PONG } from "../../src/wire/frames.ts";
+import { answerParent } from "../kit/processes.ts";
 import { openSocket } from "../kit/sockets.ts";
 import { eventsOf } from "./dialects.ts";
 
@@ -98,6 +99,4 @@ function reducerOf(message: Buffer): (roster: Roster) => Roster {
   };
 }
 
-process.on("message", async (task: Task) => {
-  process.send?.(await storm(task));
-});
+answerParent(storm);

@@ -7,7 +7,7 @@ import { Clients, memoryOf } from "../kit/processes.ts";
 import type { Dialect } from "./dialects.ts";
 import { startRooms } from "./fanout.bench.ts";
 import type { Task } from "./fanout.clients.ts";
-import { pick, type Quantity, type Result } from "./report.ts";
+import { less, pick, type Result } from "./report.ts";
 
 const SOCKETS = 5_000;
 /** First a few, so that code and machinery are there before the base line is drawn. */
@@ -66,18 +66,9 @@ export default async function memory(rounds: number): Promise<Result> {
       figures[name].push(one);
     }
   }
-  const kilobytes = { unit: "KB", better: "less" as const, digits: 1 };
-  const quantities: Quantity[] = [
-    {
-      name: "a connection, just made",
-      ...kilobytes,
-      rounds: pick(figures, ({ awakeKb }) => awakeKb),
-    },
-    {
-      name: `a connection, idle for ${ASLEEP_AFTER_MS / 1000} s`,
-      ...kilobytes,
-      rounds: pick(figures, ({ asleepKb }) => asleepKb),
-    },
+  const quantities = [
+    less("a connection, just made", "KB", 1, pick(figures, "awakeKb")),
+    less(`a connection, idle for ${ASLEEP_AFTER_MS / 1000} s`, "KB", 1, pick(figures, "asleepKb")),
   ];
   return {
     title: "Memory of an idle connection",

@@ -4,7 +4,7 @@
  */
 import type { MoodState } from "../../rooms/moods/tally.ts";
 import { cpuMs, memoryOf } from "../kit/processes.ts";
-import { median, OURS, type Result } from "./report.ts";
+import { less, median, OURS, type Result } from "./report.ts";
 import { startWorker } from "./server.ts";
 
 const SMALL = 1_000;
@@ -46,13 +46,7 @@ export default async function moods(rounds: number): Promise<Result> {
       title: "A large head-count",
       setup: `One shard of the mood rooms in a real actor, with ${LARGE} sessions and with ${SMALL}: ${BEATS} heartbeats of people who are here, with the call to the actor and the storing. Memory is what the process holds beyond one that had as many calls for ${SMALL}.`,
       quantities: [
-        {
-          name: "a heartbeat",
-          unit: "CPU µs",
-          better: "less",
-          digits: 1,
-          rounds: { [OURS]: large, [`${SMALL} sessions`]: small },
-        },
+        less("a heartbeat", "CPU µs", 1, { [OURS]: large, [`${SMALL} sessions`]: small }),
       ],
       bounds: [
         {

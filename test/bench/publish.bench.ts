@@ -3,11 +3,12 @@
  * alone and as part of the whole way from the request to the sockets; and whether envelopes in a row
  * arrive in order.
  */
-import { WebSocket } from "ws";
+import type { WebSocket } from "ws";
 import { FilterIndex, type FilterKey, parseFilter } from "../../rooms/fanout/filters.ts";
 import { cpuMs } from "../kit/processes.ts";
+import { openSocket } from "../kit/sockets.ts";
 import { signUser } from "../kit/stage.ts";
-import { median, OURS, type Result } from "./report.ts";
+import { less, median, OURS, pick, type Result } from "./report.ts";
 import { startWorker } from "./server.ts";
 
 const SOCKETS = 100;
@@ -79,28 +80,28 @@ function cpuOf(task: () => unknown, times: number): number {
   return (user + system) / 1000 / times;
 }
 
-/** A socket that takes note of the numbered envelopes it gets. */
-async function connect(url: string, token: string): Promise<{ ws: WebSocket; got: number[] }> {
-  const ws = new WebSocket(url, { headers: { Authorization: `Bearer ${token}` } });
-  const got: number[] = [];
-  ws.on("message", (data) => {
-    const text = String(data);
-    // One of an earlier measurement may come after its publish was answered.
-    const n: unknown = text === "pong" ? undefined : JSON.parse(text).payload?.n;
-    if (typeof n === "number") got.push(n);
-  });
-  await new Promise((resolve, reject) => ws.once("open", resolve).once("error", reject));
-  return { ws, got };
+interface Subscriber {
+  socket: WebSocket;
+  /** The numbers of the envelopes that arrived. */
+  received: number[];
 }
 
-async function subscribe(ws: WebSocket, filters: readonly Fields[]): Promise<void> {
-  for (let i = 0; i < filters.length; i += PER_FRAME) {
-    ws.send(JSON.stringify({ type: "subscribe", filters: filters.slice(i, i + PER_FRAME) }));
-  }
-  await new Promise((resolve) => {
-    ws.on("message", (data) => String(data) === "pong" && resolve(undefined));
-    ws.send("PING");
+async function connect(url: string, filters: readonly Fields[]): Promise<Subscriber> {
+  const received: number[] = [];
+  const subscribed = Promise.withResolvers<void>();
+  const socket = await openSocket(url, "none", (data) => {
+    const text = String(data);
+    if (text === "pong") return subscribed.resolve();
+    // An envelope of an earlier measurement has no number.
+    const n: unknown = JSON.parse(text).payload?.n;
+    if (typeof n === "number") received.push(n);
   });
+  for (let i = 0; i < filters.length; i += PER_FRAME) {
+    socket.send(JSON.stringify({ type: "subscribe", filters: filters.slice(i, i + PER_FRAME) }));
+  }
+  socket.send("PING");
+  await subscribed.promise;
+  return { socket, received };
 }
 
 export default async function publish(rounds: number): Promise<Result> {
@@ -110,7 +111,7 @@ export default async function publish(rounds: number): Promise<Result> {
   }));
   const bindings = { ENVIRONMENT: "production", JWT_SECRET: SECRET };
   const server = await startWorker("src/server/worker.ts", { FANOUT: "FanoutRoom" }, bindings);
-  const sockets: WebSocket[] = [];
+  const clients: Subscriber[] = [];
   try {
     const token = await signUser(SECRET, USER);
     const post = async (path: string, body: object): Promise<{ clientCount: number }> => {
@@ -123,18 +124,14 @@ export default async function publish(rounds: number): Promise<Result> {
       return (await response.json()) as { clientCount: number };
     };
 
-    const clients = [];
     const began = cpuMs(server.pid);
     for (let socket = 0; socket < SOCKETS; socket++) {
-      const client = await connect(`${server.url}/`, token);
-      sockets.push(client.ws);
       const own = Array.from({ length: FILTERS - 1 }, (_, i) => ({
         type: "t",
         lang: "en",
         quest: `${socket}-${i}`,
       }));
-      await subscribe(client.ws, [...own, { type: "all" }]);
-      clients.push(client);
+      clients.push(await connect(`${server.url}/?token=${token}`, [...own, { type: "all" }]));
     }
     const setUpMs = cpuMs(server.pid) - began;
 
@@ -154,7 +151,7 @@ export default async function publish(rounds: number): Promise<Result> {
       costs.push({ none: await cost(nobody, 0), one: await cost(one, 1) });
     }
 
-    for (const { got } of clients) got.length = 0;
+    for (const { received } of clients) received.length = 0;
     const messages = Array.from({ length: IN_A_ROW }, (_, n) => ({
       userId: USER,
       type: "all",
@@ -164,63 +161,34 @@ export default async function publish(rounds: number): Promise<Result> {
     const before = cpuMs(server.pid);
     const sentAt = performance.now();
     await post("/publish/batch", { messages });
-    while (clients.some(({ got }) => got.length < IN_A_ROW)) {
+    while (clients.some(({ received }) => received.length < IN_A_ROW)) {
       if (performance.now() - sentAt > 20_000) break;
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
     const rowMs = performance.now() - sentAt;
     const rowCpuMs = cpuMs(server.pid) - before;
     const disordered = clients.filter(
-      ({ got }) => got.length !== IN_A_ROW || got.some((n, i) => n !== i),
+      ({ received }) => received.length !== IN_A_ROW || received.some((n, i) => n !== i),
     );
-    const less = { better: "less" as const };
+    const row = `${IN_A_ROW} envelopes to ${SOCKETS} sockets`;
+    const perDeliveryUs = (rowCpuMs * 1000) / IN_A_ROW / SOCKETS;
     return {
       title: "Finding the subscribers of a publish",
       setup: `One user with ${SOCKETS} sockets of ${FILTERS} filters each, in three kinds of filters. A scan looks at each of the ${SOCKETS * FILTERS}. A whole publish is from the request to the sockets, without acks.`,
       quantities: [
-        ...alone.map(({ name, rounds }) => ({
-          name: `match, ${name}`,
-          unit: "CPU µs",
-          ...less,
-          digits: 1,
-          rounds: {
+        ...alone.map(({ name, rounds }) =>
+          less(`match, ${name}`, "CPU µs", 1, {
             [OURS]: rounds.map(({ indexMs }) => indexMs * 1000),
             "a scan": rounds.map(({ scanMs }) => scanMs * 1000),
-          },
-        })),
-        {
-          name: "a publish to nobody",
-          unit: "CPU ms",
-          ...less,
-          digits: 2,
-          rounds: { [OURS]: costs.map(({ none }) => none) },
-        },
-        {
-          name: `a publish to 1 of ${SOCKETS} sockets`,
-          unit: "CPU ms",
-          ...less,
-          digits: 2,
-          rounds: { [OURS]: costs.map(({ one }) => one) },
-        },
-        {
-          name: `${IN_A_ROW} envelopes to ${SOCKETS} sockets, all arrived`,
-          unit: "ms",
-          ...less,
-          rounds: { [OURS]: [rowMs] },
-        },
-        {
-          name: `${IN_A_ROW} envelopes to ${SOCKETS} sockets, a delivery`,
-          unit: "CPU µs",
-          ...less,
-          digits: 1,
-          rounds: { [OURS]: [(rowCpuMs * 1000) / IN_A_ROW / SOCKETS] },
-        },
-        {
-          name: `${SOCKETS} sockets subscribe to ${FILTERS} filters each`,
-          unit: "CPU ms",
-          ...less,
-          rounds: { [OURS]: [setUpMs] },
-        },
+          }),
+        ),
+        less("a publish to nobody", "CPU ms", 2, pick({ [OURS]: costs }, "none")),
+        less(`a publish to 1 of ${SOCKETS} sockets`, "CPU ms", 2, pick({ [OURS]: costs }, "one")),
+        less(`${row}, all arrived`, "ms", 0, { [OURS]: [rowMs] }),
+        less(`${row}, a delivery`, "CPU µs", 1, { [OURS]: [perDeliveryUs] }),
+        less(`${SOCKETS} sockets subscribe to ${FILTERS} filters each`, "CPU ms", 0, {
+          [OURS]: [setUpMs],
+        }),
       ],
       bounds: [
         {
@@ -246,7 +214,7 @@ export default async function publish(rounds: number): Promise<Result> {
       ],
     };
   } finally {
-    for (const ws of sockets) ws.terminate();
+    for (const { socket } of clients) socket.terminate();
     await server.stop();
   }
 }

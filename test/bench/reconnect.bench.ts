@@ -7,7 +7,7 @@ import { Clients } from "../kit/processes.ts";
 import { FaultProxy } from "../kit/proxy.ts";
 import { PRESENCE } from "./join.bench.ts";
 import type { Back, Library, Task } from "./reconnect.clients.ts";
-import { OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
+import { less, OURS, pick, type Result, takeTurns } from "./report.ts";
 
 const ROOMS = 20;
 const USERS_PER_ROOM = 50;
@@ -88,34 +88,11 @@ export default async function reconnect(rounds: number): Promise<Result> {
       await sleep(round === 0 ? STABLE_MS : STABLE_MS / 2);
       return (started[library] as (typeof started)[string]).cut();
     });
-    const less = { better: "less" as const };
-    const quantities: Quantity[] = [
-      {
-        name: "until all are back",
-        unit: "s",
-        ...less,
-        digits: 2,
-        rounds: pick(figures, ({ backMs }) => backMs / 1000),
-      },
-      {
-        name: "until all are in sync",
-        unit: "s",
-        ...less,
-        digits: 2,
-        rounds: pick(figures, ({ inSyncMs }) => inSyncMs / 1000),
-      },
-      {
-        name: "most attempts to connect",
-        unit: `in ${WINDOW_MS} ms`,
-        ...less,
-        rounds: pick(figures, ({ peak }) => peak),
-      },
-      {
-        name: "attempts to connect",
-        unit: "in all",
-        ...less,
-        rounds: pick(figures, ({ attempts }) => attempts),
-      },
+    const quantities = [
+      less("until all are back", "s", 2, pick(figures, "backMs", 1e-3)),
+      less("until all are in sync", "s", 2, pick(figures, "inSyncMs", 1e-3)),
+      less("most attempts to connect", `in ${WINDOW_MS} ms`, 0, pick(figures, "peak")),
+      less("attempts to connect", "in all", 0, pick(figures, "attempts")),
     ];
     return {
       title: "Reconnect storm",

@@ -3,10 +3,12 @@
  * server. A client is back when its socket is open again. It is in sync when it has received the
  * roster since, and everybody is in it.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { PartySocket } from "partysocket";
 import { io } from "socket.io-client";
 import WebSocket from "ws";
 import { type PresenceEvents, VeraniClient } from "../../client/client.ts";
+import { answerParent } from "../kit/processes.ts";
 import { PlainWebSocket } from "../kit/sockets.ts";
 
 export type Library = "Rollcall" | "partysocket" | "socket.io-client";
@@ -114,27 +116,25 @@ const LIBRARIES: Record<
 /** A client that is not back by then does not come back. */
 const GIVE_UP_MS = 300_000;
 
-process.on("message", async (task: Task) => {
+answerParent(async (task: Task): Promise<Back> => {
   const watchdog = setTimeout(() => {
     const { length } = clients;
     throw new Error(`${back} of ${length} back, ${synced} in sync after ${GIVE_UP_MS} ms`);
   }, GIVE_UP_MS);
   const { promise, resolve } = Promise.withResolvers<Back>();
-  if (task.do === "watch") {
-    watching = { cut: new Set(), resolve };
-    process.send?.(await promise);
-    clearTimeout(watchdog);
-    return;
+  if (task.do === "watch") watching = { cut: new Set(), resolve };
+  else {
+    const { library, url, rooms } = task;
+    usersPerRoom = task.usersPerRoom;
+    clients = Array.from({ length: rooms * usersPerRoom }, () => new Client());
+    watching = { cut: new Set(clients), resolve };
+    for (const [i, client] of clients.entries()) {
+      LIBRARIES[library](client, url, `room-${i % rooms}`, `user-${i}`);
+      // A storm is not what is measured here: a few at a time.
+      if (i % 20 === 19) await sleep(20);
+    }
   }
-  const { library, url, rooms } = task;
-  usersPerRoom = task.usersPerRoom;
-  clients = Array.from({ length: rooms * usersPerRoom }, () => new Client());
-  watching = { cut: new Set(clients), resolve };
-  for (const [i, client] of clients.entries()) {
-    LIBRARIES[library](client, url, `room-${i % rooms}`, `user-${i}`);
-    // A storm is not what is measured here: a few at a time.
-    if (i % 20 === 19) await new Promise((done) => setTimeout(done, 20));
-  }
-  process.send?.(await promise);
+  const result = await promise;
   clearTimeout(watchdog);
+  return result;
 });

@@ -4,7 +4,7 @@
  */
 import { converge, NoteClient, signMember } from "../e2e/livestore.ts";
 import { type Server, startServer } from "../e2e/server.ts";
-import { OURS, type Result, takeTurns } from "./report.ts";
+import { less, more, OURS, type Result, takeTurns } from "./report.ts";
 
 /** Ours may take a fifth longer. */
 const RATIO = 0.83;
@@ -76,19 +76,10 @@ export default async function relay(rounds: number): Promise<Result> {
       title: "LiveStore's relay",
       setup: `Two clients of LiveStore commit ${EVENTS} events in bursts of ${BURST} in turn, through \`npm start\` with its door and through sync-cf as it comes, both in wrangler dev with D1. Then both commit one event at the same moment, and again once they agree, ${CONFLICTS} times or until they do not for ${STUCK_MS / 1000} s.`,
       quantities: [
-        {
-          name: `${EVENTS} events, until both have all in one order`,
-          unit: "ms",
-          better: "less",
-          rounds: times,
-          atLeast: { "sync-cf": RATIO },
-        },
-        {
-          name: "conflicts in a row that both came out of",
-          unit: `of ${CONFLICTS}`,
-          better: "more",
-          rounds: survived,
-        },
+        less(`${EVENTS} events, until both have all in one order`, "ms", 0, times, {
+          "sync-cf": RATIO,
+        }),
+        more("conflicts in a row that both came out of", `of ${CONFLICTS}`, 0, survived),
       ],
       bounds: [
         {

@@ -20,7 +20,18 @@ export interface Quantity {
   atLeast?: Record<string, number>;
 }
 
-/** What has to hold by itself, without a peer. */
+function quantity(better: Quantity["better"]) {
+  return (
+    name: string,
+    unit: string,
+    digits: number,
+    rounds: Quantity["rounds"],
+    atLeast?: Quantity["atLeast"],
+  ): Quantity => ({ name, unit, better, digits, rounds, ...(atLeast && { atLeast }) });
+}
+export const [less, more] = [quantity("less"), quantity("more")];
+
+/** What must hold by itself, without a peer. */
 export interface Bound {
   what: string;
   value: number;
@@ -101,11 +112,13 @@ export async function takeTurns<F>(
   return figures;
 }
 
-/** One value of each figure. */
-export function pick<F>(
+/** One value of each figure; by its name, multiplied by `factor`. */
+export function pick<F extends { [K in keyof F]: number }>(
   figures: Record<string, readonly F[]>,
-  of: (figure: F) => number,
+  key: keyof F,
+  factor = 1,
 ): Record<string, number[]> {
+  const of = (figure: F) => figure[key] * factor;
   return Object.fromEntries(Object.entries(figures).map(([name, list]) => [name, list.map(of)]));
 }
 

@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Clients } from "../kit/processes.ts";
-import type { Quantity, Result } from "./report.ts";
+import { less, type Result } from "./report.ts";
 import { startWorker } from "./server.ts";
 import type { Task } from "./wakeups.clients.ts";
 import type { Count, Counts } from "./wakeups.ts";
@@ -36,38 +36,19 @@ export default async function wakeUps(rounds: number): Promise<Result> {
     const after = await read();
     const observedMs = performance.now() - startedAtMs;
 
-    const since = (of: (count: Count) => number): Record<string, number[]> =>
+    const since = (of: (count: Count) => number, factor: number): Record<string, number[]> =>
       Object.fromEntries(
-        Object.entries(after).map(([name, rooms]) => [
-          name,
-          Object.entries(rooms).map(([room, now]) => of(now) - of(before[name]?.[room] as Count)),
-        ]),
+        Object.entries(after).map(([name, rooms]) => {
+          const earlier = (room: string) => before[name]?.[room] as Count;
+          const counted = Object.entries(rooms).map(([room, now]) => of(now) - of(earlier(room)));
+          return [name, counted.map((n) => n * factor)];
+        }),
       );
-    const scaled = (all: Record<string, number[]>, by: number) =>
-      Object.fromEntries(
-        Object.entries(all).map(([name, list]) => [name, list.map((n) => n * by)]),
-      );
-    const quantities: Quantity[] = [
-      {
-        name: "events that run the actor's code",
-        unit: "per client-hour",
-        better: "less",
-        digits: 1,
-        rounds: scaled(
-          since(({ events }) => events),
-          HOUR_MS / observedMs / CLIENTS,
-        ),
-      },
-      {
-        name: "time awake",
-        unit: "% of the time",
-        better: "less",
-        digits: 1,
-        rounds: scaled(
-          since(({ awakeMs }) => awakeMs),
-          100 / observedMs,
-        ),
-      },
+    const events = since(({ events }) => events, HOUR_MS / observedMs / CLIENTS);
+    const awake = since(({ awakeMs }) => awakeMs, 100 / observedMs);
+    const quantities = [
+      less("events that run the actor's code", "per client-hour", 1, events),
+      less("time awake", "% of the time", 1, awake),
     ];
     return {
       title: "Wake-ups of idle clients",

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { VeraniClient } from "../../client/client.ts";
 import { PING } from "../../src/wire/frames.ts";
+import { answerParent } from "../kit/processes.ts";
 import { openSocket, PlainWebSocket } from "../kit/sockets.ts";
 
 export interface Task {
@@ -15,7 +16,7 @@ const PING_MS = 5_000;
 /** Rooms, and the clients of a room, begin apart, as they do in life. */
 const APART_MS = 20;
 
-process.on("message", async ({ url, clients, rooms }: Task) => {
+answerParent(async ({ url, clients, rooms }: Task) => {
   for (let i = 0; i < clients * rooms; i++) {
     const [room, user] = [`room-${i % rooms}`, `user-${i}`];
     const ours = new VeraniClient(`${url}/ws/presence?room=${room}`, {
@@ -30,5 +31,4 @@ process.on("message", async ({ url, clients, rooms }: Task) => {
     }
     await sleep(APART_MS);
   }
-  process.send?.({});
 });

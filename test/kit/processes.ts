@@ -44,6 +44,15 @@ export class Clients {
   }
 }
 
+/** Answers each message of the parent with one message, and ends with the parent. */
+export function answerParent<Task>(answer: (task: Task) => Promise<object | void>): void {
+  process.on("message", async (task: Task) => {
+    process.send?.((await answer(task)) ?? {});
+  });
+  // The parent may have been killed.
+  process.once("disconnect", () => process.exit());
+}
+
 export async function end(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exit = once(child, "exit");

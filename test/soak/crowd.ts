@@ -1,6 +1,7 @@
 /** Clients of some systems, in a process of their own. It answers each task with one message. */
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Counts } from "../kit/latency.ts";
+import { answerParent } from "../kit/processes.ts";
 import type { Cast, Census, SoakStage } from "./cast.ts";
 import { DeviceCast } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
@@ -95,35 +96,23 @@ async function census(): Promise<Censuses> {
   return Object.fromEntries(censuses);
 }
 
-// The parent ended: it may have been killed.
-process.once("disconnect", () => process.exit());
-
-process.on("message", async (task: Task) => {
+answerParent(async (task: Task) => {
   switch (task.do) {
     case "start":
-      await start(task);
-      process.send?.({});
-      break;
+      return await start(task);
     case "report":
-      process.send?.(report());
-      break;
+      return report();
     case "census":
-      process.send?.(await census());
-      break;
+      return await census();
+    case "check":
+      return await check();
     case "hold":
       clearInterval(timers[1]);
       for (const cast of casts) cast.hold();
       await checking;
-      process.send?.({});
-      break;
-    case "check":
-      await check();
-      process.send?.({});
-      break;
+      return;
     case "leave":
       for (const timer of timers) clearInterval(timer);
       for (const cast of casts) cast.leave();
-      process.send?.({});
-      break;
   }
 });
