@@ -1,7 +1,7 @@
 /**
  * From an HTTP publish to its answer, which holds the acks of all of a user's sockets: on our whole
- * Worker, with tokens, filters and schemas; and where none of these is asked for, in a bare Durable
- * Object, with PartyServer and with socket.io.
+ * Worker, with tokens, filters and schemas; and without these, in a bare Durable Object, with
+ * PartyServer and with socket.io.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Clients, cpuMs } from "../kit/processes.ts";
@@ -99,33 +99,28 @@ export default async function ack(rounds: number): Promise<Result> {
     };
   }
 
-  try {
-    for (const name of names) {
-      const { server, socket, ...rest } = peers[name];
-      const greeting = name === "socket.io" ? "engine.io" : "none";
-      const task: Task = { ...rest, greeting, url: server.url + socket, sockets: SOCKETS };
-      await clients.ask(task);
-      // A subscription has no answer.
-      while ((await publish(name)).results.length < SOCKETS) await sleep(20);
-      await load(name, IN_FLIGHT, WARM_UP_MS);
-    }
-    const run = (inFlight: number) =>
-      takeTurns(names, rounds, (name) => load(name as Name, inFlight, DURATION_MS));
-    const [one, many] = [await run(1), await run(IN_FLIGHT)];
-    const [alone, full] = ["one in flight", `${IN_FLIGHT} in flight`];
-    const quantities = [
-      less(`${alone}: latency, median`, "ms", 2, pick(one, "p50Ms")),
-      less(`${alone}: latency, 99 %`, "ms", 2, pick(one, "p99Ms")),
-      more(`${full}: publishes`, "a second", 0, pick(many, "rate")),
-      less(`${full}: server CPU a publish`, "µs", 0, pick(many, "cpuUs")),
-    ];
-    return {
-      title: "Publish to ack",
-      setup: `From an HTTP publish until its answer, with the acks of the user's ${SOCKETS} sockets in it; ${DURATION_MS} ms a round. Ours checks a token, the body and the filters of each socket; the others send to all, whoever asks.`,
-      quantities,
-    };
-  } finally {
-    await clients.stop();
-    await Promise.all(Object.values(peers).map(({ server }) => server.stop()));
+  for (const name of names) {
+    const { server, socket, ...rest } = peers[name];
+    const greeting = name === "socket.io" ? "engine.io" : "none";
+    const task: Task = { ...rest, greeting, url: server.url + socket, sockets: SOCKETS };
+    await clients.ask(task);
+    // A subscription has no answer.
+    while ((await publish(name)).results.length < SOCKETS) await sleep(20);
+    await load(name, IN_FLIGHT, WARM_UP_MS);
   }
+  const run = (inFlight: number) =>
+    takeTurns(names, rounds, (name) => load(name as Name, inFlight, DURATION_MS));
+  const [one, many] = [await run(1), await run(IN_FLIGHT)];
+  const [alone, full] = ["one in flight", `${IN_FLIGHT} in flight`];
+  const quantities = [
+    less(`${alone}: latency, median`, "ms", 2, pick(one, "p50Ms")),
+    less(`${alone}: latency, 99 %`, "ms", 2, pick(one, "p99Ms")),
+    more(`${full}: publishes`, "a second", 0, pick(many, "rate")),
+    less(`${full}: server CPU a publish`, "µs", 0, pick(many, "cpuUs")),
+  ];
+  return {
+    title: "Publish to ack",
+    setup: `From an HTTP publish until its answer, with the acks of the user's ${SOCKETS} sockets in it; ${DURATION_MS} ms a round. Ours checks a token, the body and the filters of each socket; the others send to all, without checks.`,
+    quantities,
+  };
 }

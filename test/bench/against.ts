@@ -11,6 +11,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { actorRequests, type Counters, monthOf, scaled } from "../cost/bill.ts";
 import { OUR_DAYS, playAll } from "../cost/play.ts";
+import { stopAll } from "../kit/processes.ts";
 import { PROJECT } from "../kit/workers.ts";
 import { measureFanout, startRoom } from "./fanout.bench.ts";
 import { PORTIONS, startService } from "./heartbeat.bench.ts";
@@ -130,12 +131,10 @@ async function heartbeat(before: Checkout, rounds: number): Promise<Result> {
       async (servers) => {
         const names = Object.keys(servers);
         const measure = (name: string) => sendPortion(servers[name] as BenchServer);
-        try {
-          await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND / 4, measure); // Warms up.
-          return await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND, measure);
-        } finally {
-          await Promise.all(Object.values(servers).map((server) => server.stop()));
-        }
+        await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND / 4, measure); // Warms up.
+        const figures = await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND, measure);
+        await stopAll();
+        return figures;
       },
     );
     quantities.push(

@@ -2,7 +2,7 @@
  * One room of 500 sockets: an event to all of them, on our framework, in a bare Durable Object that
  * loops `send`, with PartyServer's `broadcast` and with socket.io's `emit`.
  */
-import { Clients, cpuMs } from "../kit/processes.ts";
+import { Clients, cpuMs, stopAll } from "../kit/processes.ts";
 import type { Dialect } from "./dialects.ts";
 import type { Round, Task } from "./fanout.clients.ts";
 import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
@@ -36,7 +36,7 @@ export async function startRooms(): Promise<Record<Dialect, BenchServer>> {
 }
 
 /**
- * Connects {@link SOCKETS} clients to each server and measures them in turns. Stops the servers.
+ * Connects {@link SOCKETS} clients to each server and measures them in turns. Stops all afterwards.
  *
  * @param dialectOf what the clients of a server speak
  * @param inFlight how many events are on their way at any time
@@ -60,18 +60,15 @@ export async function measureFanout(
     return { ...round, rate, cpuUs: (cpu * 1000) / round.deliveries };
   }
 
-  try {
-    for (const room of names) {
-      const { url } = servers[room] as BenchServer;
-      const dialect = dialectOf(room);
-      await clients.ask({ do: "connect", room, dialect, url, sockets: SOCKETS } satisfies Task);
-    }
-    for (const room of names) await measure(room, WARM_UP_MS);
-    return await takeTurns(names, turns, (room) => measure(room, DURATION_MS));
-  } finally {
-    await clients.stop();
-    await Promise.all(Object.values(servers).map((server) => server.stop()));
+  for (const room of names) {
+    const { url } = servers[room] as BenchServer;
+    const dialect = dialectOf(room);
+    await clients.ask({ do: "connect", room, dialect, url, sockets: SOCKETS } satisfies Task);
   }
+  for (const room of names) await measure(room, WARM_UP_MS);
+  const figures = await takeTurns(names, turns, (room) => measure(room, DURATION_MS));
+  await stopAll();
+  return figures;
 }
 
 /** How many times as good as a peer, at least. */

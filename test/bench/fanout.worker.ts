@@ -1,4 +1,4 @@
-/** The room of the fan-out benchmark: what one says, all hear. Limits lifted, as its peers have none. */
+/** The room of the fan-out benchmark: what one client sends, all receive. Without limits, as its peers. */
 import { createActorHandler } from "../../src/actor/actor.ts";
 import { defineRoom, perActor } from "../../src/actor/room.ts";
 
@@ -11,7 +11,7 @@ const room = defineRoom({
     framesPerSecond: Number.POSITIVE_INFINITY,
     socketsPerUser: Number.POSITIVE_INFINITY,
   },
-  // Its clients are bare sockets, as those of its peers are: they ping nobody.
+  // Its clients are bare sockets, as those of its peers: they do not ping.
   liveness: { pingMs: 0 },
 });
 room.on("say", ({ actor }, { id, text }) => {

@@ -4,7 +4,7 @@
  *
  * A batch costs one call per user in it, some 120 µs of the runtime's: it gains what a user's
  * devices share. The bound is for a fleet of ten devices per user, in the fleet's order; the row
- * "scattered" is the worst case, a batch in which all 200 users are met.
+ * "scattered" is the worst case: a batch with all 200 users.
  */
 import autocannon from "autocannon";
 import { beatOf } from "../kit/devices.ts";
@@ -17,7 +17,7 @@ const CONNECTIONS = 32;
 const BATCH = 500;
 const ROUND_SECONDS = 3;
 const TOKEN = "bench-ingest-token";
-/** The peer: a Worker that has an actor called, and no more. */
+/** The peer: a Worker that calls an actor and does nothing else. */
 const BARE = "bare Worker";
 
 const DEVICES_PER_USER = 10;
@@ -140,35 +140,30 @@ export default async function heartbeat(rounds: number): Promise<Result> {
   };
   type Name = keyof typeof loads;
   const names = Object.keys(loads) as Name[];
-  try {
-    // The first of each warms up.
-    for (const name of names) await loads[name]();
-    const figures = await takeTurns(names, rounds, (name) => loads[name as Name]());
-    const quantities = (
-      what: string,
-      mine: Name,
-      [peerName, theirs]: [string, Name],
-      least?: number,
-    ): Quantity[] => {
-      const both = { [OURS]: figures[mine] ?? [], [peerName]: figures[theirs] ?? [] };
-      const atLeast = least === undefined ? undefined : { [peerName]: least };
-      return [
-        more(`${what}: heartbeats`, "a second", 0, pick(both, "rate"), atLeast),
-        less(`${what}: server CPU each`, "µs", 0, pick(both, "cpuUs")),
-      ];
-    };
-    const inBatch = `batch of ${BATCH}`;
-    return {
-      title: "Heartbeat ingest",
-      setup: `Heartbeats of ${USERS} users with ${DEVICES_PER_USER} devices each, over ${CONNECTIONS} connections, ${ROUND_SECONDS} s a round, through the whole Worker. The ${BARE} parses the JSON and calls an empty method of an actor. A batch is in the fleet's order, a user's devices together; scattered, it meets all users.`,
-      quantities: [
-        ...quantities("single", OURS, [BARE, BARE], 0.8),
-        ...quantities(inBatch, "batch", ["single heartbeats", OURS], 8),
-        ...quantities(`${inBatch}, scattered`, "scattered", ["single heartbeats", OURS]),
-      ],
-    };
-  } finally {
-    await peer.stop();
-    await ours.stop();
-  }
+  // The first of each warms up.
+  for (const name of names) await loads[name]();
+  const figures = await takeTurns(names, rounds, (name) => loads[name as Name]());
+  const quantities = (
+    what: string,
+    mine: Name,
+    [peerName, theirs]: [string, Name],
+    least?: number,
+  ): Quantity[] => {
+    const both = { [OURS]: figures[mine] ?? [], [peerName]: figures[theirs] ?? [] };
+    const atLeast = least === undefined ? undefined : { [peerName]: least };
+    return [
+      more(`${what}: heartbeats`, "a second", 0, pick(both, "rate"), atLeast),
+      less(`${what}: server CPU each`, "µs", 0, pick(both, "cpuUs")),
+    ];
+  };
+  const inBatch = `batch of ${BATCH}`;
+  return {
+    title: "Heartbeat ingest",
+    setup: `Heartbeats of ${USERS} users with ${DEVICES_PER_USER} devices each, over ${CONNECTIONS} connections, ${ROUND_SECONDS} s a round, through the whole Worker. The ${BARE} parses the JSON and calls an empty method of an actor. A batch is in the fleet's order, a user's devices together; scattered, it holds all users.`,
+    quantities: [
+      ...quantities("single", OURS, [BARE, BARE], 0.8),
+      ...quantities(inBatch, "batch", ["single heartbeats", OURS], 8),
+      ...quantities(`${inBatch}, scattered`, "scattered", ["single heartbeats", OURS]),
+    ],
+  };
 }

@@ -1,4 +1,4 @@
-/** What heartbeats are measured against: a Worker that parses the JSON and calls an empty method. */
+/** The peer of the heartbeat benchmark: a Worker that parses the JSON and calls an empty method. */
 import { DurableObject } from "cloudflare:workers";
 
 interface PeerEnv {

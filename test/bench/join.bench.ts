@@ -2,7 +2,7 @@
  * A join storm: 1000 users join one presence room at once, through the Worker as it is deployed.
  * It ends when every client knows all of them.
  */
-import { Clients, cpuMs } from "../kit/processes.ts";
+import { Clients, cpuMs, stopAll } from "../kit/processes.ts";
 import type { Storm, Task } from "./join.clients.ts";
 import { less, OURS, pick, type Result, takeTurns } from "./report.ts";
 import { type BenchServer, startNode, startWorker } from "./server.ts";
@@ -60,15 +60,12 @@ export async function measureStorm(name: string, root?: string): Promise<Figures
   const { url, pid } = server;
   const run = (room: string, users: number) =>
     clients.ask<Storm>({ url, query: query(room), users, pings: name === OURS } satisfies Task);
-  try {
-    await run("warm-up", WARM_UP_USERS);
-    const before = cpuMs(pid);
-    const result = await run("storm", USERS);
-    return { ...result, cpuMs: cpuMs(pid) - before };
-  } finally {
-    await clients.stop();
-    await server.stop();
-  }
+  await run("warm-up", WARM_UP_USERS);
+  const before = cpuMs(pid);
+  const result = await run("storm", USERS);
+  const figures = { ...result, cpuMs: cpuMs(pid) - before };
+  await stopAll();
+  return figures;
 }
 
 export default async function join(rounds: number): Promise<Result> {

@@ -3,7 +3,7 @@
  * after the runtime has put the actors to sleep. The proportional set size of the whole process.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { Clients, memoryOf } from "../kit/processes.ts";
+import { Clients, memoryOf, stopAll } from "../kit/processes.ts";
 import type { Dialect } from "./dialects.ts";
 import { startRooms } from "./fanout.bench.ts";
 import type { Task } from "./fanout.clients.ts";
@@ -27,35 +27,31 @@ async function measure(): Promise<Record<string, Figures>> {
   const clients = dialects.map(() => new Clients(new URL("fanout.clients.ts", import.meta.url)));
   const each = <T>(task: (dialect: Dialect, i: number) => Promise<T>) =>
     Promise.all(dialects.map(task));
-  try {
-    const connect = (sockets: number) =>
-      each(async (dialect, i) => {
-        const { url, pid } = servers[dialect];
-        await clients[i]?.ask({
-          do: "connect",
-          room: dialect,
-          dialect,
-          url,
-          sockets,
-        } satisfies Task);
-        return memoryOf(pid).pss;
-      });
-    const before = await connect(FIRST_SOCKETS);
-    const awake = await connect(SOCKETS);
-    await sleep(ASLEEP_AFTER_MS);
-    const figures = await each(async (dialect, i) => {
-      const perSocketKb = (mb: number) => ((mb - (before[i] as number)) * 1024) / SOCKETS;
-      const asleepMb = memoryOf(servers[dialect].pid).pss;
-      return [
+  const connect = (sockets: number) =>
+    each(async (dialect, i) => {
+      const { url, pid } = servers[dialect];
+      await clients[i]?.ask({
+        do: "connect",
+        room: dialect,
         dialect,
-        { awakeKb: perSocketKb(awake[i] as number), asleepKb: perSocketKb(asleepMb) },
-      ] as const;
+        url,
+        sockets,
+      } satisfies Task);
+      return memoryOf(pid).pss;
     });
-    return Object.fromEntries(figures);
-  } finally {
-    await Promise.all(clients.map((one) => one.stop()));
-    await Promise.all(Object.values(servers).map((server) => server.stop()));
-  }
+  const before = await connect(FIRST_SOCKETS);
+  const awake = await connect(SOCKETS);
+  await sleep(ASLEEP_AFTER_MS);
+  const figures = await each(async (dialect, i) => {
+    const perSocketKb = (mb: number) => ((mb - (before[i] as number)) * 1024) / SOCKETS;
+    const asleepMb = memoryOf(servers[dialect].pid).pss;
+    return [
+      dialect,
+      { awakeKb: perSocketKb(awake[i] as number), asleepKb: perSocketKb(asleepMb) },
+    ] as const;
+  });
+  await stopAll();
+  return Object.fromEntries(figures);
 }
 
 export default async function memory(rounds: number): Promise<Result> {

@@ -30,35 +30,29 @@ export default async function moods(rounds: number): Promise<Result> {
     return ((cpuMs(pid) - before) * 1000) / BEATS;
   };
 
-  try {
-    // Calls leave garbage that the process keeps: idle is a server that has had as many of them.
-    await beat(LARGE, SMALL);
-    const small: number[] = [];
-    for (let round = 0; round < rounds; round++) small.push(await cost(SMALL));
-    const idleMb = memoryOf(pid).pss;
-    const { count } = await beat(LARGE, LARGE);
-    if (count < LARGE) throw new Error(`only ${count} of ${LARGE} are here`);
-    const large: number[] = [];
-    for (let round = 0; round < rounds; round++) large.push(await cost(LARGE));
-    const aboveMb = memoryOf(pid).pss - idleMb;
+  // Calls leave garbage that the process keeps: idle is a server that has had as many of them.
+  await beat(LARGE, SMALL);
+  const small: number[] = [];
+  for (let round = 0; round < rounds; round++) small.push(await cost(SMALL));
+  const idleMb = memoryOf(pid).pss;
+  const { count } = await beat(LARGE, LARGE);
+  if (count < LARGE) throw new Error(`only ${count} of ${LARGE} are here`);
+  const large: number[] = [];
+  for (let round = 0; round < rounds; round++) large.push(await cost(LARGE));
+  const aboveMb = memoryOf(pid).pss - idleMb;
 
-    return {
-      title: "A large head-count",
-      setup: `One shard of the mood rooms in a real actor, with ${LARGE} sessions and with ${SMALL}: ${BEATS} heartbeats of people who are here, with the call to the actor and the storing. Memory is what the process holds beyond one that had as many calls for ${SMALL}.`,
-      quantities: [
-        less("a heartbeat", "CPU µs", 1, { [OURS]: large, [`${SMALL} sessions`]: small }),
-      ],
-      bounds: [
-        {
-          what: `a heartbeat among ${LARGE} sessions, beside one among ${SMALL}`,
-          value: median(large) / median(small),
-          unit: "times the CPU",
-          atMost: RATIO,
-        },
-        { what: `memory of ${LARGE} sessions`, value: aboveMb, unit: "MB", atMost: MEMORY_MB },
-      ],
-    };
-  } finally {
-    await server.stop();
-  }
+  return {
+    title: "A large head-count",
+    setup: `One shard of the mood rooms in a real actor, with ${LARGE} sessions and with ${SMALL}: ${BEATS} heartbeats of people who are here, with the call to the actor and the storing. Memory is what the process holds beyond one that had as many calls for ${SMALL}.`,
+    quantities: [less("a heartbeat", "CPU µs", 1, { [OURS]: large, [`${SMALL} sessions`]: small })],
+    bounds: [
+      {
+        what: `a heartbeat among ${LARGE} sessions, beside one among ${SMALL}`,
+        value: median(large) / median(small),
+        unit: "times the CPU",
+        atMost: RATIO,
+      },
+      { what: `memory of ${LARGE} sessions`, value: aboveMb, unit: "MB", atMost: MEMORY_MB },
+    ],
+  };
 }

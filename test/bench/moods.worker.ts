@@ -1,4 +1,4 @@
-/** The mood room as src/server/worker.ts has it; a request has heartbeats sent to its one shard. */
+/** The mood room as src/server/worker.ts has it; a request sends heartbeats to its one shard. */
 import { moods } from "../../rooms/moods/index.ts";
 import { type MoodState, shardName } from "../../rooms/moods/tally.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";

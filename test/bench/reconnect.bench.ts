@@ -40,7 +40,8 @@ function peakOf(timesMs: readonly number[]): number {
   return most;
 }
 
-async function startLibrary(library: Library) {
+/** Connects all clients of a library; the function it returns cuts them. */
+async function startLibrary(library: Library): Promise<() => Promise<Figures>> {
   const presence = PRESENCE[SERVERS[library]] as (typeof PRESENCE)[string];
   const server = await presence.start();
   let attemptsAtMs: number[] = [];
@@ -49,57 +50,41 @@ async function startLibrary(library: Library) {
   });
   await proxy.listen();
   const clients = new Clients(new URL("reconnect.clients.ts", import.meta.url));
-  await clients.ask({
-    do: "connect",
-    library,
-    url: `ws://127.0.0.1:${proxy.port}`,
-    rooms: ROOMS,
-    usersPerRoom: USERS_PER_ROOM,
-  } satisfies Task);
-  return {
-    async cut(): Promise<Figures> {
-      const back = clients.ask<Back>({ do: "watch" } satisfies Task);
-      attemptsAtMs = [];
-      const cutAtMs = Date.now();
-      proxy.resetAll();
-      const { allBackAtMs, allInSyncAtMs } = await back;
-      return {
-        backMs: allBackAtMs - cutAtMs,
-        inSyncMs: allInSyncAtMs - cutAtMs,
-        attempts: attemptsAtMs.length,
-        peak: peakOf(attemptsAtMs),
-      };
-    },
-    async stop(): Promise<void> {
-      await clients.stop();
-      proxy.close();
-      await server.stop();
-    },
+  const size = { rooms: ROOMS, usersPerRoom: USERS_PER_ROOM };
+  await clients.ask({ do: "connect", library, url: proxy.wsUrl, ...size } satisfies Task);
+  return async () => {
+    const back = clients.ask<Back>({ do: "watch" } satisfies Task);
+    attemptsAtMs = [];
+    const cutAtMs = Date.now();
+    proxy.resetAll();
+    const { allBackAtMs, allInSyncAtMs } = await back;
+    return {
+      backMs: allBackAtMs - cutAtMs,
+      inSyncMs: allInSyncAtMs - cutAtMs,
+      attempts: attemptsAtMs.length,
+      peak: peakOf(attemptsAtMs),
+    };
   };
 }
 
 export default async function reconnect(rounds: number): Promise<Result> {
   const libraries = Object.keys(SERVERS) as Library[];
-  const started: Record<string, Awaited<ReturnType<typeof startLibrary>>> = {};
-  try {
-    for (const library of libraries) started[library] = await startLibrary(library);
-    const figures = await takeTurns(libraries, rounds, async (library, round) => {
-      // Between two cuts of the same there is at least one other: half each.
-      await sleep(round === 0 ? STABLE_MS : STABLE_MS / 2);
-      return (started[library] as (typeof started)[string]).cut();
-    });
-    const quantities = [
-      less("until all are back", "s", 2, pick(figures, "backMs", 1e-3)),
-      less("until all are in sync", "s", 2, pick(figures, "inSyncMs", 1e-3)),
-      less("most attempts to connect", `in ${WINDOW_MS} ms`, 0, pick(figures, "peak")),
-      less("attempts to connect", "in all", 0, pick(figures, "attempts")),
-    ];
-    return {
-      title: "Reconnect storm",
-      setup: `${ROOMS * USERS_PER_ROOM} clients in ${ROOMS} presence rooms, all cut at once by a proxy while the server is well; each library with its own defaults, against its own kind of server. In sync: it has heard since that all ${USERS_PER_ROOM} of its room are there.`,
-      quantities,
-    };
-  } finally {
-    await Promise.all(Object.values(started).map((one) => one.stop()));
-  }
+  const cuts = new Map<string, () => Promise<Figures>>();
+  for (const library of libraries) cuts.set(library, await startLibrary(library));
+  const figures = await takeTurns(libraries, rounds, async (library, round) => {
+    // Between two cuts of the same there is at least one other: half each.
+    await sleep(round === 0 ? STABLE_MS : STABLE_MS / 2);
+    return (cuts.get(library) as () => Promise<Figures>)();
+  });
+  const quantities = [
+    less("until all are back", "s", 2, pick(figures, "backMs", 1e-3)),
+    less("until all are in sync", "s", 2, pick(figures, "inSyncMs", 1e-3)),
+    less("most attempts to connect", `in ${WINDOW_MS} ms`, 0, pick(figures, "peak")),
+    less("attempts to connect", "in all", 0, pick(figures, "attempts")),
+  ];
+  return {
+    title: "Reconnect storm",
+    setup: `${ROOMS * USERS_PER_ROOM} clients in ${ROOMS} presence rooms, all cut at once by a proxy while the server is well; each library with its own defaults, against its own kind of server. In sync: it has received since that all ${USERS_PER_ROOM} of its room are there.`,
+    quantities,
+  };
 }

@@ -4,6 +4,7 @@
  */
 import { converge, NoteClient, signMember } from "../e2e/livestore.ts";
 import { type Server, startServer } from "../e2e/server.ts";
+import { untilEnd } from "../kit/processes.ts";
 import { less, more, OURS, type Result, takeTurns } from "./report.ts";
 
 /** Ours may take a fifth longer. */
@@ -61,36 +62,31 @@ async function survivedConflicts(server: Server): Promise<number> {
 
 export default async function relay(rounds: number): Promise<Result> {
   const servers: Record<string, Server> = {
-    [OURS]: await startServer({ vars: { REQUIRE_AUTH: "true", JWT_SECRET } }),
-    "sync-cf": await startServer({ args: ["-c", "test/bench/relay.toml"] }),
+    [OURS]: untilEnd(await startServer({ vars: { REQUIRE_AUTH: "true", JWT_SECRET } })),
+    "sync-cf": untilEnd(await startServer({ args: ["-c", "test/bench/relay.toml"] })),
   };
   const names = Object.keys(servers);
   const serverOf = (name: string) => servers[name] as Server;
-  try {
-    for (const name of names) await timeToConverge(serverOf(name));
-    const times = await takeTurns(names, rounds, (name) => timeToConverge(serverOf(name)));
-    const survived = await takeTurns(names, rounds, (name) => survivedConflicts(serverOf(name)));
-    const stuck = (name: string) =>
-      survived[name]?.filter((times) => times < CONFLICTS).length ?? 0;
-    return {
-      title: "LiveStore's relay",
-      setup: `Two clients of LiveStore commit ${EVENTS} events in bursts of ${BURST} in turn, through \`npm start\` with its door and through sync-cf as it comes, both in wrangler dev with D1. Then both commit one event at the same moment, and again once they agree, ${CONFLICTS} times or until they do not for ${STUCK_MS / 1000} s.`,
-      quantities: [
-        less(`${EVENTS} events, until both have all in one order`, "ms", 0, times, {
-          "sync-cf": RATIO,
-        }),
-        more("conflicts in a row that both came out of", `of ${CONFLICTS}`, 0, survived),
-      ],
-      bounds: [
-        {
-          what: `of ${rounds} such rows, those that got stuck; of sync-cf's as many`,
-          value: stuck(OURS),
-          unit: "",
-          atMost: stuck("sync-cf"),
-        },
-      ],
-    };
-  } finally {
-    await Promise.all(Object.values(servers).map((server) => server.stop()));
-  }
+  for (const name of names) await timeToConverge(serverOf(name));
+  const times = await takeTurns(names, rounds, (name) => timeToConverge(serverOf(name)));
+  const survived = await takeTurns(names, rounds, (name) => survivedConflicts(serverOf(name)));
+  const stuck = (name: string) => survived[name]?.filter((times) => times < CONFLICTS).length ?? 0;
+  return {
+    title: "LiveStore's relay",
+    setup: `Two clients of LiveStore commit ${EVENTS} events in bursts of ${BURST} in turn, through \`npm start\` with its door and through sync-cf as it comes, both in wrangler dev with D1. Then both commit one event at the same moment, and again once they agree, ${CONFLICTS} times or until they do not for ${STUCK_MS / 1000} s.`,
+    quantities: [
+      less(`${EVENTS} events, until both have all in one order`, "ms", 0, times, {
+        "sync-cf": RATIO,
+      }),
+      more("conflicts in a row that both came out of", `of ${CONFLICTS}`, 0, survived),
+    ],
+    bounds: [
+      {
+        what: `of ${rounds} such rows, those that got stuck; of sync-cf's as many`,
+        value: stuck(OURS),
+        unit: "",
+        atMost: stuck("sync-cf"),
+      },
+    ],
+  };
 }

@@ -1,7 +1,7 @@
-/** What a benchmark gives, and how it is told: on the terminal, in Markdown, as JSON and as a plot. */
+/** The result of a benchmark, as Markdown, JSON and a plot. */
 import { bars } from "./plot.ts";
 
-/** Whose figures all others are held against. */
+/** All others are compared with its figures. */
 export const OURS = "Rollcall";
 
 /** One thing that was measured. */
@@ -16,7 +16,7 @@ export interface Quantity {
    * taken one after another; a list of another length was measured elsewhere.
    */
   rounds: Record<string, readonly number[]>;
-  /** How many times as good as an implementation ours has to be at least. */
+  /** By implementation: ours must be at least this many times as good. */
   atLeast?: Record<string, number>;
 }
 

@@ -10,7 +10,7 @@
 import { readdirSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
-import { machineMs } from "../kit/processes.ts";
+import { machineMs, stopAll } from "../kit/processes.ts";
 import { publish } from "./publication.ts";
 import { missedOf, type Result, toMarkdown } from "./report.ts";
 
@@ -83,10 +83,10 @@ for (const name of asked.length > 0 ? asked : known) {
     console.log(`MISSED: ${name} failed`);
     missed += 1;
   }
+  await stopAll();
   const seconds = ((performance.now() - startedAtMs) / 1000).toFixed(0);
   console.log(`(${seconds} s; ${stolenPercent().toFixed(0)} % of the processors' time was stolen)`);
 }
 if (options.publish) publish(results, rounds);
 console.log(missed === 0 ? "\nAll bounds hold." : `\n${missed} bounds missed.`);
-// One that broke may have left a server behind.
 process.exit(missed === 0 ? 0 : 1);

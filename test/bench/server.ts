@@ -2,7 +2,7 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
-import { end, listProcesses } from "../kit/processes.ts";
+import { end, listProcesses, untilEnd } from "../kit/processes.ts";
 
 import { bundleWorker, COMPATIBILITY_DATE } from "../kit/workers.ts";
 
@@ -49,16 +49,17 @@ export async function startWorker(
     ({ pid, command }) => !before.has(pid) && command.includes("workerd"),
   );
   if (!workerd) throw new Error("workerd is not to be found among our processes");
-  return { url: `ws://127.0.0.1:${port}`, pid: workerd.pid, stop: () => miniflare.dispose() };
+  return untilEnd({
+    url: `ws://127.0.0.1:${port}`,
+    pid: workerd.pid,
+    stop: () => miniflare.dispose(),
+  });
 }
 
 /** Starts a server in Node: a module that sends `{ port }` to its parent once it listens. */
 export async function startNode(module: URL): Promise<BenchServer> {
   const child = fork(module);
   const [{ port }] = (await once(child, "message")) as [{ port: number }];
-  return {
-    url: `ws://127.0.0.1:${port}`,
-    pid: child.pid as number,
-    stop: () => end(child),
-  };
+  const pid = child.pid as number;
+  return untilEnd({ url: `ws://127.0.0.1:${port}`, pid, stop: () => end(child) });
 }

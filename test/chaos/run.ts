@@ -48,8 +48,7 @@ const proxy = new FaultProxy(() => server.port, {
   },
 });
 await proxy.listen();
-const address = `127.0.0.1:${proxy.port}`;
-const stage: Stage = { ...direct, url: `http://${address}`, wsUrl: `ws://${address}` };
+const stage: Stage = { ...direct, url: proxy.url, wsUrl: proxy.wsUrl };
 const presence = new PresenceCast(stage);
 const casts: Cast[] = [presence, new DeviceCast(stage), new FanoutCast(stage), new MoodCast(stage)];
 const violations: string[] = [];
@@ -174,7 +173,7 @@ if (ghostMs > 0) {
 }
 
 for (const cast of casts) cast.stop();
-proxy.close();
+await proxy.stop();
 await server.stop();
 
 print(`\n${"system".padEnd(12)}${"healed in: median".padEnd(22)}${"longest".padEnd(12)}figures`);

@@ -1,5 +1,4 @@
-/** Stock LiveStore clients for tests and benchmarks, and a cable to the server that can be cut. */
-import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+/** Stock LiveStore clients for tests and benchmarks. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeAdapter } from "@livestore/adapter-node";
 import {
@@ -104,62 +103,6 @@ export async function converge(
     if (others.every((list) => list.join() === order)) return true;
   }
   return false;
-}
-
-/** The TCP connections between a client and a server. */
-export class Cable {
-  readonly url: string;
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-  #isCut = false;
-
-  private constructor(server: Server) {
-    this.#server = server;
-    this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  }
-
-  static async lay(port: number): Promise<Cable> {
-    const server = createServer();
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const cable = new Cable(server);
-    server.on("connection", (near) => cable.#plug(near, port));
-    return cable;
-  }
-
-  /** Resets all connections, and every new one until `mend`. */
-  cut(): void {
-    this.#isCut = true;
-    for (const socket of this.#sockets) socket.resetAndDestroy();
-  }
-
-  mend(): void {
-    this.#isCut = false;
-  }
-
-  async close(): Promise<void> {
-    this.cut();
-    await new Promise((resolve) => this.#server.close(resolve));
-  }
-
-  #plug(near: Socket, port: number): void {
-    if (this.#isCut) {
-      near.resetAndDestroy();
-      return;
-    }
-    const far = connect(port, "127.0.0.1");
-    for (const [socket, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      this.#sockets.add(socket);
-      socket.pipe(other);
-      socket.on("error", () => other.destroy());
-      socket.on("close", () => {
-        this.#sockets.delete(socket);
-        other.destroy();
-      });
-    }
-  }
 }
 
 /** A token of a member, as the app's own backend signs it. */

@@ -8,7 +8,8 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { Cable, converge, NoteClient, signMember } from "./livestore.ts";
+import { FaultProxy } from "../kit/proxy.ts";
+import { converge, NoteClient, signMember } from "./livestore.ts";
 import { type Server, startServer } from "./server.ts";
 
 const RUNS = Number(process.env.RUNS ?? 0);
@@ -30,7 +31,8 @@ async function play(
   already: number,
   notes: number,
 ): Promise<void> {
-  const cable = await Cable.lay(server.port);
+  const cable = new FaultProxy(() => server.port);
+  await cable.listen();
   const open = async (userId: string, url: string) => {
     const authToken = await signMember(userId, workspace, JWT_SECRET);
     return NoteClient.open({
@@ -53,10 +55,10 @@ async function play(
     if (isCut) {
       // He has all notes, but the answer to his own push may still be on its way.
       await sleep(SETTLE_MS);
-      cable.cut();
+      cable.down();
     }
     commit(ann, "ann");
-    if (isCut) cable.mend();
+    if (isCut) cable.up();
     await rest();
     commit(bob, "bob");
     await rest();
@@ -64,7 +66,7 @@ async function play(
   const carla = await open("carla", server.url);
   expect(await converge([ann, bob, carla], already + 2 * notes, CONVERGE_MS)).toBe(true);
   await Promise.all([ann.close(), bob.close(), carla.close()]);
-  await cable.close();
+  await cable.stop();
 }
 
 async function playAll(server: Server, first: number, second: number): Promise<void> {

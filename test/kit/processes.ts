@@ -10,12 +10,30 @@ export interface Process {
   command: string;
 }
 
+interface Stoppable {
+  stop(): Promise<void>;
+}
+const started = new Set<Stoppable>();
+
+/** Lets `stopAll` stop it, if nothing has stopped it before. */
+export function untilEnd<T extends Stoppable>(process: T): T {
+  started.add(process);
+  return process;
+}
+
+export async function stopAll(): Promise<void> {
+  const all = [...started];
+  started.clear();
+  await Promise.all(all.map((one) => one.stop()));
+}
+
 /** Clients in a process of their own. It answers each message with one message. */
 export class Clients {
   readonly #child: ChildProcess;
 
   constructor(module: URL) {
     this.#child = fork(module);
+    untilEnd(this);
   }
 
   get pid(): number {
@@ -45,7 +63,7 @@ export class Clients {
 }
 
 /** Answers each message of the parent with one message, and ends with the parent. */
-export function answerParent<Task>(answer: (task: Task) => Promise<object | void>): void {
+export function answerParent<Task>(answer: (task: Task) => Promise<unknown>): void {
   process.on("message", async (task: Task) => {
     process.send?.((await answer(task)) ?? {});
   });

@@ -1,5 +1,6 @@
 /** A TCP proxy between clients and server, with the faults of bad networks. */
 import { connect, createServer, type Server, type Socket } from "node:net";
+import { untilEnd } from "./processes.ts";
 import type { Random } from "./random.ts";
 
 /** A cut waits for the next chunk for this time, then it happens without one. */
@@ -89,11 +90,16 @@ export class FaultProxy {
   readonly #links = new Set<Link>();
   readonly #server: Server;
   readonly figures = { connections: 0, cuts: 0, stalls: 0, holes: 0, unanswered: 0 };
+  #isDown = false;
   port = 0;
 
   /** @param target returns the port that the next connection goes to */
   constructor(target: () => number, { onConnect, onUnanswered }: ProxyEvents = {}) {
     this.#server = createServer((client) => {
+      if (this.#isDown) {
+        client.resetAndDestroy();
+        return;
+      }
       onConnect?.();
       const link = new Link(client, target());
       this.figures.connections += 1;
@@ -108,6 +114,14 @@ export class FaultProxy {
     });
   }
 
+  get url(): string {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  get wsUrl(): string {
+    return `ws://127.0.0.1:${this.port}`;
+  }
+
   /** Connections at present; none while the server is down. */
   get size(): number {
     return this.#links.size;
@@ -115,6 +129,7 @@ export class FaultProxy {
 
   async listen(): Promise<void> {
     await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+    untilEnd(this);
     const address = this.#server.address();
     if (address === null || typeof address === "string") throw new Error("no port to be had");
     this.port = address.port;
@@ -148,11 +163,21 @@ export class FaultProxy {
     return [...this.#links].filter(() => random.chance(share));
   }
 
+  /** Resets all connections, and every new one until `up`. */
+  down(): void {
+    this.#isDown = true;
+    this.resetAll();
+  }
+
+  up(): void {
+    this.#isDown = false;
+  }
+
   resetAll(): void {
     for (const link of this.#links) link.reset();
   }
 
-  close(): void {
+  async stop(): Promise<void> {
     this.#server.close();
     this.resetAll();
   }

@@ -1,7 +1,7 @@
 /** What our rooms do, written for PartyServer as its own examples are: hibernation on, `broadcast`. */
 import { type Connection, type ConnectionContext, routePartykitRequest, Server } from "partyserver";
 
-/** What one says, all hear. */
+/** What one client sends, all receive. */
 export class Room extends Server {
   static override options = { hibernate: true };
   #next = 0;
@@ -19,7 +19,7 @@ interface User {
   status: string;
 }
 
-/** Who is there: kept on the connections; a newcomer gets the list, the others are told. */
+/** Presence, kept on the connections: a new client receives the list, the others an event. */
 export class Presence extends Server {
   static override options = { hibernate: true };
 

@@ -1,4 +1,4 @@
-/** Presence as one writes it without a framework: everyone is told of every arrival and departure by itself. */
+/** Presence as one writes it without a framework: every arrival and departure is an event to everyone. */
 import { DurableObject } from "cloudflare:workers";
 
 export class Room extends DurableObject {

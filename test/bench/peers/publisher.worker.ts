@@ -1,4 +1,4 @@
-/** Publishing with acks as one writes it without a framework, and without a look at who asks. */
+/** Publishing with acks as one writes it without a framework, and without a check of the sender. */
 import { DurableObject } from "cloudflare:workers";
 
 export class Publisher extends DurableObject {
