@@ -15,8 +15,8 @@ import { WebSocket as StockSocket } from "ws";
 import { VeraniClient } from "../../client/client.ts";
 import { FanoutClient, publish } from "../../client/fanout.ts";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
-import { Random, seedOf } from "../kit/random.ts";
 import { type Server, startServer } from "../e2e/server.ts";
+import { Random, seedOf } from "../kit/random.ts";
 import {
   METHODS,
   mutateBytes,
