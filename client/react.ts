@@ -176,7 +176,7 @@ const PRESENCE_EVENTS = ["sync", "online", "update", "offline", "status"].map(
 );
 const NOBODY: RosterSync = { users: [], totalUsers: 0, totalConnections: 0 };
 
-/** Who is in a presence room, oneself included; as last heard while the connection is lost. */
+/** The users in a presence room, oneself included. During a break they are as last received. */
 export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): RosterSync {
   const store = useMemo(() => {
     const room = client as unknown as VeraniClient | null;
@@ -213,11 +213,9 @@ export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): Rost
 }
 
 /**
- * A user's status as the room tells it, and how to change it. What was chosen while the connection
- * is lost is told after it. The room forgets a status when the user's last device leaves, so what was
- * chosen here is told again when we come back as the only one; another device's later choice wins.
- *
- * @param userId whom the room knows this connection as
+ * A user's status in the room, and a function to change it. The client keeps a status over breaks: it
+ * sends what was chosen without a connection once it is connected, and sets it again when the room has
+ * forgotten it. A later choice on another device wins.
  */
 export function useStatus<E extends EventMap>(
   room: RoomHandle<E>,
@@ -274,7 +272,7 @@ export function useDevices(url: string | null, options: RoomOptions = {}): reado
  * Counts the visitor while mounted. Returns how many are here, and in which mood; null until known.
  *
  * @param url the server's: `https://example.com`; another one moves there, null leaves
- * @param mood another one is told at once
+ * @param mood another one is sent at once
  * @param options `sessionId` (default: a random one per mount) and `WebSocket`, read when it joins
  */
 export function useMoods(

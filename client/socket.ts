@@ -3,12 +3,12 @@ import { RollcallError } from "../src/wire/errors.ts";
 import { PING, PROBE, type Untyped } from "../src/wire/frames.ts";
 
 /**
- * A WebSocket that comes back. It knows connections, not events: what it carries is text.
+ * A WebSocket that reconnects. It knows connections, not events: it carries text.
  *
- * Every wait is a deadline on the wall clock, looked at whenever a timer rings or the page wakes, so
- * a laptop that slept or a tab that was throttled finds out at the first look. At each moment there
- * is one thing to wait for, hence one timer: an open connection (connecting), a ping or its answer
- * (connected), the next attempt (reconnecting).
+ * Every wait is a deadline on the wall clock. It is checked when a timer fires and when the page wakes,
+ * so a laptop that slept, or a tab that was throttled, notices at once. There is one timer, since there
+ * is one thing to wait for at a time: an open connection (connecting), a ping or its answer (connected),
+ * the next attempt (reconnecting).
  */
 
 export type ConnectionState =
@@ -50,13 +50,13 @@ export interface WebSocketLike {
 
 export interface SocketOptions {
   reconnection: ReconnectionConfig;
-  /** ms between pings; 0: none, and no look at whether the peer lives, unless the server asks for it. */
+  /** Time between pings, in ms; 0: none, and a dead peer is not noticed, unless the server asks for pings. */
   pingInterval: number;
   /** What a ping is, where the room's codec names another than {@link PING}. */
   ping?: string;
-  /** ms that a ping may stay unanswered; 0: for ever. Any message is an answer. */
+  /** Time that a ping may stay unanswered, in ms; 0: for ever. Any message is an answer. */
   pongTimeout: number;
-  /** ms from asking for the URL to an open socket. */
+  /** Time from the request for the URL to an open socket, in ms. */
   connectionTimeout: number;
   WebSocket?: new (url: string) => WebSocketLike;
 }
@@ -70,13 +70,13 @@ export interface SocketListener {
   close(event: CloseInfo, final: boolean): void;
 }
 
-/** A connection that lived this long was a good one: the next wait starts small again. */
+/** After a connection that lived for so long, in ms, the next wait starts small again. */
 const STABLE_MS = 5_000;
-/** A look that comes this late means that we slept or stalled, and proves nothing about the peer. */
+/** A timer that fires so late, in ms, means that this process slept or stalled: the peer may well live. */
 const LATE_MS = 1_000;
-/** How long the peer may take to answer after we slept. */
+/** Time for the peer to answer after a sleep, in ms. */
 const PROBE_MS = 2_500;
-/** A longer delay makes setTimeout ring at once. */
+/** With a longer delay, setTimeout fires at once. */
 export const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 const OPEN = 1;
@@ -110,7 +110,7 @@ export function toSocketUrl(url: string): URL {
 }
 const WAKE_EVENTS = ["visibilitychange", "pageshow", "focus", "online", "resume"];
 
-/** What a page has beyond Node and Workers. Typed here, so that no DOM library is needed. */
+/** What a page has and Node and Workers have not. Typed here, so that no DOM library is needed. */
 interface Page {
   document?: { readonly hidden: boolean };
   addEventListener(type: string, listener: () => void, options: { signal: AbortSignal }): void;
@@ -130,7 +130,7 @@ function since(then: number): number {
   return ms < 0 ? Number.MAX_SAFE_INTEGER : ms;
 }
 
-/** Rings once after a while, and on time in a hidden tab too, where browsers hold timers back. */
+/** Fires once after a while, on time also in a hidden tab, where browsers delay timers. */
 class Alarm {
   readonly #ring: () => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -171,27 +171,27 @@ let tickerUrl: string | undefined;
 
 export class ReconnectingSocket {
   state: ConnectionState = "disconnected";
-  /** Attempts to come back since a connection last held. */
+  /** Attempts to reconnect since a connection was last stable. */
   attempts = 0;
-  /** Connections tried so far: names the present one. */
+  /** Connections tried so far: the number of the current one. */
   connections = 0;
 
   readonly #url: () => Promise<string>;
   readonly #options: SocketOptions;
   readonly #on: SocketListener;
-  readonly #alarm = new Alarm(() => this.#look(false));
+  readonly #alarm = new Alarm(() => this.#check(false));
   /** No further attempt follows by itself. */
   isFinal = false;
   #refusals = 0;
-  /** Grows whenever a connection begins or ends: what an abandoned one still says is not heard. */
-  #turn = 0;
+  /** Grows whenever a connection begins or ends: events of an earlier one are ignored. */
+  #generation = 0;
   #ws: WebSocketLike | undefined;
   #watch: AbortController | undefined;
 
   // Not connected: when the wait began, how long it is, and whether the server asked for it.
   #waitFrom = 0;
   #waitMs = Infinity;
-  #held = false;
+  #isFull = false;
 
   // Connected.
   #openedAt = 0;
@@ -203,7 +203,7 @@ export class ReconnectingSocket {
   /** When the oldest unanswered ping left. */
   #askedAt: number | undefined;
   /** That ping followed a sleep: little time to answer, and no second chance. */
-  #probing = false;
+  #isProbing = false;
 
   /**
    * @param url called anew for each attempt; a rejection is a failed attempt
@@ -249,16 +249,16 @@ export class ReconnectingSocket {
     }
   }
 
-  /** This connection's server wants to hear a ping at least every `ms`. */
+  /** This connection's server asks for a ping at least every `ms`. */
   pingWithin(ms: number): void {
     if (!(ms > 0) || (this.#pingMs > 0 && this.#pingMs <= ms)) return;
-    // It waits for the first one already.
+    // It is already waiting for the first one.
     if (!this.#pingMs) this.#ping(false);
     this.#pingMs = ms;
     this.#alarm.set(this.#dueMs());
   }
 
-  /** This connection's server wants a probe each `ms`, from any one of its clients. */
+  /** This connection's server asks for a probe each `ms`, from any one of its clients. */
   probeWithin(ms: number): void {
     if (ms > 0) this.#probeMs = ms;
     this.probed();
@@ -270,38 +270,39 @@ export class ReconnectingSocket {
   }
 
   async #connect(): Promise<void> {
-    const turn = ++this.#turn;
+    const generation = ++this.#generation;
     this.isFinal = false;
     this.connections++;
     this.#watchPage();
     this.#enter("connecting", this.#options.connectionTimeout);
     try {
       const url = await this.#url();
-      if (turn === this.#turn) this.#attach(new (this.#options.WebSocket ?? page.WebSocket)(url));
+      if (generation === this.#generation)
+        this.#attach(new (this.#options.WebSocket ?? page.WebSocket)(url));
     } catch (error) {
-      if (turn === this.#turn) this.#fail(error);
+      if (generation === this.#generation) this.#fail(error);
     }
   }
 
   #attach(ws: WebSocketLike): void {
-    const turn = this.#turn;
+    const generation = this.#generation;
     this.#ws = ws;
     ws.addEventListener("open", () => {
-      if (turn === this.#turn) this.#opened();
+      if (generation === this.#generation) this.#opened();
       else ws.close();
     });
     ws.addEventListener("message", ({ data }) => {
-      if (turn !== this.#turn) return;
+      if (generation !== this.#generation) return;
       this.#askedAt = undefined;
-      this.#probing = false;
+      this.#isProbing = false;
       this.#refusals = 0;
       this.#on.message(data);
     });
     ws.addEventListener("error", (event) => {
-      if (turn === this.#turn) this.#on.error(event);
+      if (generation === this.#generation) this.#on.error(event);
     });
     ws.addEventListener("close", (event) => {
-      if (turn === this.#turn) this.#lost(event);
+      if (generation === this.#generation) this.#lost(event);
     });
   }
 
@@ -310,10 +311,10 @@ export class ReconnectingSocket {
     this.#pingMs = this.#options.pingInterval;
     this.#probeMs = Infinity;
     this.#askedAt = undefined;
-    this.#probing = false;
-    const turn = this.#turn;
+    this.#isProbing = false;
+    const generation = this.#generation;
     this.#enter("connected", Infinity);
-    if (turn !== this.#turn) return;
+    if (generation !== this.#generation) return;
     // At once: only from a socket that has pinged does the server expect that it goes on.
     if (this.#pingMs > 0) this.#ping(false);
     this.#alarm.set(this.#dueMs());
@@ -321,9 +322,9 @@ export class ReconnectingSocket {
   }
 
   #fail(error: unknown): void {
-    const turn = this.#turn;
+    const generation = this.#generation;
     this.#on.error(error);
-    if (turn === this.#turn) this.#drop(error instanceof Error ? error.message : "");
+    if (generation === this.#generation) this.#drop(error instanceof Error ? error.message : "");
   }
 
   /** Gives the connection up by our own deadline. Its close event may be long in coming. */
@@ -337,7 +338,7 @@ export class ReconnectingSocket {
   #leave(reason: string, final: boolean): boolean {
     const ws = this.#ws;
     const event = { code: CLOSE.leave, reason, wasClean: true };
-    const stayed = this.#depart(event, final);
+    const stayed = this.#disconnect(event, final);
     ws?.close(event.code, reason);
     return stayed;
   }
@@ -353,20 +354,20 @@ export class ReconnectingSocket {
     const isRefused = event.code !== CLOSE.unauthorized && endsSession(event.code);
     const stays = !enabled || isRefused || isUnauthorized;
     const exhausted = maxAttempts > 0 && this.attempts >= maxAttempts;
-    if (!this.#depart(event, stays || exhausted) || stays) return;
+    if (!this.#disconnect(event, stays || exhausted) || stays) return;
     if (exhausted) {
       this.#enter("error", Infinity);
       return;
     }
     // Full jitter: clients that were cut off together come back spread over the whole window.
     const capMs = Math.min(maxDelay, initialDelay * backoffMultiplier ** this.attempts++);
-    this.#held = event.code === CLOSE.tryLater;
-    this.#enter("reconnecting", Math.random() * capMs + (this.#held ? capMs : 0));
+    this.#isFull = event.code === CLOSE.tryLater;
+    this.#enter("reconnecting", Math.random() * capMs + (this.#isFull ? capMs : 0));
   }
 
   /** The one way out. @returns false when a callback has begun something else meanwhile */
-  #depart(event: CloseInfo, final: boolean): boolean {
-    const turn = ++this.#turn;
+  #disconnect(event: CloseInfo, final: boolean): boolean {
+    const generation = ++this.#generation;
     const tried = this.state === "connecting" || this.state === "connected";
     this.#ws = undefined;
     this.isFinal = final;
@@ -375,8 +376,8 @@ export class ReconnectingSocket {
       this.#watch = undefined;
     }
     this.#enter("disconnected", Infinity);
-    if (tried) this.#on.close(event, final && turn === this.#turn);
-    return turn === this.#turn;
+    if (tried) this.#on.close(event, final && generation === this.#generation);
+    return generation === this.#generation;
   }
 
   #enter(state: ConnectionState, waitMs: number): void {
@@ -398,26 +399,26 @@ export class ReconnectingSocket {
   #pongDueMs(): number {
     const { pongTimeout } = this.#options;
     if (this.#askedAt === undefined || !pongTimeout) return Infinity;
-    return (this.#probing ? Math.min(pongTimeout, PROBE_MS) : pongTimeout) - since(this.#askedAt);
+    return (this.#isProbing ? Math.min(pongTimeout, PROBE_MS) : pongTimeout) - since(this.#askedAt);
   }
 
-  /** Does what is due. `woken`: the page has just come back to life, which is worth a look itself. */
-  #look(woken: boolean): void {
+  /** Does what is due. `woken`: the page has just become active, so the connection is checked at once. */
+  #check(woken: boolean): void {
     const dueMs = this.#dueMs();
     const { state } = this;
     if (state === "connected") {
       // What was missed in our sleep may lie unread: ask before giving the connection up.
       const asleep = (woken && dueMs < Infinity) || dueMs < -LATE_MS;
-      if (asleep && !this.#probing) this.#ping(true);
+      if (asleep && !this.#isProbing) this.#ping(true);
       else if (this.#pongDueMs() <= 0) this.#drop("No answer to a ping");
       else if (dueMs <= 0) this.#ping(false);
-    } else if (state === "reconnecting" && (dueMs <= 0 || (woken && !this.#held))) {
+    } else if (state === "reconnecting" && (dueMs <= 0 || (woken && !this.#isFull))) {
       this.#connect();
     } else if (state === "connecting" && woken && since(this.#waitFrom) > HANGING_MS) {
       // It began before the sleep, or on another network.
       const ws = this.#ws;
       const event = { code: CLOSE.dead, reason: "Overdue", wasClean: false };
-      if (this.#depart(event, false)) this.#connect();
+      if (this.#disconnect(event, false)) this.#connect();
       ws?.close();
     } else if (state === "connecting" && dueMs <= 0) {
       const { connectionTimeout } = this.#options;
@@ -430,7 +431,7 @@ export class ReconnectingSocket {
     const now = Date.now();
     this.#pingedAt = now;
     this.#askedAt = probing ? now : (this.#askedAt ?? now);
-    this.#probing = probing || this.#probing;
+    this.#isProbing = probing || this.#isProbing;
     const isProbe = since(this.#probedAt) >= this.#probeMs;
     if (isProbe) this.#probedAt = now;
     this.send(isProbe ? PROBE : (this.#options.ping ?? PING));
@@ -440,6 +441,7 @@ export class ReconnectingSocket {
     if (!page.document || this.#watch) return;
     this.#watch = new AbortController();
     const { signal } = this.#watch;
-    for (const type of WAKE_EVENTS) page.addEventListener(type, () => this.#look(true), { signal });
+    for (const type of WAKE_EVENTS)
+      page.addEventListener(type, () => this.#check(true), { signal });
   }
 }

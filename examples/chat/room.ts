@@ -47,7 +47,7 @@ chat.on("say", words, ({ actor, meta }, { channel, text }) => {
   if (!meta.channels.includes(channel)) throw new RollcallError("forbidden", "Join it first");
   const message: Message = { channel, from: meta.userId, text, at: Date.now() };
   const storage = actor.getStorage();
-  // Nobody hears what could not be stored: emits leave with the commit.
+  // Nobody receives what could not be stored: emits leave with the commit.
   storage.transactionSync(() => {
     const history = storage.kv.get<Message[]>(historyKey(channel)) ?? [];
     storage.kv.put(historyKey(channel), [...history, message].slice(-HISTORY));

@@ -2,7 +2,7 @@ import type { Access, Heartbeat } from "./access.ts";
 import type { Line } from "./line.ts";
 import { randomUuid, Store } from "./store.ts";
 
-/** A device as the stream told of it. */
+/** A device as the stream showed it. */
 export interface Device {
   heartbeat: Heartbeat;
   /** When its ttl began to run, by this page's clock, in ms since the epoch. */
@@ -36,7 +36,7 @@ export class Devices {
   readonly #line: Line;
   readonly #beats = new Map<string, ReturnType<typeof setInterval>>();
   readonly #unwatch: () => void;
-  /** What the present stream told. */
+  /** What the current stream has sent. */
   readonly #live = new Map<string, Device>();
   #stream: EventSource | null = null;
   #reopening: ReturnType<typeof setTimeout> | undefined;

@@ -58,7 +58,7 @@ export function RoomPanel(props: { room: Room; self: string; tabAddress: string 
       name="room"
       title="The room"
       wire="WS /ws/presence"
-      idea="Everyone who is here, told to everyone as it changes. A person is as many devices as they have live sockets."
+      idea="Everyone who is here, sent to everyone as it changes. A person is as many devices as they have live sockets."
     >
       <div class="bar">
         <p class="figure" data-testid="totals">

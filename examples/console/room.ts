@@ -13,7 +13,7 @@ export interface RoomNews {
 }
 
 const NEWS_LENGTH = 7;
-/** Who is brought in for company. */
+/** A guest that this tab has brought in. */
 const GUESTS = [
   "Grace",
   "Alan",
@@ -39,7 +39,7 @@ function deviceWords(devices: number): string {
 export class Room {
   readonly people = new Store<readonly RosterEntry[]>([]);
   readonly news = new Store<readonly RoomNews[]>([]);
-  /** What this tab chose; told to the server as soon as it can be. */
+  /** What this tab chose; sent to the server as soon as possible. */
   readonly status = new Store<Status>("online");
   readonly guests = new Store<readonly string[]>([]);
   readonly #access: Access;
@@ -120,12 +120,12 @@ export class Room {
   /** Everyone who is here. What changed during a break comes as single events. */
   #synced(): void {
     const isFirst = this.#known === null;
-    this.#look();
+    this.#refresh();
     const now = this.#known ?? new Map<string, RosterEntry>();
     if (isFirst) {
       const others = now.size - 1;
       const company = others === 0 ? "nobody else is here" : `${others} here already`;
-      this.#tell("self", this.#access.name, `joined ${this.#name}: ${company}`);
+      this.#report("self", this.#access.name, `joined ${this.#name}: ${company}`);
     }
     const self = now.get(this.#access.name);
     if (this.#isQueued) this.#isQueued = false;
@@ -134,16 +134,17 @@ export class Room {
 
   /** The connection is there again: how many messages were missed, and are here now. */
   #opened({ resumed, reason, replayed }: OpenInfo): void {
-    if (resumed) this.#tell("self", this.#access.name, `is back: ${replayed} messages replayed`);
-    else if (reason) this.#tell("self", this.#access.name, `is back with a new session: ${reason}`);
+    if (resumed) this.#report("self", this.#access.name, `is back: ${replayed} messages replayed`);
+    else if (reason)
+      this.#report("self", this.#access.name, `is back with a new session: ${reason}`);
   }
 
   #changed(kind: RoomNews["kind"], name: string, text: string): void {
-    this.#look();
-    this.#tell(kind, name, text);
+    this.#refresh();
+    this.#report(kind, name, text);
   }
 
-  #look(): void {
+  #refresh(): void {
     this.#known = new Map([...this.#client.roster].map(([id, entry]) => [id, { ...entry }]));
     const self = this.#access.name;
     this.people.value = [...this.#known.values()].sort(
@@ -153,7 +154,7 @@ export class Room {
     );
   }
 
-  #tell(kind: RoomNews["kind"], name: string, text: string): void {
+  #report(kind: RoomNews["kind"], name: string, text: string): void {
     const item = { id: ++this.#newsId, atMs: Date.now(), kind, name, text };
     this.news.value = [item, ...this.news.value].slice(0, NEWS_LENGTH);
   }

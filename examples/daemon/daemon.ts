@@ -1,5 +1,5 @@
 /**
- * `npm run daemon -- --user UUID --device UUID`: tells Rollcall that a device is there, for as long
+ * `npm run daemon -- --user UUID --device UUID`: reports that a device is there, for as long
  * as this process runs.
  */
 import { randomUUID } from "node:crypto";

@@ -16,7 +16,7 @@ const lobby = presence<Env, "here" | "lunch">({
 });
 const inbox = fanout<Env>({
   authenticateSubscriber: readSession,
-  // Everybody who has logged in may publish to everybody.
+  // Every user with a login may publish to every other.
   authenticatePublisher: async (request, env) => (await readSession(request, env)) !== null,
 });
 

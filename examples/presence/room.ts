@@ -6,7 +6,7 @@ interface Env {
   LOBBY: DurableObjectNamespace;
 }
 
-// Without `extractMeta`, whoever connects is `?userId=`, and hears the channel `default`.
+// Without `extractMeta`, a client is the user of `?userId=`, in the channel `default`.
 const lobby = defineRoom<ConnectionMeta, Env, LobbyEvents>({
   name: "lobby",
   websocketPath: "/ws",

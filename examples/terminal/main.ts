@@ -64,7 +64,7 @@ const count = (n: number, one: string, many: string): string => `${n} ${n === 1 
 const news: string[] = [];
 
 /** Something happened: a line on the screen, or in the output. */
-function tell(text: string): void {
+function print(text: string): void {
   const time = new Date().toTimeString().slice(0, 8);
   if (!isScreen) {
     console.log(`${time} ${text}`);
@@ -96,7 +96,7 @@ function list(): void {
   const people = everyone().map(({ username, status, devices }) => {
     return `${shown(username)} (${status}${devices === 1 ? "" : `, ${devices} devices`})`;
   });
-  tell(`${summary()}: ${people.join(", ")}`);
+  print(`${summary()}: ${people.join(", ")}`);
 }
 
 function row({ userId, username, status, devices }: RosterEntry): string {
@@ -150,18 +150,18 @@ me.onStateChange((state) => {
   // Once for all attempts of one outage.
   if (state === "reconnecting" && !isLost) {
     isLost = true;
-    tell(`No connection to ${options.server} (is npm start running?): trying again`);
+    print(`No connection to ${options.server} (is npm start running?): trying again`);
   }
   draw();
 });
-me.onClose(({ code, reason }) => code >= 4400 && tell(`Closed: ${code} ${reason}`));
-me.on("error", ({ message }) => tell(message));
+me.onClose(({ code, reason }) => code >= 4400 && print(`Closed: ${code} ${reason}`));
+me.on("error", ({ message }) => print(message));
 me.on("presence.sync", list);
-me.on("presence.online", ({ username }) => tell(`${shown(username)} came`));
-me.on("presence.offline", ({ username }) => tell(`${shown(username)} left`));
-me.on("presence.status", ({ username, status }) => tell(`${shown(username)} is ${status}`));
+me.on("presence.online", ({ username }) => print(`${shown(username)} came`));
+me.on("presence.offline", ({ username }) => print(`${shown(username)} left`));
+me.on("presence.status", ({ username, status }) => print(`${shown(username)} is ${status}`));
 me.on("presence.update", ({ username, devices }) =>
-  tell(`${shown(username)} is on ${count(devices, "device", "devices")}`),
+  print(`${shown(username)} is on ${count(devices, "device", "devices")}`),
 );
 
 startCrowd(options.crowd, join, leaving.signal);
@@ -173,7 +173,7 @@ input.on("line", (line) => {
   if (isStatus(word)) me.emit("presence.status", { status: word });
   else if (word === "list") me.emit("presence.list", {});
   else if (word === "quit") leave();
-  else if (word !== "") tell(`Try ${STATUSES.join(", ")}, list or quit`);
+  else if (word !== "") print(`Try ${STATUSES.join(", ")}, list or quit`);
   draw();
 });
 input.on("SIGINT", leave);
