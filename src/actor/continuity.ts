@@ -2,10 +2,11 @@ import { log as report } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { numberFrame, type ResumeRefusal, unnumberFrame } from "../wire/frames.ts";
 import type { Loss } from "./attachment.ts";
-import { type Entry, Log, type LogOptions, type Marks, type Target } from "./log.ts";
+import { type Entry, Log, type LogOptions, type Target } from "./log.ts";
 import { LogStore, type Stored } from "./logstore.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import { generationOf, makeEpoch, randomDigits, SessionReader } from "./reader.ts";
+import { type Kept, type ResumeRequest, readKept } from "./resume.ts";
 import type { Session } from "./session.ts";
 
 /** How long sessions outlive their sockets, and what the log keeps for them. */
@@ -35,47 +36,10 @@ const EXPIRED = 1_000;
 const SESSION_PREFIX = "rollcall:durable:";
 /** After a crash, emits with ids of before may come again within this time, in ms. */
 const REPEATED_MS = 2_000;
-const RESUME = /^(?<id>[\w-]{1,64}):(?<epoch>[\w-]{1,64})(?::(?<seq>\d{1,15}))?$/;
-
-/** What a client wants to resume; without `seq` its page is new. */
-export interface ResumeRequest {
-  id: string;
-  epoch: string;
-  seq: number | undefined;
-}
-
-/** The query `resume=<session>:<epoch>[:<seq>]`; undefined when there is none that can be read. */
-export function parseResume(query: string | null): ResumeRequest | undefined {
-  const { id, epoch, seq } = RESUME.exec(query ?? "")?.groups ?? {};
-  if (id === undefined || epoch === undefined) return undefined;
-  return { id, epoch, seq: seq === undefined ? undefined : Number(seq) };
-}
-
 /** The session that a client may resume with the frames that it missed; or why it gets a new one. */
 export type Found<M extends ConnectionMeta> =
   | { session: Session<M>; frames: string[]; reason?: "reloaded" }
   | { session?: undefined; superseded?: Session<M>; reason: Exclude<ResumeRefusal, "reloaded"> };
-
-/** What the actor keeps in the attachments of a few sockets. */
-interface Kept {
-  /** Grows with every write: of several, the highest holds. */
-  write: number;
-  generation: string;
-  marks: Marks;
-  /** The sessions without a socket; null: they are in storage. */
-  lost: unknown[] | null;
-}
-
-function readKept(value: unknown): Kept | undefined {
-  const { write, generation, marks, lost } = (value ?? {}) as Partial<Kept>;
-  const isValid =
-    Number.isSafeInteger(write) &&
-    typeof generation === "string" &&
-    Number.isSafeInteger(marks?.seq) &&
-    Array.isArray(marks?.channels) &&
-    (lost === null || Array.isArray(lost));
-  return isValid ? (value as Kept) : undefined;
-}
 
 /** What the continuity of an actor needs of it. */
 interface Host<M extends ConnectionMeta> {

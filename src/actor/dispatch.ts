@@ -131,10 +131,14 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     } else if (session.protocol >= 2 && frame.type === "nack") {
       const why = frame.error?.message || "The client refused";
       session.settleAck(frame.id ?? "", { error: new RollcallError("unprocessable", why) });
-    } else if (!session.hasRoomFor(raw)) {
-      if (frame.id !== undefined) session.sendDropped(frame.id, DROPPED);
-    } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
-      return session.handle(raw, () => this.#dispatch(session, frame));
+    } else {
+      const room = session.inbox.roomFor(raw);
+      if (room === "flooded") session.close(CLOSE.rateLimited, "Too much waits to be handled");
+      else if (room === "full") {
+        if (frame.id !== undefined) session.sendDropped(frame.id, DROPPED);
+      } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
+        return session.inbox.handle(raw, () => this.#dispatch(session, frame));
+      }
     }
   }
 

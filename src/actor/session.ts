@@ -15,6 +15,7 @@ import {
   spillMeta,
   writeMeta,
 } from "./attachment.ts";
+import { Inbox } from "./inbox.ts";
 import { FrameBudget, type Limits, type Verdict } from "./limits.ts";
 import { type Deadline, type Liveness, type Peer, silenceDeadline } from "./liveness.ts";
 import { type ConnectionMeta, checkMeta, digestMeta, renewMeta } from "./meta.ts";
@@ -89,18 +90,16 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   #ws: WebSocket;
   readonly #attachment: Attachment;
   readonly #budget: FrameBudget;
+  /** @internal */
+  readonly inbox: Inbox;
   /** The `seenAtMs` that the next instance would read. */
   #storedSeenAtMs = Number.NEGATIVE_INFINITY;
   /** Whether a handler took the meta, and may have changed it, since it was last stored. */
   #isChanging = false;
   /** Whether the meta is in storage, since it is too big for the attachment. */
   #isSpilled: boolean;
-  /** UTF-16 units of frames that wait to be handled, and of those that were dropped since they do. */
-  #inboxUnits = 0;
-  #droppedUnits = 0;
   #ended = false;
   #queue: string[] | null = null;
-  #tail: Promise<void> | null = null;
   #acks: Acks | null = null;
 
   private constructor(
@@ -120,6 +119,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     this.open = open;
     this.#isSpilled = isSpilled;
     this.#budget = new FrameBudget(host.limits);
+    this.inbox = new Inbox(host.limits.inboxUnits);
     this.#ws = ws;
     this.#takeOver(ws);
   }
@@ -303,44 +303,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** Runs `task` after all earlier tasks of this session: handlers of one client never overlap. */
   run(task: () => void | Promise<void>): Promise<void> {
-    const tail = this.#tail;
-    const next = tail === null ? Promise.resolve(task()) : tail.then(task);
-    const settled = next.finally(() => {
-      if (this.#tail === settled) this.#tail = null;
-    });
-    this.#tail = settled;
-    return settled;
-  }
-
-  /**
-   * Whether a frame may wait for the earlier ones to be handled. One that may not is dropped; a client
-   * that sends on and on is closed.
-   */
-  hasRoomFor(raw: string | ArrayBuffer): boolean {
-    const length = unitsOf(raw);
-    const { inboxUnits } = this.#host.limits;
-    const units = this.#inboxUnits + length;
-    if (this.#tail === null || units <= inboxUnits) return true;
-    this.#droppedUnits += length;
-    if (this.#droppedUnits > inboxUnits / 2) {
-      this.close(CLOSE.rateLimited, "Too much is waiting to be handled");
-    }
-    return false;
-  }
-
-  /** Runs the handlers of a frame after those of all earlier frames. */
-  handle(raw: string | ArrayBuffer, task: () => Promise<void>): Promise<void> {
-    if (this.#tail === null) return this.run(task);
-    const length = unitsOf(raw);
-    this.#inboxUnits += length;
-    return this.run(async () => {
-      try {
-        await task();
-      } finally {
-        this.#inboxUnits -= length;
-        if (this.#inboxUnits === 0) this.#droppedUnits = 0;
-      }
-    });
+    return this.inbox.run(task);
   }
 
   /** A frame came in at `now` (ms): its sender is alive, and pays for it. */
@@ -555,8 +518,4 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (!this.loss) this.#ws.serializeAttachment(null);
     this.#host.ended(this, reason);
   }
-}
-
-function unitsOf(raw: string | ArrayBuffer): number {
-  return typeof raw === "string" ? raw.length : raw.byteLength;
 }

@@ -5,10 +5,11 @@ import { encodeFrame, type Hello, type ResumeRefusal } from "../wire/frames.ts";
 import { closeFor, expectsClose } from "../wire/refusal.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
-import { type Found, parseResume } from "./continuity.ts";
+import type { Found } from "./continuity.ts";
 import { announce } from "./limits.ts";
 import type { Sweeper } from "./liveness.ts";
 import { type ConnectionMeta, checkMeta } from "./meta.ts";
+import { parseResume } from "./resume.ts";
 import type { ResumeInfo, RoomDefinition } from "./room.ts";
 import { Session } from "./session.ts";
 
