@@ -44,6 +44,8 @@ export interface Reader {
   readonly openSeq: number;
   /** The number of the last frame that was for this session by name: an event, an ack or a nack. */
   readonly directSeq: number;
+  /** The same, as it was when the actor's instance started: such frames are not in its memory. */
+  readonly restoredSeq: number;
   readonly channels: readonly string[];
   /** Channels that it joined later than it connected: the last number before. */
   readonly joined: Readonly<Record<string, number>> | undefined;
@@ -53,13 +55,6 @@ export interface Reader {
 
 /** Why a reader cannot have all its events. */
 export type Gap = "trimmed" | "restarted";
-
-/** The last events of a channel: the last one, who did not get it, and the last that this one got. */
-interface Mark {
-  seq: number;
-  except: string | undefined;
-  exceptSeq: number;
-}
 
 /** What proves that a session has missed nothing, once the log itself is gone. */
 export interface Marks {
@@ -72,13 +67,89 @@ export interface Marks {
   channels: [channel: string | null, seq: number, except?: string, exceptSeq?: number][];
 }
 
-/** Channels that {@link Marks} are kept for, and the length of all their names; the others share one. */
-const MARKED_CHANNELS = 1_000;
-const MARKED_UNITS = 256_000;
+/** Channels whose last events are known, and the length of all their names; the others share one. */
+const KNOWN_CHANNELS = 1_000;
+const KNOWN_UNITS = 256_000;
 /** What an entry takes besides its text, in bytes, roughly. */
 const ENTRY_BYTES = 100;
+/** Sessions whose trimmed events are told apart. */
+const TRIMMED_SESSIONS = 5_000;
 /** Entries that are dropped from the front at once: moving the rest costs as much as dropping one. */
 const DROPPED_AT_ONCE = 256;
+
+/** The last events of a channel: the last one, who did not get it, and the last that this one got. */
+interface Mark {
+  seq: number;
+  except: string | undefined;
+  exceptSeq: number;
+}
+
+/** The last event of every channel, as far as a session must know it. */
+class LastEvents {
+  /** In the order of the last events, so that the oldest channels are the first. */
+  readonly #channels = new Map<string | null, Mark>();
+  /** The last event of every channel that is not listed is not later than this. */
+  #rest: number;
+
+  constructor(rest = 0, channels: Marks["channels"] = []) {
+    this.#rest = rest;
+    for (const [channel, seq, except, exceptSeq = 0] of channels) {
+      this.#channels.set(channel, { seq, except, exceptSeq });
+    }
+  }
+
+  add(channel: string | null, seq: number, except: string | undefined): void {
+    const last = this.#channels.get(channel);
+    const lastSeq = last?.seq ?? this.#rest;
+    const exceptSeq = last && last.except === except ? last.exceptSeq : lastSeq;
+    this.#channels.delete(channel);
+    this.#channels.set(channel, { seq, except, exceptSeq });
+    if (this.#channels.size <= KNOWN_CHANNELS) return;
+    const [oldest] = this.#channels;
+    if (!oldest) return;
+    this.#rest = Math.max(this.#rest, oldest[1].seq);
+    this.#channels.delete(oldest[0]);
+  }
+
+  /** No event of a channel that was for `reader` has a higher number than this. */
+  lastFor(reader: Reader): number {
+    let last = this.#lastIn(null, reader);
+    for (const channel of reader.channels) last = Math.max(last, this.#lastIn(channel, reader));
+    for (const [channel, from, to] of reader.left ?? []) {
+      const seq = Math.min(this.#lastSent(channel, reader), to);
+      if (seq > from) last = Math.max(last, seq);
+    }
+    return last;
+  }
+
+  #lastIn(channel: string | null, reader: Reader): number {
+    const seq = this.#lastSent(channel, reader);
+    return seq > sinceOf(channel, reader) ? seq : 0;
+  }
+
+  /** The last event in a channel that was not sent to all but `reader`. */
+  #lastSent(channel: string | null, reader: Reader): number {
+    const mark = this.#channels.get(channel);
+    if (mark === undefined) return this.#rest;
+    return mark.except === reader.id ? mark.exceptSeq : mark.seq;
+  }
+
+  /** At most `channels` channels, whose names have at most `units` characters together. */
+  list(channels: number, units: number): Pick<Marks, "rest" | "channels"> {
+    const listed: Marks["channels"] = [];
+    let rest = this.#rest;
+    let leftUnits = units;
+    for (const [channel, { seq, except, exceptSeq }] of [...this.#channels].reverse()) {
+      leftUnits -= (channel?.length ?? 0) + (except?.length ?? 0);
+      if (listed.length === channels || leftUnits < 0) {
+        rest = Math.max(rest, seq);
+        break;
+      }
+      listed.push(except === undefined ? [channel, seq] : [channel, seq, except, exceptSeq]);
+    }
+    return { rest, channels: listed.reverse() };
+  }
+}
 
 /**
  * The events of an actor by number, from the oldest that the limits keep. Sessions that lost their
@@ -95,8 +166,10 @@ export class Log {
   /** All events after this number are in the log. */
   #floor = 0;
   #floorCause: Gap = "trimmed";
-  #marks = new Map<string | null, Mark>();
-  #rest = 0;
+  #sent = new LastEvents();
+  /** The last events that are in the log no more, by channel and by the session they were for. */
+  #trimmed = new LastEvents();
+  #trimmedDirect = new Map<string, number>();
 
   constructor(options: LogOptions) {
     this.#options = options;
@@ -130,7 +203,7 @@ export class Log {
     const entry: Entry = answers === undefined ? frame : { ...frame, answers };
     this.#add(entry);
     this.#eventSeq = seq;
-    if ("channel" in target) this.#mark(target.channel, seq, target.except);
+    if ("channel" in target) this.#sent.add(target.channel, seq, target.except);
     this.#trim(now);
     return entry;
   }
@@ -138,20 +211,6 @@ export class Log {
   #add(entry: Entry): void {
     this.#entries.push(entry);
     this.#bytes += entry.text.length + ENTRY_BYTES;
-  }
-
-  #mark(channel: string | null, seq: number, except: string | undefined): void {
-    const last = this.#marks.get(channel);
-    const lastSeq = last?.seq ?? this.#rest;
-    const exceptSeq = last && last.except === except ? last.exceptSeq : lastSeq;
-    // The map is in the order of the last events, so that the oldest channels are the first.
-    this.#marks.delete(channel);
-    this.#marks.set(channel, { seq, except, exceptSeq });
-    if (this.#marks.size <= MARKED_CHANNELS) return;
-    const [oldest] = this.#marks;
-    if (!oldest) return;
-    this.#rest = Math.max(this.#rest, oldest[1].seq);
-    this.#marks.delete(oldest[0]);
   }
 
   /** Drops what the limits do not keep at `now` (ms). */
@@ -170,10 +229,23 @@ export class Log {
       this.#bytes -= oldest.text.length + ENTRY_BYTES;
       this.#floor = oldest.seq;
       this.#floorCause = "trimmed";
+      this.#noteTrimmed(oldest);
     }
     if (this.#first < DROPPED_AT_ONCE && this.#first < entries.length) return;
     this.#entries = entries.slice(this.#first);
     this.#first = 0;
+  }
+
+  #noteTrimmed({ seq, target }: Entry): void {
+    if ("channel" in target) {
+      this.#trimmed.add(target.channel, seq, target.except);
+      return;
+    }
+    if (this.#trimmedDirect.size > TRIMMED_SESSIONS) {
+      this.#trimmed = new LastEvents(seq);
+      this.#trimmedDirect.clear();
+    }
+    for (const id of target.only) this.#trimmedDirect.set(id, seq);
   }
 
   /** The entries after the number `after`, oldest first. */
@@ -189,27 +261,9 @@ export class Log {
     return entries.slice(low);
   }
 
-  /** No number of a frame that was for `reader` is higher than this. */
+  /** No number of an event that was for `reader` is higher than this. */
   lastFor(reader: Reader): number {
-    let last = Math.max(reader.directSeq, this.#lastIn(null, reader));
-    for (const channel of reader.channels) last = Math.max(last, this.#lastIn(channel, reader));
-    for (const [channel, from, to] of reader.left ?? []) {
-      const seq = Math.min(this.#lastSent(channel, reader), to);
-      if (seq > from) last = Math.max(last, seq);
-    }
-    return last;
-  }
-
-  #lastIn(channel: string | null, reader: Reader): number {
-    const seq = this.#lastSent(channel, reader);
-    return seq > sinceOf(channel, reader) ? seq : 0;
-  }
-
-  /** The last event in a channel that was not sent to all but `reader`. */
-  #lastSent(channel: string | null, reader: Reader): number {
-    const mark = this.#marks.get(channel);
-    if (mark === undefined) return this.#rest;
-    return mark.except === reader.id ? mark.exceptSeq : mark.seq;
+    return Math.max(reader.directSeq, this.#sent.lastFor(reader));
   }
 
   /**
@@ -220,7 +274,10 @@ export class Log {
     if (after > this.#seq) return "restarted";
     if (this.lastFor(reader) <= after) return [];
     this.#trim(now);
-    if (after < this.#floor) return this.#floorCause;
+    // Events that are gone matter only if they were for this reader.
+    const lostDirect = Math.max(reader.restoredSeq, this.#trimmedDirect.get(reader.id) ?? 0);
+    const lost = Math.max(lostDirect, this.#trimmed.lastFor(reader));
+    if (after < this.#floor && after < Math.min(lost, this.#floor)) return this.#floorCause;
     return this.after(after).filter((entry) => isFor(entry, reader));
   }
 
@@ -230,37 +287,19 @@ export class Log {
    * @param channels how many channels are listed at most
    * @param units how long their names are together at most
    */
-  marks(channels = MARKED_CHANNELS, units = MARKED_UNITS): Marks {
-    const marks: Marks = {
-      seq: this.#seq,
-      eventSeq: this.#eventSeq,
-      rest: this.#rest,
-      channels: [],
-    };
-    let leftUnits = units;
-    for (const [channel, { seq, except, exceptSeq }] of [...this.#marks].reverse()) {
-      leftUnits -= (channel?.length ?? 0) + (except?.length ?? 0);
-      if (marks.channels.length === channels || leftUnits < 0) {
-        marks.rest = Math.max(marks.rest, seq);
-        break;
-      }
-      marks.channels.push(
-        except === undefined ? [channel, seq] : [channel, seq, except, exceptSeq],
-      );
-    }
-    marks.channels.reverse();
-    return marks;
+  marks(channels = KNOWN_CHANNELS, units = KNOWN_UNITS): Marks {
+    return { seq: this.#seq, eventSeq: this.#eventSeq, ...this.#sent.list(channels, units) };
   }
 
   /** Continues the numbers of an instance that is gone, with the entries that it stored. */
   restore(marks: Marks, entries: readonly Entry[], floor: { seq: number; cause: Gap }): void {
-    this.#marks = new Map();
     this.#seq = marks.seq;
     this.#eventSeq = marks.eventSeq;
-    this.#rest = marks.rest;
-    for (const [channel, seq, except, exceptSeq = 0] of marks.channels) {
-      this.#marks.set(channel, { seq, except, exceptSeq });
-    }
+    this.#sent = new LastEvents(marks.rest, marks.channels);
+    // Without entries, all that was sent is gone; else only what came before the floor.
+    this.#trimmed =
+      entries.length === 0 ? new LastEvents(marks.rest, marks.channels) : new LastEvents(floor.seq);
+    this.#trimmedDirect.clear();
     this.#entries = [];
     this.#first = 0;
     this.#bytes = 0;

@@ -60,6 +60,7 @@ export class SessionReader implements Reader {
   readonly epoch: string;
   openSeq: number;
   directSeq: number;
+  restoredSeq = 0;
   answerSeq: number;
   snapshotSeq: number;
   joined: Record<string, number> | undefined;
@@ -104,7 +105,10 @@ export class SessionReader implements Reader {
       {}) as Partial<StoredReader>;
     const numbers = [openSeq, directSeq, answerSeq, snapshotSeq];
     const isValid = typeof epoch === "string" && numbers.every(Number.isSafeInteger);
-    return isValid ? new SessionReader(id, stored as StoredReader) : undefined;
+    if (!isValid) return undefined;
+    const reader = new SessionReader(id, stored as StoredReader);
+    reader.restoredSeq = reader.directSeq;
+    return reader;
   }
 
   toStored(): StoredReader {

@@ -25,6 +25,7 @@ class Model implements Reader {
   readonly id: string;
   readonly openSeq = 0;
   directSeq = 0;
+  restoredSeq = 0;
   channels: string[] = ["a"];
   joined: Record<string, number> = {};
   left: [string, number, number][] = [];
@@ -65,6 +66,7 @@ describe("the log of an actor", () => {
             const marks = structuredClone(log.marks());
             log = new Log(OPTIONS);
             log.restore(marks, [], { seq: marks.eventSeq, cause: "restarted" });
+            for (const one of models) one.restoredSeq = one.directSeq;
           } else if (kind === "direct") {
             const target: Target = { only: [model.id] };
             const { seq } = log.append(target, (n) => `${n}`, now);
@@ -103,6 +105,17 @@ describe("the log of an actor", () => {
     log.append({ channel: "a" }, String, 0);
     for (let i = 0; i < 100; i++) log.append({ channel: "busy" }, String, 0);
     expect(log.missedBy(quiet, cursor, 0)).toBe("trimmed");
+  });
+
+  it("gives a session of a quiet channel what it missed, though its cursor is older than the log", () => {
+    const log = new Log(OPTIONS);
+    const quiet = new Model("quiet");
+    log.append({ channel: "a" }, String, 0);
+    const cursor = log.seq;
+    for (let i = 0; i < 100; i++) log.append({ channel: "busy" }, String, 0);
+    const { seq } = log.append({ channel: "a" }, String, 0);
+    const missed = log.missedBy(quiet, cursor, 0);
+    expect(missed).toMatchObject([{ seq }]);
   });
 
   it("lets the only sender of a channel resume, since it receives none of its own events", () => {
