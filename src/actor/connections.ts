@@ -257,10 +257,9 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
 
   stored(session: Session<M>, isChanged: boolean): void {
     this.#changing.delete(session);
+    if (this.sessions.has(session.ws)) this.#list(session);
+    // After the channels, of which a resume must know since when it has them.
     if (isChanged) this.continuity.metaChanged(session);
-    if (!this.sessions.has(session.ws)) return;
-    this.#listUser(session);
-    this.#listChannels(session);
   }
 
   lost(session: Session<M>, code: number): boolean {

@@ -227,7 +227,10 @@ export class Continuity<M extends ConnectionMeta> {
 
   /** The stored channels of a session have changed. */
   moved(session: Session<M>): void {
-    session.reader?.moveTo(session.listedChannels, this.log.seq);
+    if (!session.reader) return;
+    session.reader.moveTo(session.listedChannels, this.log.seq);
+    this.#changed(session);
+    this.#host.requestFlush();
   }
 
   /** Whether a session whose socket closed with `code` outlives it. */
@@ -455,7 +458,7 @@ export class Continuity<M extends ConnectionMeta> {
     const isLostChanged = this.#isLostChanged;
     const keepers = this.#keepers();
     const isKept = seq === this.#keptSeq && keepers.every(({ kept }) => kept !== undefined);
-    if (isKept && !isLostChanged) return;
+    if (isKept && !isLostChanged && this.#unsaved.size === 0) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
     if (isLostChanged && !this.options.log.durable)

@@ -63,6 +63,8 @@ interface Known {
   /** Whether the server may still have its session. */
   hasSession: boolean;
   isConnected: boolean;
+  /** The server takes its socket for open. */
+  hasVanished: boolean;
   /** What it must have received since its session began, and the answers to its emits. */
   expected: number[];
   answers: Map<string, MessageFrame | null>;
@@ -91,6 +93,7 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
     channels: new Set(["default"]),
     hasSession: false,
     isConnected: false,
+    hasVanished: false,
     expected: [],
     answers: new Map(),
     past: [],
@@ -104,6 +107,7 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
   const begin = (one: Known): void => {
     one.hasSession = true;
     one.isConnected = true;
+    one.hasVanished = false;
     one.channels = new Set(["default"]);
     one.expected = [];
     one.answers.clear();
@@ -155,6 +159,7 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
       expect(cursor).not.toBe("foreign");
       expect(cursor).not.toBe("future");
       one.isConnected = true;
+      one.hasVanished = false;
       one.isShaken = false;
       one.mayBeTrimmed = false;
     } else {
@@ -182,6 +187,7 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
       // The server takes the socket for open, and the client reads no more.
       actor.client.socket = undefined;
       actor.isConnected = false;
+      actor.hasVanished = true;
     } else if (one.do === "reload" && actor?.client.hello && actor.hasSession) {
       const { session, epoch } = actor.client.hello;
       const hello = await actor.client.connect(`${session}:${epoch}`);
@@ -207,6 +213,7 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
       else {
         await evictDurableObject(stub, { webSockets: "close" });
         for (const known of all) {
+          known.hasVanished = false;
           known.isConnected = false;
           if (!durable) known.hasSession = false;
         }
@@ -215,8 +222,12 @@ async function play(steps: readonly Step[], durable: boolean): Promise<void> {
       await settle();
       // Lost sessions are over; those whose client vanished are found dead.
       for (const known of all) {
-        if (!known.isConnected) end(known);
         known.past = [];
+        if (known.isConnected) continue;
+        // A client that vanished is found dead only now, and can resume what is not too old.
+        if (known.hasVanished) known.mayBeTrimmed = true;
+        else end(known);
+        known.hasVanished = false;
       }
       isTrimmed = true;
       // After a crash, sessions count as lost from the actor's next start on.
