@@ -1,0 +1,126 @@
+/** What an attack must not leave: ghosts, input in the log, memory. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { inspectDevices, readDevices } from "../kit/devices.ts";
+import { post } from "../kit/http.ts";
+import { readMoods } from "../kit/moods.ts";
+import { memoryOf } from "../kit/processes.ts";
+import { inspectActor, signUser, signWatcher } from "../kit/stage.ts";
+import type { Bystander } from "./bystander.ts";
+import { USER } from "./routes.ts";
+import { SHARED_ROOM, SHOWN, type Target } from "./target.ts";
+
+/** After this time the server has noticed that a connection is gone, in ms: streams take 20 s, moods 30 s. */
+const GHOST_MS = 75_000;
+/** As the contract of devices has it. */
+const DEVICES = 100;
+/**
+ * The runtimes' memory may grow by this much after the first third of the run, or by this much for
+ * each case. `wrangler dev` itself grows by about 70 KiB with each request, also with one that no
+ * route takes, and gives little back.
+ */
+const GROWTH_MIB = 384;
+const GROWTH_KIB_PER_CASE = 300;
+
+/** Connections of hostile clients that the server still counts, although all have left. */
+async function findGhosts({ stage, visited }: Target, bystander: Bystander): Promise<string[]> {
+  const ghosts: string[] = [];
+  const expect = async (what: string, expected: number, actual: () => Promise<number>) => {
+    const counted = await actual().catch((error: unknown) => String(error));
+    if (counted !== expected) ghosts.push(`${counted} instead of ${expected} in ${what}`);
+  };
+  const sessions = async (system: string, name: string) =>
+    (await inspectActor(stage, `${system}/${encodeURIComponent(name.toWellFormed())}`)).sessions;
+  for (const room of new Set(["fuzz", SHARED_ROOM, ...visited.rooms])) {
+    const expected = room === SHARED_ROOM ? 2 : 0;
+    await expect(`room ${room}`, expected, () => sessions("presence", room));
+  }
+  const token = await signUser(stage.jwtSecret, "backend");
+  for (const user of ["fuzz", ...visited.users]) {
+    const body = { userId: user, type: "own", ackTimeoutMs: 0 };
+    const { status, text } = await post(`${stage.url}/publish`, body, { token });
+    if (status !== 200) continue; // No id of a user.
+    const what = `the fan-out of ${JSON.stringify(user).slice(0, 60)}`;
+    await expect(what, 0, async () => JSON.parse(text).clientCount);
+    await expect(`the actor of ${what}`, 0, () => sessions("fanout", user));
+  }
+  await expect("the bystander's fan-out", 2, () => sessions("fanout", bystander.userId));
+  for (const owner of [USER, ...visited.owners]) {
+    const streams = async () => (await inspectDevices(stage, owner)).active_streams;
+    await expect(`the streams of ${owner}`, 0, streams);
+    const devices = await readDevices(stage, owner, await signWatcher(stage, owner));
+    if (devices.length > DEVICES) ghosts.push(`${devices.length} devices of ${owner}`);
+  }
+  await expect("moods", 1, async () => (await readMoods(stage)).count);
+  for (const roster of bystander.rosters) {
+    if (roster !== "ann,bob")
+      ghosts.push(`an honest user's roster shows ${roster.slice(0, SHOWN)}`);
+  }
+  return ghosts;
+}
+
+/** Waits until nothing of the hostile clients is left. @returns what remains after {@link GHOST_MS} */
+export async function judgeGhosts(target: Target, bystander: Bystander): Promise<string[]> {
+  const giveUpAtMs = performance.now() + GHOST_MS;
+  for (;;) {
+    const ghosts = await findGhosts(target, bystander).catch((error) => [`no check: ${error}`]);
+    if (ghosts.length === 0 || performance.now() > giveUpAtMs) return ghosts;
+    await sleep(3_000);
+  }
+}
+
+/** What must not be in a log: an input, a secret, a token, an unexpected failure. */
+export function judgeLog(text: string, { stage, passes, marker }: Target): string[] {
+  const faults = new Set<string>();
+  const { jwtSecret, ingestToken, signingKey } = stage;
+  const hidden = [jwtSecret, ingestToken, signingKey, passes.jwt, passes.presence];
+  for (const line of text.split("\n")) {
+    const shown = line.slice(0, SHOWN);
+    // workerd's own line on an aborted upgrade: names its URL, only on a developer's screen.
+    if (line.includes("NOSENTRY")) continue;
+    if (line.includes('{"event":"')) {
+      if (line.includes(marker)) faults.add(`input in a line of ours: ${shown}`);
+      if (/"event":"\w+_(failed|unreachable|not_set|not_stored)"/.test(line)) {
+        faults.add(`an unexpected failure: ${shown}`);
+      }
+    }
+    // wrangler's own lines name the path of a request: only tokens must not be in them.
+    if (hidden.some((secret) => line.includes(secret))) faults.add(`a secret in the log: ${shown}`);
+    // Not `Uncaught exception: kj/…`, by which workerd notes that a client broke the protocol.
+    if (/unhandled|panicked|Uncaught \(in|FATAL|SIGSEGV|SIGABRT/.test(line)) {
+      faults.add(`the runtime reports: ${shown}`);
+    }
+  }
+  return [...faults];
+}
+
+/** Samples the memory of the runtimes during a run. */
+export class MemoryGauge {
+  readonly #pids: readonly number[];
+  readonly samplesMib: number[] = [];
+
+  constructor(pids: readonly number[]) {
+    this.#pids = pids;
+  }
+
+  async run(until: () => boolean): Promise<void> {
+    while (!until()) {
+      try {
+        this.samplesMib.push(this.#pids.reduce((sum, pid) => sum + memoryOf(pid).rss, 0));
+      } catch {
+        // A runtime is gone: the run reports it.
+      }
+      await sleep(500);
+    }
+  }
+
+  /** @param cases in the whole run */
+  judge(cases: number): { summary: string; fault?: string } {
+    const settled = this.samplesMib.slice(Math.floor(this.samplesMib.length / 3));
+    const [from = 0, to = 0] = [settled[0], settled.at(-1)];
+    const counted = Math.max(1, (cases * settled.length) / this.samplesMib.length);
+    const [mib, kibPerCase] = [to - from, ((to - from) * 1024) / counted].map(Math.round);
+    const summary = `${Math.round(from)} MiB after a third, ${Math.round(to)} at the end; ${kibPerCase} KiB a case`;
+    const isBounded = (mib ?? 0) <= GROWTH_MIB || (kibPerCase ?? 0) <= GROWTH_KIB_PER_CASE;
+    return isBounded ? { summary } : { summary, fault: `memory grew: ${summary}` };
+  }
+}
