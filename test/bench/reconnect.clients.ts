@@ -1,7 +1,7 @@
 /**
  * The clients of the reconnect storm: real ones, each library as it comes, in rooms of a presence
- * server. A client is back when its socket is open again. It is in sync when it has received the
- * roster since, and everybody is in it.
+ * server. A client is back when its socket is open again. It is in sync when it knows the roster,
+ * from a new list or by resuming, and everybody is in it.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { PartySocket } from "partysocket";
@@ -33,15 +33,16 @@ let synced = 0;
 class Client {
   #isBack = false;
   #isInSync = false;
-  /** Known once the list has come over this connection. */
+  /** Known once the list arrived in this session. */
   #here: Set<string> | undefined;
 
-  opened(): void {
-    this.#enter(true, false);
+  /** A resumed session goes on with the list that it has. */
+  opened(isResumed = false): void {
+    if (!isResumed) this.#here = undefined;
+    this.#enter(true, this.#here?.size === usersPerRoom);
   }
 
   closed(): void {
-    this.#here = undefined;
     this.#enter(false, false);
     watching?.cut.add(this);
   }
@@ -82,7 +83,7 @@ const LIBRARIES: Record<
       token: `user:${user}`,
       WebSocket: PlainWebSocket,
     });
-    ours.onOpen(() => client.opened());
+    ours.onOpen(({ resumed }) => client.opened(resumed));
     ours.onClose(() => client.closed());
     ours.on("presence.sync", (data) => client.received("presence.sync", data));
     ours.on("presence.online", (data) => client.received("presence.online", data));
