@@ -14,7 +14,7 @@ const GHOST_MS = 75_000;
 /** As the contract of devices has it. */
 const DEVICES = 100;
 /**
- * The runtimes' memory may grow by this much after the first third of the run, or by this much for
+ * Its memory may grow by this much after the first third of the run, or by this much for
  * each case. `wrangler dev` itself grows by about 70 KiB with each request, also with one that no
  * route takes, and gives little back.
  */
@@ -93,19 +93,19 @@ export function judgeLog(text: string, { stage, passes, marker }: Target): strin
   return [...faults];
 }
 
-/** Samples the memory of the runtimes during a run. */
+/** Samples the memory of the runtime that runs Rollcall. */
 export class MemoryGauge {
-  readonly #pids: readonly number[];
+  readonly #pid: number;
   readonly samplesMib: number[] = [];
 
-  constructor(pids: readonly number[]) {
-    this.#pids = pids;
+  constructor(pid: number) {
+    this.#pid = pid;
   }
 
   async run(until: () => boolean): Promise<void> {
     while (!until()) {
       try {
-        this.samplesMib.push(this.#pids.reduce((sum, pid) => sum + memoryOf(pid).rss, 0));
+        this.samplesMib.push(memoryOf(this.#pid).rss);
       } catch {
         // A runtime is gone: the run reports it.
       }

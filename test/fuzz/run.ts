@@ -20,7 +20,7 @@ import { fuzzMember } from "./members.ts";
 import { fuzzBytes, fuzzRequest, SWEEP_CASES, sweepMethods } from "./requests.ts";
 import { USER } from "./routes.ts";
 import { fuzzSocket } from "./sockets.ts";
-import { type Case, SHOWN, type Target } from "./target.ts";
+import { type Case, SHOWN, seen, type Target } from "./target.ts";
 
 /** Cases at a time. */
 const WORKERS = 6;
@@ -89,7 +89,7 @@ async function work(): Promise<void> {
     if (fault) faults.push(`case ${number}: ${fault}\n    ${what.slice(0, 4 * SHOWN)}`);
   }
 }
-const gauge = new MemoryGauge(Object.values(runtimes));
+const gauge = new MemoryGauge(runtimes.workerd);
 await Promise.all([
   bystander.run(isOver),
   gauge.run(isOver),
@@ -116,6 +116,8 @@ for (const [kind, count] of Object.entries(counts)) print(`${kind.padEnd(16)}${c
 print(
   `bystander       ${bystander.rounds} rounds, the slowest ${Math.round(bystander.slowestMs)} ms`,
 );
+const codes = [...seen].sort(([a], [b]) => a - b).map(([code, times]) => `${code} × ${times}`);
+print(`answered        ${codes.join(", ")}`);
 print(`memory          ${memory.summary}`);
 print(`faults          ${faults.length}`);
 for (const fault of faults.slice(0, SHOWN_FAULTS)) print(`  ${fault}`);

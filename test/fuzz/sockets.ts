@@ -5,7 +5,7 @@ import { CLOSE } from "../../src/wire/close.ts";
 import type { Random } from "../kit/random.ts";
 import { mutateBytes, mutateJson } from "./mutations.ts";
 import { SOCKETS } from "./routes.ts";
-import { ANSWER_MS, type Case, SHOWN, type Target } from "./target.ts";
+import { ANSWER_MS, type Case, count, SHOWN, type Target } from "./target.ts";
 
 /** A socket of a hostile client. It remembers what the server did wrong. */
 export class HostileSocket {
@@ -18,6 +18,7 @@ export class HostileSocket {
     socket.on("message", (data) => this.received.push(String(data)));
     // 1011: a bug or a failure of the server.
     socket.on("close", (code) => {
+      count(code);
       if (code === CLOSE.internal) this.fault = "closed with 1011";
     });
   }
@@ -36,9 +37,13 @@ export class HostileSocket {
         clearTimeout(timer);
         resolve();
       };
-      socket.on("open", settle);
+      socket.on("open", () => {
+        count(101);
+        settle();
+      });
       socket.on("error", settle);
       socket.on("unexpected-response", (_, { statusCode = 0 }) => {
+        count(statusCode);
         if (statusCode >= 500) hostile.fault = `the upgrade was answered ${statusCode}`;
         settle();
       });

@@ -17,6 +17,13 @@ export interface Case {
   fault?: string | undefined;
 }
 
+/** How often each status and close code came: whether hostile input gets as far as it should. */
+export const seen = new Map<number, number>();
+
+export function count(code: number): void {
+  seen.set(code, (seen.get(code) ?? 0) + 1);
+}
+
 /** The room that honest users and hostile members share. */
 export const SHARED_ROOM = "bystander";
 /** Generous, for machines that stall: a request without an answer by then hangs. */
@@ -24,8 +31,9 @@ export const ANSWER_MS = 20_000;
 /** Characters of an input or an answer that a report shows. */
 export const SHOWN = 300;
 
-/** What is wrong with the status of an answer. */
+/** Counts the status of an answer. @returns what is wrong with it */
 export function judgeStatus(status: number, path: string, answer = ""): string | undefined {
+  count(status);
   if (status < 500) return undefined;
   // The runtime's own answer to a method that it does not know.
   if (status === 501 && answer.includes("Unrecognized request method")) return undefined;
