@@ -7,7 +7,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { FaultProxy } from "../kit/proxy.ts";
 import { Random, seedOf } from "../kit/random.ts";
-import { inspectActor, print, type Stage, saveLog, startStage, wasReloaded } from "../kit/stage.ts";
+import {
+  inspectActor,
+  print,
+  printRow,
+  type Stage,
+  saveLog,
+  startStage,
+  wasReloaded,
+} from "../kit/stage.ts";
 import type { Cast } from "./cast.ts";
 import { DeviceCast, FLUSH_MS } from "./devices.ts";
 import { FanoutCast } from "./fanout.ts";
@@ -176,15 +184,16 @@ for (const cast of casts) cast.stop();
 await proxy.stop();
 await server.stop();
 
-print(`\n${"system".padEnd(12)}${"healed in: median".padEnd(22)}${"longest".padEnd(12)}figures`);
+const columns = [12, 22, 12];
+print();
+printRow(columns, ["system", "healed in: median", "longest", "figures"]);
 for (const cast of casts) {
   const times = (healed.get(cast.name) ?? []).toSorted((a, b) => a - b);
   const figures = Object.entries(cast.figures()).map(([key, value]) => `${key} ${value}`);
-  const [median, longest] = [times[Math.floor(times.length / 2)] ?? 0, times.at(-1) ?? 0];
-  print(
-    `${cast.name.padEnd(12)}${`${(median / 1000).toFixed(1)} s`.padEnd(22)}` +
-      `${`${(longest / 1000).toFixed(1)} s`.padEnd(12)}${figures.join(", ")}`,
+  const [median, longest] = [times[Math.floor(times.length / 2)], times.at(-1)].map(
+    (ms = 0) => `${(ms / 1000).toFixed(1)} s`,
   );
+  printRow(columns, [cast.name, median, longest, figures.join(", ")]);
 }
 const { connections, cuts, stalls, holes, unanswered } = proxy.figures;
 print(

@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { Random, seedOf } from "../kit/random.ts";
 import {
   print,
+  printRow,
   runtimesOf,
   saveLog,
   signUser,
@@ -111,15 +112,17 @@ const memory = gauge.judge(next);
 if (memory.fault) faults.push(memory.fault);
 await server.stop();
 
-print();
-for (const [kind, count] of Object.entries(counts)) print(`${kind.padEnd(16)}${count}`);
-print(
-  `bystander       ${bystander.rounds} rounds, the slowest ${Math.round(bystander.slowestMs)} ms`,
-);
 const codes = [...seen].sort(([a], [b]) => a - b).map(([code, times]) => `${code} × ${times}`);
-print(`answered        ${codes.join(", ")}`);
-print(`memory          ${memory.summary}`);
-print(`faults          ${faults.length}`);
+print();
+for (const line of [
+  ...Object.entries(counts),
+  ["bystander", `${bystander.rounds} rounds, the slowest ${Math.round(bystander.slowestMs)} ms`],
+  ["answered", codes.join(", ")],
+  ["memory", memory.summary],
+  ["faults", faults.length],
+]) {
+  printRow([16], line);
+}
 for (const fault of faults.slice(0, SHOWN_FAULTS)) print(`  ${fault}`);
 if (wasReloaded(server)) print("A source file changed meanwhile: this run proves nothing.");
 if (faults.length > 0) {

@@ -92,6 +92,22 @@ export function saveLog(run: string, seed: number, { logs }: Server): string {
   return file;
 }
 
+/** Our own log lines that report a failure, by event. */
+export function failuresIn(logs: string): Map<string, string[]> {
+  const failures = new Map<string, string[]>();
+  const event = /"event":"(\w+_(?:failed|unreachable|interrupted|not_set|not_stored))"/;
+  for (const line of logs.split("\n")) {
+    const name = event.exec(line)?.[1];
+    if (name) failures.set(name, [...(failures.get(name) ?? []), line]);
+  }
+  return failures;
+}
+
+/** Writes a line of cells, padded to columns of these widths. */
+export function printRow(widths: readonly number[], cells: readonly unknown[]): void {
+  print(cells.map((cell, i) => String(cell).padEnd(widths[i] ?? 0)).join(""));
+}
+
 /** Writes a line to the terminal. */
 export function print(line = ""): void {
   process.stdout.write(`${line}\n`);

@@ -12,7 +12,15 @@ import { addUp, type Counts, type Summary, summarize } from "../kit/latency.ts";
 import { LOST_MS, SETTLE_MS } from "../kit/ledger.ts";
 import { Clients, cpuMs, type Memory, machineMs, memoryOf } from "../kit/processes.ts";
 import { seedOf } from "../kit/random.ts";
-import { print, runtimesOf, saveLog, startStage, wasReloaded } from "../kit/stage.ts";
+import {
+  failuresIn,
+  print,
+  printRow,
+  runtimesOf,
+  saveLog,
+  startStage,
+  wasReloaded,
+} from "../kit/stage.ts";
 import type { SoakStage } from "./cast.ts";
 import type { Censuses, Report, System, Task } from "./crowd.ts";
 import { FROM_MINUTE, judgeFlatness } from "./memory.ts";
@@ -151,7 +159,7 @@ async function closeMinute(minute: number): Promise<void> {
     connections: Object.assign({}, ...censuses),
     faults: faultCount,
   });
-  print(lineOf(history.at(-1) as Minute));
+  printMinute(history.at(-1) as Minute);
 }
 
 function take(reports: readonly Report[]): void {
@@ -165,12 +173,12 @@ function take(reports: readonly Report[]): void {
 const ms = (value: number): string =>
   Number.isNaN(value) ? "–" : value < 100 ? value.toFixed(1) : value.toFixed(0);
 
-function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): string {
+function printMinute({ minute, latencies, cpu, connections, ...rest }: Minute): void {
   const held = samples.at(-1)?.held ?? {};
   const connected = Object.values(connections).reduce((sum, { counted }) => sum + counted, 0);
   const cells = [
-    String(minute),
-    String(connected),
+    minute,
+    connected,
     ...JUDGED.map((kind) => {
       const { p50Ms, p99Ms, maxMs } = latencies[kind] ?? summarize([]);
       return `${ms(p50Ms)}/${ms(p99Ms)}/${ms(maxMs)}`;
@@ -180,9 +188,9 @@ function lineOf({ minute, latencies, cpu, connections, ...rest }: Minute): strin
       .join("/"),
     [cpu.server, cpu.clients, cpu.machine, cpu.steal].map((share) => share.toFixed(0)).join("/"),
     `${ms(rest.echoMaxMs)}/${ms(rest.lagMaxMs)}${rest.stalled ? " stall" : ""}`,
-    String(rest.faults),
+    rest.faults,
   ];
-  return cells.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join("");
+  printRow(WIDTHS, cells);
 }
 const WIDTHS = [5, 7, ...JUDGED.map(() => 22), 15, 19, 18, 6];
 const HEAD = [
@@ -204,7 +212,7 @@ for (const [i, crowd] of crowds.entries()) {
     clients: Object.fromEntries(shares),
   } satisfies Task);
 }
-print(HEAD.map((cell, i) => cell.padEnd(WIDTHS[i] ?? 0)).join(""));
+printRow(WIDTHS, HEAD);
 sample();
 const perMinute = MINUTE_MS / SAMPLE_MS;
 let closing: Promise<void> = Promise.resolve();
@@ -239,14 +247,11 @@ if (faultCount > 0) violations.push(`${faultCount} faults, the first of them:`, 
 for (const crowd of [...crowds, stallMeter]) await crowd.stop();
 await server.stop();
 
-/** The failures in the server's log, by name. */
-const troubles = new Map<string, number>();
-for (const line of server.logs.split("\n")) {
-  const event = /"event":"(\w+_failed|\w+_unreachable|\w+_interrupted)"/.exec(line)?.[1];
-  const trouble = event ?? (/ 5\d\d /.test(line) ? "answers of 5xx" : /\[ERROR\]/.exec(line)?.[0]);
-  if (trouble) troubles.set(trouble, (troubles.get(trouble) ?? 0) + 1);
+for (const [event, lines] of failuresIn(server.logs)) {
+  violations.push(`the server's log: ${lines.length} × ${event}`);
 }
-for (const [what, times] of troubles) violations.push(`the server's log: ${times} × ${what}`);
+const wrong = server.logs.split("\n").filter((line) => / 5\d\d |\[ERROR\]/.test(line));
+if (wrong.length > 0) violations.push(`the server's log: ${wrong.length} × ${wrong[0]}`);
 if (wasReloaded(server)) {
   violations.push("a source file changed meanwhile, and wrangler restarted the runtime");
 }
@@ -257,14 +262,14 @@ const totals = Object.fromEntries(kinds.map((kind) => [kind, summarize(addUp(all
 const calmTotals = Object.fromEntries(
   kinds.map((kind) => [kind, summarize(addUp(calm[kind] ?? []))]),
 );
-print(
-  `\n${"delivery".padEnd(12)}${"count".padEnd(12)}${"p50/p99/max ms".padEnd(22)}in ${calmMinutes} calm minutes`,
-);
+const columns = [12, 12, 22];
+print();
+printRow(columns, ["delivery", "count", "p50/p99/max ms", `in ${calmMinutes} calm minutes`]);
 for (const kind of kinds) {
   const [whole, rest] = [totals[kind], calmTotals[kind]].map(
     (summary = summarize([])) => `${ms(summary.p50Ms)}/${ms(summary.p99Ms)}/${ms(summary.maxMs)}`,
   );
-  print(`${kind.padEnd(12)}${String(totals[kind]?.count).padEnd(12)}${whole?.padEnd(22)}${rest}`);
+  printRow(columns, [kind, totals[kind]?.count, whole, rest]);
 }
 for (const kind of JUDGED) {
   const p99Ms = calmTotals[kind]?.p99Ms ?? Number.NaN;
@@ -287,13 +292,12 @@ const memory = Object.fromEntries(
     return [name, judgeFlatness(points)];
   }),
 );
-print(`\n${"RSS".padEnd(12)}${"slope %/h".padEnd(12)}${"peak growth %".padEnd(16)}flat`);
+print();
+printRow(columns, ["RSS", "slope %/h", "peak growth %", "flat"]);
 for (const [name, flatness] of Object.entries(memory)) {
   const { slopePercentPerHour = Number.NaN, peakGrowthPercent = Number.NaN } = flatness ?? {};
   const isFlat = flatness ? (flatness.isFlat ? "yes" : "NO") : "too short to judge";
-  print(
-    `${name.padEnd(12)}${slopePercentPerHour.toFixed(1).padEnd(12)}${peakGrowthPercent.toFixed(1).padEnd(16)}${isFlat}`,
-  );
+  printRow(columns, [name, slopePercentPerHour.toFixed(1), peakGrowthPercent.toFixed(1), isFlat]);
 }
 // The other two are wrangler's own: they are shown and not judged.
 if (memory.workerd && !memory.workerd.isFlat) {
@@ -302,7 +306,7 @@ if (memory.workerd && !memory.workerd.isFlat) {
 print("\nat the end");
 for (const [name, { live, counted }] of Object.entries(last)) {
   const more = Object.entries(lastFigures[name] ?? {}).map(([key, value]) => `${key} ${value}`);
-  print(`${name.padEnd(12)}${live} here, ${counted} counted; ${more.join(", ")}`);
+  printRow(columns, [name, `${live} here, ${counted} counted; ${more.join(", ")}`]);
 }
 print(`\n${violations.length} violations`);
 for (const violation of violations) print(`  ${violation}`);
