@@ -15,7 +15,8 @@ import { SHARED_ROOM } from "./target.ts";
 const EVERY_MS = 500;
 /** Nothing that an honest user does takes longer, in ms. */
 const PATIENCE_MS = 10_000;
-const TTL_MS = 60_000;
+/** Longer than the run waits for ghosts, in which nobody beats. */
+const TTL_MS = 600_000;
 
 /** Two users in a room with the enemy: one of them has subscribers, a daemon, a phone and a mood. */
 export class Bystander {
