@@ -84,7 +84,7 @@ export default async function reconnect(rounds: number): Promise<Result> {
   ];
   return {
     title: "Reconnect storm",
-    setup: `${ROOMS * USERS_PER_ROOM} clients in ${ROOMS} presence rooms, all cut at once by a proxy while the server is well; each library with its own defaults, against its own kind of server. In sync: it has received since that all ${USERS_PER_ROOM} of its room are there.`,
+    setup: `${ROOMS * USERS_PER_ROOM} clients in ${ROOMS} presence rooms, all cut at once by a proxy while the server is well; each library with its own defaults, against its own kind of server. In sync: it knows, from a new list or by resuming, that all ${USERS_PER_ROOM} of its room are there.`,
     quantities,
   };
 }

@@ -33,28 +33,32 @@ let synced = 0;
 class Client {
   #isBack = false;
   #isInSync = false;
-  /** Known once the list arrived in this session. */
-  #here: Set<string> | undefined;
+  #here = new Set<string>();
+  /** Whether the list is of this connection, or of the session that it resumed. */
+  #isKnown = false;
 
-  /** A resumed session goes on with the list that it has. */
   opened(isResumed = false): void {
-    if (!isResumed) this.#here = undefined;
-    this.#enter(true, this.#here?.size === usersPerRoom);
+    this.#isKnown ||= isResumed;
+    this.#enter(true);
   }
 
   closed(): void {
-    this.#enter(false, false);
+    this.#isKnown = false;
+    this.#enter(false);
     watching?.cut.add(this);
   }
 
   received(event: string, data: { users?: { userId: string }[]; userId?: string }): void {
-    if (event === "presence.sync") this.#here = new Set(data.users?.map(({ userId }) => userId));
-    else if (event === "presence.online") this.#here?.add(data.userId as string);
-    else if (event === "presence.offline") this.#here?.delete(data.userId as string);
-    this.#enter(this.#isBack, this.#here?.size === usersPerRoom);
+    if (event === "presence.sync") {
+      this.#here = new Set(data.users?.map(({ userId }) => userId));
+      this.#isKnown = true;
+    } else if (event === "presence.online") this.#here.add(data.userId as string);
+    else if (event === "presence.offline") this.#here.delete(data.userId as string);
+    this.#enter(this.#isBack);
   }
 
-  #enter(isBack: boolean, isInSync: boolean): void {
+  #enter(isBack: boolean): void {
+    const isInSync = isBack && this.#isKnown && this.#here.size === usersPerRoom;
     back += Number(isBack) - Number(this.#isBack);
     synced += Number(isInSync) - Number(this.#isInSync);
     this.#isBack = isBack;
