@@ -132,16 +132,21 @@ export class Continuity<M extends ConnectionMeta> {
       gone: false,
     };
     const rows = this.#host.storage.kv.list({ prefix: SESSION_PREFIX });
-    this.#restoreLost(
-      [...rows].map(([, row]) => (row && typeof row === "object" ? { loss, ...row } : row)),
-    );
+    const cut = new Set<string>();
+    const records = [...rows].map(([key, row]) => {
+      if (!row || typeof row !== "object" || "loss" in row) return row;
+      cut.add(key.slice(SESSION_PREFIX.length));
+      return { ...row, loss };
+    });
+    this.#restoreLost(records);
     const { floor } = this.log;
     for (const session of this.#lost.values()) {
       const { reader } = session;
       if (!reader) continue;
       // What it was sent by name since it was stored, or may have been.
       if (floor.seq > reader.openSeq) reader.directSeq = Math.max(reader.directSeq, floor.seq);
-      reader.unsureUntilMs = Number.POSITIVE_INFINITY;
+      // Nothing tells which emits of a session that was connected had come.
+      if (cut.has(session.id)) reader.unsureUntilMs = Number.POSITIVE_INFINITY;
       for (const { seq, target, text, answers } of entries) {
         if (!("only" in target && target.only.includes(session.id))) continue;
         reader.directSeq = Math.max(reader.directSeq, seq);

@@ -19,6 +19,8 @@ export interface StoredReader {
   snapshotSeq: number;
   joined?: Record<string, number>;
   left?: [channel: string, from: number, to: number][];
+  /** The ids of emits whose handlers ran when it was stored. */
+  running?: string[];
 }
 
 /** An answer that was sent, or null while the handler runs. */
@@ -71,6 +73,8 @@ export class SessionReader implements Reader {
    * run again.
    */
   unsureUntilMs = 0;
+  /** Emits whose handlers ran in an earlier instance, which may have ended them or not. */
+  readonly #interrupted: ReadonlySet<string>;
   readonly #answers = new Map<string, KeptAnswer>();
   #answerUnits = 0;
   /** Up to this number it cannot be known what the client missed, and why. */
@@ -85,6 +89,7 @@ export class SessionReader implements Reader {
     this.snapshotSeq = stored.snapshotSeq;
     this.joined = stored.joined;
     this.left = stored.left;
+    this.#interrupted = new Set(stored.running);
     this.#floor = { seq: stored.answerSeq, cause: "restarted" };
   }
 
@@ -101,10 +106,13 @@ export class SessionReader implements Reader {
 
   /** Undefined when `stored` is damaged: the session then ends with its socket. */
   static restore(id: string, stored: unknown): SessionReader | undefined {
-    const { epoch, openSeq, directSeq, answerSeq, snapshotSeq } = (stored ??
+    const { epoch, openSeq, directSeq, answerSeq, snapshotSeq, running } = (stored ??
       {}) as Partial<StoredReader>;
     const numbers = [openSeq, directSeq, answerSeq, snapshotSeq];
-    const isValid = typeof epoch === "string" && numbers.every(Number.isSafeInteger);
+    const isValid =
+      typeof epoch === "string" &&
+      numbers.every(Number.isSafeInteger) &&
+      (running === undefined || Array.isArray(running));
     if (!isValid) return undefined;
     const reader = new SessionReader(id, stored as StoredReader);
     reader.restoredSeq = reader.directSeq;
@@ -113,10 +121,13 @@ export class SessionReader implements Reader {
 
   toStored(): StoredReader {
     const { epoch, openSeq, directSeq, answerSeq, snapshotSeq, joined, left } = this;
+    const running = [...this.#interrupted];
+    for (const [id, answer] of this.#answers) if (answer === null) running.push(id);
     return {
       ...{ epoch, openSeq, directSeq, answerSeq, snapshotSeq },
       ...(joined && { joined }),
       ...(left && { left }),
+      ...(running.length > 0 && { running }),
     };
   }
 
@@ -173,6 +184,11 @@ export class SessionReader implements Reader {
     const known = this.#answers.get(id);
     if (known === undefined) this.#answers.set(id, null);
     return known;
+  }
+
+  /** Whether an emit with an id that is not known may have run before, at `now` (ms). */
+  mayHaveRun(id: string, now: number): boolean {
+    return now < this.unsureUntilMs || this.#interrupted.has(id);
   }
 
   isAnswered(id: string): boolean {

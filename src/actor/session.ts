@@ -391,7 +391,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   isRepeated(id: string): boolean {
     const known = this.reader?.begin(id);
     if (known) this.#answer(id, known.text);
-    else if (known === undefined && Date.now() < (this.reader?.unsureUntilMs ?? 0)) {
+    else if (known === undefined && this.reader?.mayHaveRun(id, Date.now())) {
       this.sendError({ code: "disconnected", message: "It may have run before the break" }, id);
     }
     return known !== undefined || this.reader?.isAnswered(id) === true;
