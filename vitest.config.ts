@@ -13,6 +13,7 @@ const TEST_OBJECTS: Record<string, string> = {
   TIGHT: "Tight",
   FALLBACK: "FallbackRoom",
   FAULTY: "Faulty",
+  PLANNED: "Planned",
   LINE: "Line",
   SHORT_LINE: "ShortLine",
   LASTING_LINE: "LastingLine",

@@ -31,7 +31,7 @@ const BUNDLES: Bundle[] = [
       const room = defineRoom({ websocketPath: "/ws" });
       room.on("say", (ctx, data) => ctx.actor.emit.to("default").emit("said", data));
       export class Room extends createActorHandler(room) {}`,
-    limitBytes: 20 * KIB,
+    limitBytes: 21.5 * KIB,
     platform: "worker",
   },
   {

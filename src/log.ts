@@ -5,5 +5,15 @@
 export function log(event: string, fields: Record<string, unknown> = {}): void {
   const { error, ...rest } = fields;
   const cause = error instanceof Error ? { error: error.message, stack: error.stack } : { error };
-  console.log(JSON.stringify({ event, ...rest, ...(error === undefined ? {} : cause) }));
+  const line = { event, ...rest, ...(error === undefined ? {} : cause) };
+  console.log(toText(line) ?? toText({ event, ...rest, error: "Not to be shown as text" }));
+}
+
+/** As JSON; undefined for what cannot be. Rooms throw anything, and a log must not fail over it. */
+function toText(line: Record<string, unknown>): string | undefined {
+  try {
+    return JSON.stringify(line);
+  } catch {
+    return undefined;
+  }
 }

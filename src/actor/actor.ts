@@ -18,19 +18,20 @@ import { LIVENESS, Sweeper } from "./liveness.ts";
 import { LOG } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import { FLUSH_MS, Outbox } from "./outbox.ts";
+import { isSettledSoon } from "./retry.ts";
 import type { Room, VeraniActor } from "./room.ts";
 import type { Session } from "./session.ts";
 import { type ActorHandlerClass, type ActorStub, findActor, toClassName } from "./stub.ts";
-import { Timers, waitShortly } from "./timers.ts";
+import { Timers } from "./timers.ts";
 import { afterCommit, bufferEmits, outsideTransaction } from "./transaction.ts";
 import { answerUpgrade } from "./upgrade.ts";
 
 /** Storage key of the number of starts, in development. */
 const STARTS_KEY = "rollcall:starts";
+/** A clock that goes back by more than this has been set back, in ms. */
+const SET_BACK_MS = 1_000;
 /** Time for the closes of other sockets to arrive, so that the room restores itself once for all, in ms. */
 const LATE_CLOSES_MS = 10;
-/** The name under which failures of `onDue` are kept: no timer can have it. */
-const DUE = "";
 
 /**
  * The Durable Object class of a room. Its class needs SQLite storage (`new_sqlite_classes`) and the
@@ -70,10 +71,8 @@ export function createActorHandler<
     readonly #wakeUps = { fetch: 0, message: 0, close: 0, alarm: 0, rpc: 0 };
     #starts: number | null = null;
     #isAwake = false;
-    /** While `onDue` runs. */
-    #isDueRunning = false;
-    /** The deadline that `onDue` was given up for. */
-    #givenUpDueMs: number | undefined;
+    /** When the last event came, in ms. */
+    #eventAtMs = 0;
     /** The restore that is due for sockets that closed while the actor slept. */
     #lateRestore: Promise<void> | undefined;
 
@@ -86,7 +85,7 @@ export function createActorHandler<
       super(state, env);
       this.name = state.id.name ?? state.id.toString();
       this.#state = state;
-      this.#storage = bufferEmits(state.storage);
+      this.#storage = bufferEmits(state.storage, () => this.timers.watch());
       this.#outbox = new Outbox(room.flushMs ?? FLUSH_MS, () => this.sessions.size);
       this.#connections = new Connections(
         {
@@ -99,7 +98,12 @@ export function createActorHandler<
       this.#sweeper = new Sweeper(liveness, () => this.sessions.values());
       this.#emitter = new Emitter(this.#connections);
       this.emit = this.#emitter.actor;
-      this.timers = new Timers(state.storage, () => this.#nextDeadline());
+      this.timers = new Timers(state.storage, label, {
+        nextDeadline: () => this.#nextDeadline(),
+        dueAt: () => room.onDue && room.dueAt?.(this),
+        onDue: () => room.onDue?.(this),
+        onTimer: (name) => room.timerHandlers.get(name)?.(this),
+      });
       this.#dispatcher = new Dispatcher(room, label, this, {
         emitter: this.#emitter,
         sweeper: this.#sweeper,
@@ -128,6 +132,10 @@ export function createActorHandler<
      * once more for all of them together.
      */
     #wake(closing?: WebSocket): Promise<void> | undefined {
+      const now = Date.now();
+      // The clock was set back: the alarm would come too late for those who fall silent.
+      if (now < this.#eventAtMs - SET_BACK_MS) this.timers.rearm();
+      this.#eventAtMs = now;
       const late = closing && !this.sessions.has(closing) && this.#connections.restoreLate(closing);
       if (this.#isAwake) return late ? this.#restoreLate() : undefined;
       this.#isAwake = true;
@@ -146,11 +154,11 @@ export function createActorHandler<
 
     #restoreRoom(): Promise<void> {
       return this.#state.blockConcurrencyWhile(async () => {
-        try {
-          await room.onHibernationRestore?.(this);
-        } catch (error) {
-          log("restore_failed", { room: label, error });
-        }
+        const restoring = (async () => room.onHibernationRestore?.(this))().catch((error) =>
+          log("restore_failed", { room: label, error }),
+        );
+        // The runtime would throw the actor away after 30 s, and the next one would hang as well.
+        if (!(await isSettledSoon(restoring))) log("restore_late", { room: label });
         this.#connections.endStale();
       });
     }
@@ -168,9 +176,14 @@ export function createActorHandler<
         epoch: this.#instance,
         connections: this.#connections,
         sweeper: this.#sweeper,
-        onAccept: (session, deadlineMs, isReload) => {
+        onAccept: async (session, deadlineMs, isReload) => {
           this.timers.wakeAt(deadlineMs);
-          return session.run(() => this.#dispatcher.connect(session, isReload));
+          const connecting = session.run(() => this.#dispatcher.connect(session, isReload));
+          if (!(await isSettledSoon(connecting))) {
+            session.limitConnect();
+            this.timers.wakeAt(session.deadline().ms);
+          }
+          return connecting;
         },
         onResume: (session, deadlineMs, info) => {
           this.timers.wakeAt(deadlineMs);
@@ -213,58 +226,29 @@ export function createActorHandler<
 
     #ended(session: Session<M>): void {
       const disconnect = () => outsideTransaction(() => this.#dispatcher.disconnect(session));
-      this.keep(session.run(disconnect));
+      this.keep(session.inbox.finish(disconnect));
     }
 
     override async alarm(): Promise<void> {
       this.#wakeUps.alarm += 1;
       await this.#wake();
       const now = Date.now();
-      // First, since a room's handlers may take long.
-      this.#sweeper.sweep(now);
-      this.#connections.continuity.sweep(now);
-      await this.timers.ring(now, async (name) => room.timerHandlers.get(name)?.(this));
-      await this.#runDue(now);
-      this.timers.rearm();
-    }
-
-    async #runDue(now: number): Promise<void> {
-      const dueAtMs = this.#dueAt();
-      if (!room.onDue || this.#isDueRunning || dueAtMs > now) return;
-      this.#isDueRunning = true;
-      const run = async (): Promise<void> => {
-        try {
-          await room.onDue?.(this);
-          this.timers.succeeded(DUE);
-        } catch (error) {
-          const { notBeforeMs } = this.timers.failed(DUE, error);
-          if (notBeforeMs === Number.POSITIVE_INFINITY) this.#givenUpDueMs = dueAtMs;
-        } finally {
-          this.#isDueRunning = false;
-        }
-      };
-      await waitShortly(run());
-    }
-
-    /** The earliest deadline that is stored nowhere, in ms. */
-    #nextDeadline(): number | undefined {
-      const graceEndsMs = this.#connections.continuity.nextDeadline();
-      const next = Math.min(this.#dueAt(), this.#sweeper.nextDeadline(), graceEndsMs);
-      return next === Number.POSITIVE_INFINITY ? undefined : next;
-    }
-
-    /** When `onDue` is to run, in ms: later than the room says where it has failed. */
-    #dueAt(): number {
-      let dueAtMs: number | undefined;
       try {
-        dueAtMs = room.dueAt?.(this);
-      } catch (error) {
-        log("due_at_failed", { room: label, error });
+        // First, since a room's handlers may take long.
+        this.#sweeper.sweep(now);
+        this.#connections.continuity.sweep(now);
+        const ringing = this.timers.ring(now);
+        this.keep(ringing);
+        await isSettledSoon(ringing);
+      } finally {
+        // Without it no deadline would ever come again.
+        this.timers.rearm();
       }
-      if (dueAtMs === undefined || !(dueAtMs > 0) || dueAtMs === this.#givenUpDueMs) {
-        return Number.POSITIVE_INFINITY;
-      }
-      return Math.max(dueAtMs, this.timers.failing(DUE)?.notBeforeMs ?? 0);
+    }
+
+    /** The earliest deadline of a session, in ms; Infinity for none. */
+    #nextDeadline(): number {
+      return Math.min(this.#sweeper.nextDeadline(), this.#connections.continuity.nextDeadline());
     }
 
     // ── For handlers, and over RPC ────────────────────────────────────────────────────────────

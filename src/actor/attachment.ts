@@ -18,6 +18,8 @@ export interface Attachment {
   protocol: Protocol;
   /** Server time of the last frame, in ms; until the first one, of the upgrade. */
   seenAtMs: number;
+  /** The newest sign of the client that was ahead of the clock, which had been set back, in ms. */
+  aheadMs?: number;
   /** True until the first frame of the client. */
   unheard?: boolean;
   /** Its client sends probes (`Liveness.probeMs`). */
@@ -148,12 +150,15 @@ export function sweepMetas(storage: DurableObjectStorage, isLive: (id: string) =
   for (const [key] of storage.kv.list({ prefix: META_PREFIX })) {
     const id = key.slice(META_PREFIX.length);
     if (isLive(id)) continue;
-    const missedAtMs = Number(before[id] ?? now);
+    const noted = Number(before[id]);
+    const missedAtMs = noted > 0 ? Math.min(noted, now) : now;
     if (now - missedAtMs >= ORPHAN_MS) storage.kv.delete(key);
     else orphans[id] = missedAtMs;
   }
   const ids = Object.keys(orphans);
-  if (ids.length === Object.keys(before).length && ids.every((id) => id in before)) return;
+  if (ids.length === Object.keys(before).length && ids.every((id) => before[id] === orphans[id])) {
+    return;
+  }
   if (ids.length > 0) storage.kv.put(ORPHANS_KEY, orphans);
   else storage.kv.delete(ORPHANS_KEY);
 }

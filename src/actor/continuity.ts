@@ -58,6 +58,14 @@ interface Host<M extends ConnectionMeta> {
   depart(session: Session<M>): void;
 }
 
+/** The clock was set back since the loss: it counts as one of now. */
+function keepUp(loss: Loss, now: number): void {
+  const aheadMs = loss.atMs - now;
+  if (aheadMs <= 0) return;
+  loss.atMs -= aheadMs;
+  loss.graceEndsMs -= aheadMs;
+}
+
 /** The sessions of protocol 3 and the log of their events: what lets a session outlive its socket. */
 export class Continuity<M extends ConnectionMeta> {
   readonly log: Log;
@@ -280,6 +288,7 @@ export class Continuity<M extends ConnectionMeta> {
   sweep(now: number): void {
     for (const session of [...this.#lost.values()]) {
       if (!session.loss) continue;
+      keepUp(session.loss, now);
       if (!session.loss.gone && now >= session.loss.graceEndsMs) {
         this.#depart(session);
         if (!session.ended) this.#storeDurably(session);
@@ -292,8 +301,11 @@ export class Continuity<M extends ConnectionMeta> {
   /** When the grace of the next lost session is over, in ms. */
   nextDeadline(): number {
     let next = Number.POSITIVE_INFINITY;
+    const now = Date.now();
     for (const { loss } of this.#lost.values()) {
-      if (loss && !loss.gone) next = Math.min(next, loss.graceEndsMs);
+      if (!loss || loss.gone) continue;
+      keepUp(loss, now);
+      next = Math.min(next, loss.graceEndsMs);
     }
     return next;
   }
@@ -490,7 +502,12 @@ export class Continuity<M extends ConnectionMeta> {
   #lostFits(): boolean {
     if (this.#lost.size === 0) return true;
     if (this.#lost.size > KEPT_LOST_UNITS / 200) return false;
-    return JSON.stringify(this.#storedLost).length <= KEPT_LOST_UNITS;
+    try {
+      return JSON.stringify(this.#storedLost).length <= KEPT_LOST_UNITS;
+    } catch {
+      // A meta may hold what JSON cannot; a row can.
+      return false;
+    }
   }
 
   #keepers(): Session<M>[] {

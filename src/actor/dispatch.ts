@@ -53,6 +53,7 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
   }
 
   set meta(meta: M) {
+    if (typeof meta !== "object" || meta === null) throw new TypeError("A meta must be an object");
     this.session.change();
     this.session.meta = meta;
   }
@@ -244,6 +245,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
       log("handler_failed", { room: this.#label, error });
     }
     try {
+      // In here: not everything that can be thrown has a text.
       await this.#room.onError?.(error instanceof Error ? error : new Error(String(error)), ctx);
     } catch (second) {
       log("on_error_failed", { room: this.#label, error: second });

@@ -1,3 +1,5 @@
+import { isSettledSoon } from "./retry.ts";
+
 /** What happens to a frame that comes while earlier ones are being handled. */
 export type Room = "ok" | "full" | "flooded";
 
@@ -21,12 +23,23 @@ export class Inbox {
   /** Runs `task` after all earlier tasks. */
   run(task: () => void | Promise<void>): Promise<void> {
     const tail = this.#tail;
-    const next = tail === null ? Promise.resolve(task()) : tail.then(task);
-    const settled = next.finally(() => {
+    return this.#queueUp(tail === null ? Promise.resolve(task()) : tail.then(task));
+  }
+
+  /** Runs the last task: after all earlier ones, unless one of them does not end. */
+  finish(task: () => Promise<void>): Promise<void> {
+    const tail = this.#tail;
+    return this.#queueUp(tail === null ? task() : isSettledSoon(tail).then(task));
+  }
+
+  #queueUp(task: Promise<void>): Promise<void> {
+    const done = () => {
       if (this.#tail === settled) this.#tail = null;
-    });
+    };
+    // A task that fails is no reason not to run the next.
+    const settled = task.then(done, done);
     this.#tail = settled;
-    return settled;
+    return task;
   }
 
   /** Whether a frame may wait; `flooded` when its sender goes on although frames are dropped. */

@@ -1,3 +1,4 @@
+import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { PROBED } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
@@ -107,8 +108,12 @@ export class Sweeper {
   sweep(now: number): void {
     this.#sweptAtMs = now;
     for (const peer of [...this.#peers()]) {
-      if (now >= peer.expiresAtMs) peer.expire();
-      else if (now >= peer.deadline().ms) peer.close(CLOSE.dead, "No ping", "dead");
+      try {
+        if (now >= peer.expiresAtMs) peer.expire();
+        else if (now >= peer.deadline().ms) peer.close(CLOSE.dead, "No ping", "dead");
+      } catch (error) {
+        log("sweep_failed", { error });
+      }
     }
   }
 

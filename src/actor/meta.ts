@@ -46,14 +46,25 @@ export function checkMeta<M extends ConnectionMeta>(meta: M): M {
   return meta;
 }
 
-/** A number that differs, but for rare chances, when the value differs (FNV-1a). */
+/** A number that differs, but for rare chances, when the value differs (FNV-1a); NaN for none. */
 function digest(value: unknown): number {
-  const text = JSON.stringify(value) ?? "";
+  let text: string;
+  try {
+    text = JSON.stringify(value, plainly) ?? "";
+  } catch {
+    return Number.NaN;
+  }
   let hash = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) {
     hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
   }
   return hash;
+}
+
+/** What a meta can hold and JSON cannot. */
+function plainly(_: string, value: unknown): unknown {
+  if (typeof value === "bigint") return `${value}n`;
+  return value instanceof Map || value instanceof Set ? [...value] : value;
 }
 
 /** Digests of the fields of a meta that `extractMeta` has just made, for {@link renewMeta}. */

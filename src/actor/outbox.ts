@@ -1,3 +1,4 @@
+import { log } from "../log.ts";
 import { joinFrames } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
 import { outsideTransaction } from "./transaction.ts";
@@ -115,7 +116,7 @@ export class Outbox {
   #build(): void {
     for (const [key, build] of [...this.#builds]) {
       this.#builds.delete(key);
-      build();
+      attempt(build);
     }
   }
 
@@ -129,7 +130,7 @@ export class Outbox {
   }
 
   #flush(): void {
-    this.beforeFlush();
+    attempt(this.beforeFlush);
     const due = this.#due;
     this.#due = [];
     // Sockets of one channel mostly wait for the very same frames: join them once.
@@ -147,5 +148,14 @@ export class Outbox {
       recipient.isDue = false;
       recipient.flush(join);
     }
+  }
+}
+
+/** What fails must not keep frames from their sockets. */
+function attempt(task: () => void): void {
+  try {
+    task();
+  } catch (error) {
+    log("flush_failed", { error });
   }
 }

@@ -1,3 +1,4 @@
+import { log } from "../log.ts";
 import { CLOSE, cutReason, endsSession, sendableCode } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import type { ErrorPayload } from "../wire/errors.ts";
@@ -24,6 +25,8 @@ import { SessionReader } from "./reader.ts";
 
 /** How far the stored time of a client's last frame may lag behind, in ms. */
 const SEEN_LAG_MS = 1_000;
+/** The time left to an `onConnect` that takes long, in ms. */
+const CONNECT_MS = 30_000;
 
 /** Why a session ended; for logs. */
 export type EndReason =
@@ -98,6 +101,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   #isChanging = false;
   /** Whether the meta is in storage, since it is too big for the attachment. */
   #isSpilled: boolean;
+  #connectByMs = Number.POSITIVE_INFINITY;
   #ended = false;
   #queue: string[] | null = null;
   #acks: Acks | null = null;
@@ -205,8 +209,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** When the client was last known to be there, in ms. */
   get seenAtMs(): number {
-    const pingedAt = this.#host.state.getWebSocketAutoResponseTimestamp(this.#ws);
-    return Math.max(this.#attachment.seenAtMs, pingedAt?.getTime() ?? 0);
+    const pingedAtMs = this.#pingedAtMs() ?? 0;
+    return Math.min(Date.now(), Math.max(this.#attachment.seenAtMs, pingedAtMs));
   }
 
   /** Whether its client sends probes. */
@@ -261,9 +265,14 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (this.#ended || this.loss) return;
     if (kept !== undefined) this.#attachment.kept = kept;
     const attachment = this.#refreshed();
+    if (this.#isSpilled) {
+      this.#ws.serializeAttachment(attachment);
+      return;
+    }
     // A handler may have made it one that cannot be stored: the one stored last holds until it is done.
     const meta = this.#isChanging ? readAttachment(this.#ws)?.meta : this.meta;
-    this.#ws.serializeAttachment(this.#isSpilled ? attachment : { ...attachment, meta });
+    // What is kept beside it may leave it too little room.
+    this.#isSpilled = writeMeta(this.#host.state, this.#ws, attachment, meta, false);
   }
 
   /** @internal The session as it is stored without a socket. */
@@ -315,10 +324,35 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** When it counts as dead if nothing comes. */
   deadline(): Deadline {
+    const { liveness } = this.#host;
+    const pingedAtMs = this.#pingedAtMs();
     const { protocol, seenAtMs, unheard } = this.#attachment;
-    const { state, liveness } = this.#host;
-    const pingedAtMs = state.getWebSocketAutoResponseTimestamp(this.ws)?.getTime();
-    return silenceDeadline(liveness, protocol, seenAtMs, unheard === true, pingedAtMs);
+    const deadline = silenceDeadline(liveness, protocol, seenAtMs, unheard === true, pingedAtMs);
+    return this.open ? deadline : { ...deadline, ms: Math.min(deadline.ms, this.#connectByMs) };
+  }
+
+  /** Its `onConnect` takes long: if it does not end, the session counts as dead, also without pings. */
+  limitConnect(): void {
+    this.#connectByMs = Date.now() + CONNECT_MS;
+  }
+
+  /**
+   * When the runtime answered its last ping, in ms, if ever. A time that is yet to come is one of
+   * before the clock was set back: the client has been silent since the clock was found so, at most.
+   */
+  #pingedAtMs(): number | undefined {
+    const attachment = this.#attachment;
+    const pingedAtMs = this.#host.state.getWebSocketAutoResponseTimestamp(this.#ws)?.getTime();
+    const now = Date.now();
+    const newestMs = Math.max(attachment.seenAtMs, pingedAtMs ?? 0);
+    if (newestMs > now + SEEN_LAG_MS && newestMs !== attachment.aheadMs) {
+      attachment.aheadMs = newestMs;
+      attachment.seenAtMs = now;
+      this.storeReader();
+    }
+    return pingedAtMs !== undefined && pingedAtMs > now + SEEN_LAG_MS
+      ? attachment.seenAtMs
+      : pingedAtMs;
   }
 
   /** Whether its client has been silent for so long that it counts as dead at `now` (ms). */
@@ -328,7 +362,11 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** When its token expires, in ms; Infinity for never. */
   get expiresAtMs(): number {
-    return this.meta.expiresAtMs ?? Number.POSITIVE_INFINITY;
+    const { expiresAtMs } = this.meta;
+    // A handler that runs may have written anything.
+    return typeof expiresAtMs === "number" && expiresAtMs > 0
+      ? expiresAtMs
+      : Number.POSITIVE_INFINITY;
   }
 
   // ── Out ─────────────────────────────────────────────────────────────────────────────────────
@@ -425,8 +463,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
       this.#answer(id, encodeNack(id, error));
       return;
     }
-    const text = this.#host.codec.encodeError(error);
-    if (text !== null) this.#host.sendTo(this, text);
+    try {
+      const text = this.#host.codec.encodeError(error);
+      if (text !== null) this.#host.sendTo(this, text);
+    } catch (thrown) {
+      // A room's own codec: a token must expire nevertheless.
+      log("error_not_sent", { error: thrown });
+    }
   }
 
   /** Waits for the client's ack of `id`. Rejects with `timeout`, `disconnected`, or its nack. */

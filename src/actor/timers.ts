@@ -1,83 +1,79 @@
 import { log } from "../log.ts";
+import { Failures, isSettledSoon, PATIENCE_MS } from "./retry.ts";
 import { afterCommit, outsideTransaction } from "./transaction.ts";
 
 /** Storage key of the deadlines, a `Record<name, ms>`. */
 const KEY = "rollcall:timers";
+/** What the row holds of handlers that fail, by their names. Not a number, so no deadline. */
+const FAILING_KEY = "rollcall:failing";
+/** The name of `onDue` among handlers that run or fail. No timer can have it. */
+const DUE = "";
+/** Length of a timer's name: a row has little room for many. */
+const NAME_LENGTH = 256;
 /**
  * The farthest that an alarm is set ahead, in ms: a token may expire in a year that the runtime
  * cannot count to, and an alarm that comes early only sets the next one.
  */
 const FARTHEST_MS = 30 * 24 * 3_600_000;
-
-/** What the row holds of handlers that throw, by their names. Not a number, so no deadline. */
-const FAILING_KEY = "rollcall:failing";
-/** The wait after the first failure of a handler, in ms; each later one doubles it. */
-const RETRY_MS = 5_000;
-const LONGEST_RETRY_MS = 3_600_000;
-/** A handler that has failed for so long is given up, in ms. */
-const GIVE_UP_MS = 24 * 3_600_000;
 /** An alarm that would come so much too early, in ms, is moved. */
 const MOVE_MS = 3_600_000;
-/** The wait before the alarm is set again where that failed, in ms. */
+/** The wait before the alarm is set again where that failed, in ms; each further time doubles it. */
 const RESET_MS = 1_000;
-/** A handler may keep the other deadlines waiting for so long, in ms. It runs on meanwhile. */
-const HANDLER_MS = 5_000;
+const LONGEST_RESET_MS = 60_000;
 
-/** A handler that throws. */
-export interface Failing {
-  /** The first failure in a row, in ms. */
-  sinceMs: number;
-  failures: number;
-  /** Not before, in ms; Infinity when it is given up. */
-  notBeforeMs: number;
-}
-
-function isFailing(value: unknown): value is Failing {
-  const { sinceMs, failures, notBeforeMs } = (value ?? {}) as Partial<Failing>;
-  return [sinceMs, failures, notBeforeMs].every((one) => typeof one === "number" && one >= 0);
-}
-
-/** Waits for `promise`, but not for long: a handler that hangs must not stop the others. */
-export async function waitShortly(promise: Promise<void>): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, HANDLER_MS);
-  await Promise.race([promise, late]);
-  clearTimeout(timer);
+/** What the timers of an actor need of it. */
+interface Host {
+  /** The earliest deadline of its sessions, which are stored nowhere, in ms; Infinity for none. */
+  nextDeadline(): number;
+  /** When {@link onDue} must run, in ms. It may throw: it is the room's. */
+  dueAt(): number | undefined;
+  onDue(): unknown;
+  /** Runs the room's handler of a deadline that has come. */
+  onTimer(name: string): unknown;
 }
 
 /**
  * Many named deadlines on the actor's one alarm. All names share one storage row; the alarm is moved
  * only when it must come earlier and deleted when nothing is left, since each move is a row as well.
  * A deadline set inside a transaction counts from the commit on, and not at all after a rollback.
+ *
+ * A handler that throws, or does not end, is tried again ever more rarely, and given up after a day.
+ * Meanwhile its own deadlines wait, and nobody else's do.
  */
 export class Timers {
   readonly #storage: DurableObjectStorage;
-  /** Earliest deadline that is stored nowhere: a socket's, or the room's `dueAt`. */
-  readonly #unstored: () => number | undefined;
+  readonly #host: Host;
   readonly #deadlines = new Map<string, number>();
-  /** Deadlines whose handlers run now: they stay in storage until then, in case the actor dies. */
-  readonly #ringing = new Map<string, number>();
-  readonly #failing = new Map<string, Failing>();
+  /** Handlers that run now, with the deadlines that stay in storage until then in case the actor dies. */
+  readonly #running = new Map<string, number | undefined>();
+  readonly #failures: Failures;
   /** What the row holds besides deadlines: another release may have written it, and gets it back. */
   readonly #unknown = new Map<string, unknown>();
   /** How often this instance has set and deleted the alarm: each is a row written. */
   readonly stats = { alarmsSet: 0, alarmsDeleted: 0 };
   #alarmAt: number | null = null;
+  /** How often the row and the alarm were written. */
+  #moves = 0;
+  /** How often setting the alarm has failed in a row. */
+  #resets = 0;
 
-  constructor(storage: DurableObjectStorage, unstored: () => number | undefined) {
+  /** @param label names the room in the log */
+  constructor(storage: DurableObjectStorage, label: string, host: Host) {
     this.#storage = storage;
-    this.#unstored = unstored;
+    this.#host = host;
+    this.#failures = new Failures(label);
     const row: unknown = storage.kv.get(KEY);
     // The row has no version: every release takes a number in it for a deadline. So a later release
     // can add only values that are no numbers, which stay in the row.
     if (typeof row !== "object" || row === null || Array.isArray(row)) return;
-    for (const [name, value] of Object.entries(row)) {
-      if (name === FAILING_KEY && typeof value === "object") {
-        for (const [failed, how] of Object.entries(value ?? {})) {
-          if (isFailing(how)) this.#failing.set(failed, how);
-        }
-      } else if (typeof value !== "number") this.#unknown.set(name, value);
-      else if (!Number.isNaN(value)) this.#deadlines.set(name, value);
+    const entries = Object.entries(row);
+    this.#failures.restore(entries.find(([name]) => name === FAILING_KEY)?.[1]);
+    for (const [name, value] of entries) {
+      if (name === FAILING_KEY) continue;
+      if (typeof value !== "number") this.#unknown.set(name, value);
+      else if (!Number.isNaN(value) && value !== this.#failures.retryMs(name)) {
+        this.#deadlines.set(name, value);
+      }
     }
   }
 
@@ -92,25 +88,22 @@ export class Timers {
     return this.#alarmAt;
   }
 
-  /** The deadline of `name`, in ms since the epoch. */
+  /** The deadline of `name`, in ms since the epoch; the next try of a handler that failed. */
   get(name: string): number | undefined {
-    return this.#deadlines.get(name);
+    return this.#failures.retryMs(name) ?? this.#deadlines.get(name);
   }
 
   /**
-   * Sets the deadline of `name`, in place of any other.
+   * Sets the deadline of `name`, in place of any other. While its handler fails, it waits for the next
+   * try.
    *
+   * @param name 1–256 characters
    * @param atMs ms since the epoch; a time that has passed comes at once, Infinity never
-   * @throws RangeError when `atMs` is NaN, 0 or negative
+   * @throws RangeError when `atMs` is no time, NaN, 0 or negative, or the name too long
    */
   set(name: string, atMs: number): void {
     check(name, atMs);
-    afterCommit(() => {
-      if (this.#deadlines.get(name) === atMs) return;
-      this.#deadlines.set(name, atMs);
-      this.#store();
-      this.#arm(atMs);
-    });
+    afterCommit(() => this.#set(name, atMs));
   }
 
   /** As {@link set}, but leaves an earlier deadline alone: for deadlines that mostly move away. */
@@ -118,19 +111,39 @@ export class Timers {
     check(name, atMs);
     afterCommit(() => {
       const present = this.#deadlines.get(name);
-      if (present === undefined || atMs < present) this.set(name, atMs);
+      if (present === undefined || atMs < present) this.#set(name, atMs);
     });
+  }
+
+  #set(name: string, atMs: number): void {
+    const before = this.#deadlines.get(name);
+    if (before === atMs) return;
+    this.#deadlines.set(name, atMs);
+    try {
+      this.#store();
+    } catch (thrown) {
+      // A row that is too big: without this none could be stored any more.
+      if (before === undefined) this.#deadlines.delete(name);
+      else this.#deadlines.set(name, before);
+      throw thrown;
+    }
+    if (!this.#running.has(name)) this.#arm(this.get(name));
   }
 
   clear(name: string): void {
     afterCommit(() => {
-      if (!this.#deadlines.delete(name)) return;
+      const isKnown = this.#deadlines.delete(name);
+      if (!this.#failures.delete(name) && !isKnown) return;
       this.#store();
       this.release();
     });
   }
 
-  /** A deadline that is stored nowhere, a socket's or the room's `dueAt`, has come nearer. */
+  /**
+   * A deadline that is stored nowhere, a socket's or the room's `dueAt`, has come nearer.
+   *
+   * @param atMs ms since the epoch; Infinity for never
+   */
   wakeAt(atMs: number): void {
     this.#arm(atMs);
   }
@@ -142,7 +155,7 @@ export class Timers {
   release(): void {
     if (this.#alarmAt === null) return;
     const next = this.#next();
-    if (next === undefined) this.#disarm();
+    if (next === Number.POSITIVE_INFINITY) this.#disarm();
     else if (next - this.#alarmAt >= MOVE_MS) {
       this.#alarmAt = null;
       this.#arm(next);
@@ -150,55 +163,62 @@ export class Timers {
   }
 
   /**
-   * @internal The alarm rang: runs the handlers of the names that are due at `now`, one by one. A
-   * name stays in storage until its handler has run. One that throws is tried again, ever more rarely,
-   * and given up after a day; one that hangs is not waited for.
+   * @internal The alarm rang: runs the handlers of the names that are due at `now`, then `onDue`, one
+   * by one. A name stays in storage until its handler has run. One that does not end is not waited
+   * for.
    */
-  async ring(now: number, run: (name: string) => Promise<void>): Promise<void> {
-    const due = [...this.#deadlines].filter(([name, at]) => at <= now && !this.#ringing.has(name));
-    for (const [name, at] of due) {
-      this.#deadlines.delete(name);
-      this.#ringing.set(name, at);
+  async ring(now: number): Promise<void> {
+    for (const [name, retryMs] of [...this.#failures.retries()]) {
+      if (retryMs <= now && this.#running.has(name)) this.#fail(name, new Error("It still runs"));
     }
+    const due = this.#named().filter(([name, at]) => at <= now && !this.#running.has(name));
     for (const [name] of due) {
-      const done = run(name).then(
-        () => this.succeeded(name),
-        (error) => {
-          const { notBeforeMs } = this.failed(name, error);
-          if (notBeforeMs < Number.POSITIVE_INFINITY) this.soonest(name, notBeforeMs);
-        },
-      );
-      const settled = done.finally(() => {
-        this.#ringing.delete(name);
-        this.#store();
-      });
-      await waitShortly(settled);
+      const own = this.#deadlines.get(name);
+      // A handler that failed is tried before its next deadline, which stays.
+      if (own !== undefined && own <= now) this.#deadlines.delete(name);
+      this.#running.set(name, own);
     }
+    for (const [name] of due) await this.#run(name, () => this.#host.onTimer(name));
+    if (this.#dueMs(now) > now) return;
+    this.#running.set(DUE, undefined);
+    await this.#run(DUE, async () => {
+      const atMs = this.#host.dueAt();
+      if (isDeadline(atMs)) await this.#host.onDue();
+      const nextMs = this.#host.dueAt();
+      if (isDeadline(atMs) && isDeadline(nextMs) && nextMs <= Math.min(atMs, now)) {
+        throw new Error("After onDue, dueAt still gives a time that has passed");
+      }
+    });
   }
 
-  /** A handler has thrown. @returns when to try it again */
-  failed(name: string, error: unknown): Failing {
-    const now = Date.now();
-    const { sinceMs, failures } = this.#failing.get(name) ?? { sinceMs: now, failures: 0 };
-    const isGivenUp = now - sinceMs >= GIVE_UP_MS;
-    const waitMs = Math.min(RETRY_MS * 2 ** failures, LONGEST_RETRY_MS);
-    const notBeforeMs = isGivenUp ? Number.POSITIVE_INFINITY : now + waitMs;
-    log(isGivenUp ? "timer_given_up" : "timer_failed", { timer: name, failures, error });
-    const failing = { sinceMs, failures: failures + 1, notBeforeMs };
-    if (isGivenUp) this.#failing.delete(name);
-    else this.#failing.set(name, failing);
-    this.#store();
-    return failing;
+  async #run(name: string, handler: () => unknown): Promise<void> {
+    let isLate = false;
+    const attempt = async (): Promise<void> => {
+      try {
+        await handler();
+        this.#running.delete(name);
+        if (this.#failures.delete(name) || name !== DUE) this.#storeSafely();
+      } catch (error) {
+        this.#running.delete(name);
+        this.#fail(name, error);
+      }
+      if (isLate) this.#arm(this.#next());
+    };
+    if (await isSettledSoon(attempt())) return;
+    isLate = true;
+    this.#fail(name, new Error(`It has not ended after ${PATIENCE_MS} ms`));
   }
 
-  /** How a handler has failed, if its last run did. */
-  failing(name: string): Failing | undefined {
-    return this.#failing.get(name);
-  }
-
-  /** A handler has not thrown. */
-  succeeded(name: string): void {
-    if (this.#failing.delete(name)) this.#store();
+  #fail(name: string, error: unknown): void {
+    const retryMs = this.#failures.add(name, error);
+    // From now on the next try is stored in place of the deadline.
+    if (this.#running.has(name)) this.#running.set(name, undefined);
+    if (retryMs === Number.POSITIVE_INFINITY && name !== DUE) {
+      this.#failures.delete(name);
+      // A short interval that the handler sets before it fails would go on for ever.
+      if ((this.#deadlines.get(name) ?? 0) < Date.now() + MOVE_MS) this.#deadlines.delete(name);
+    }
+    this.#storeSafely();
   }
 
   /** @internal All that was due has run: sets the alarm to the next deadline. */
@@ -206,45 +226,126 @@ export class Timers {
     this.#alarmAt = null;
     const next = this.#next();
     // An instance that the alarm started found none standing and may have set one itself.
-    if (next === undefined) this.#disarm();
+    if (next === Number.POSITIVE_INFINITY) this.#disarm();
     else this.#arm(next);
   }
 
-  #next(): number | undefined {
-    let next = this.#unstored() ?? Number.POSITIVE_INFINITY;
-    for (const at of this.#deadlines.values()) next = Math.min(next, at);
-    return next === Number.POSITIVE_INFINITY ? undefined : next;
+  /**
+   * @internal A transaction begins. If it is rolled back, so is what others store meanwhile, and the
+   * alarm.
+   *
+   * @returns what then stores it again
+   */
+  watch(): () => Promise<void> {
+    const moves = this.#moves;
+    return async () => {
+      if (this.#moves === moves) return;
+      this.#storeSafely();
+      await this.load();
+    };
+  }
+
+  /** All names with their deadlines, or their next tries. */
+  #named(): [string, number][] {
+    const all = new Map([...this.#deadlines, ...this.#failures.retries()]);
+    all.delete(DUE);
+    return [...all];
+  }
+
+  /** When `onDue` is to run, in ms: not before its next try while it fails. */
+  #dueMs(now = Date.now()): number {
+    const retryMs = this.#failures.retryMs(DUE) ?? 0;
+    const isGivenUp = retryMs === Number.POSITIVE_INFINITY;
+    // The room is not asked before: it may be `dueAt` that fails.
+    if (retryMs > now && !isGivenUp) return retryMs;
+    if (this.#running.has(DUE)) return Number.POSITIVE_INFINITY;
+    try {
+      const atMs = this.#host.dueAt();
+      if (!isDeadline(atMs)) {
+        if (this.#failures.delete(DUE)) this.#storeSafely();
+        return Number.POSITIVE_INFINITY;
+      }
+      // Only for a deadline of later is it worth another try.
+      return isGivenUp && atMs <= (this.#failures.givenUpMs(DUE) ?? 0)
+        ? Number.POSITIVE_INFINITY
+        : atMs;
+    } catch (error) {
+      if (!isGivenUp) this.#fail(DUE, error);
+      return this.#failures.retryMs(DUE) ?? Number.POSITIVE_INFINITY;
+    }
+  }
+
+  /** The earliest of all deadlines, in ms; Infinity for none. */
+  #next(): number {
+    let next = Math.min(this.#host.nextDeadline(), this.#dueMs());
+    for (const [name, at] of this.#named()) {
+      // A handler that runs is noticed when it ends, or fails.
+      const isWaiting = !this.#running.has(name) || this.#failures.retryMs(name) !== undefined;
+      if (isWaiting) next = Math.min(next, at);
+    }
+    return next;
   }
 
   #arm(atMs: number | undefined): void {
-    if (atMs === undefined || (this.#alarmAt !== null && this.#alarmAt <= atMs)) return;
+    if (atMs === undefined || !(atMs < Number.POSITIVE_INFINITY)) return;
+    if (this.#alarmAt !== null && this.#alarmAt <= atMs) return;
     // The runtime takes no alarm at or before 0, which a deadline of a damaged row may be.
-    this.#alarmAt = Math.min(Math.max(atMs, 1), Date.now() + FARTHEST_MS);
+    const alarmAt = Math.min(Math.max(atMs, 1), Date.now() + FARTHEST_MS);
+    this.#alarmAt = alarmAt;
+    this.#moves += 1;
     this.stats.alarmsSet += 1;
-    const alarmAt = this.#alarmAt;
-    this.#storage.setAlarm(alarmAt).catch((error: unknown) => {
-      log("alarm_not_set", { error });
-      // Without it no deadline would ever come again.
-      if (this.#alarmAt === alarmAt) this.#alarmAt = null;
-      outsideTransaction(() => setTimeout(() => this.#arm(this.#next()), RESET_MS));
-    });
+    this.#storage.setAlarm(alarmAt).then(
+      () => {
+        this.#resets = 0;
+      },
+      (error: unknown) => {
+        log("alarm_not_set", { error });
+        // Without it no deadline would ever come again.
+        if (this.#alarmAt === alarmAt) this.#alarmAt = null;
+        const waitMs = Math.min(RESET_MS * 2 ** this.#resets, LONGEST_RESET_MS);
+        this.#resets += 1;
+        outsideTransaction(() => setTimeout(() => this.#arm(this.#next()), waitMs));
+      },
+    );
   }
 
   #disarm(): void {
     this.#alarmAt = null;
+    this.#moves += 1;
     this.stats.alarmsDeleted += 1;
-    void this.#storage.deleteAlarm();
+    // One that still comes finds nothing to do.
+    this.#storage.deleteAlarm().catch((error: unknown) => log("alarm_not_deleted", { error }));
   }
 
   #store(): void {
-    const all: [string, unknown][] = [...this.#unknown, ...this.#ringing, ...this.#deadlines];
-    if (this.#failing.size > 0) all.push([FAILING_KEY, Object.fromEntries(this.#failing)]);
-    if (all.length === 0) this.#storage.kv.delete(KEY);
-    else this.#storage.kv.put(KEY, Object.fromEntries(all));
+    this.#moves += 1;
+    const row: [string, unknown][] = [...this.#unknown];
+    for (const [name, at] of this.#running) if (at !== undefined) row.push([name, at]);
+    row.push(...this.#named(), ...this.#deadlines);
+    const failing = this.#failures.toStored();
+    if (failing) row.push([FAILING_KEY, failing]);
+    if (row.length === 0) this.#storage.kv.delete(KEY);
+    else this.#storage.kv.put(KEY, Object.fromEntries(row));
+  }
+
+  /** Where the room's code is not to blame, and other deadlines wait. */
+  #storeSafely(): void {
+    try {
+      this.#store();
+    } catch (error) {
+      log("timers_not_stored", { error });
+    }
   }
 }
 
+function isDeadline(atMs: number | undefined): atMs is number {
+  return typeof atMs === "number" && atMs < Number.POSITIVE_INFINITY;
+}
+
 function check(name: string, atMs: number): void {
-  if (atMs > 0) return;
+  if (name === DUE || name.length > NAME_LENGTH) {
+    throw new RangeError(`A timer's name must have 1 to ${NAME_LENGTH} characters`);
+  }
+  if (typeof atMs === "number" && atMs > 0) return;
   throw new RangeError(`The deadline of ${name} must be a time in ms since the epoch, not ${atMs}`);
 }

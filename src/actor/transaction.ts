@@ -40,16 +40,25 @@ export function outsideTransaction<T>(task: () => T): T {
 /**
  * `storage` with transactions that delay {@link afterCommit} until they commit. The delay follows the
  * asynchronous context, so a handler that runs meanwhile is not delayed.
+ *
+ * @param watch called when a transaction begins; what it returns is called if that is rolled back
  */
-export function bufferEmits(storage: DurableObjectStorage): DurableObjectStorage {
+export function bufferEmits(
+  storage: DurableObjectStorage,
+  watch: () => () => Promise<void>,
+): DurableObjectStorage {
   function begin(): { pending: Pending; end(committed: boolean): void } {
     const outer = current.getStore();
+    const rolledBack = watch();
     const pending: Pending = { deliveries: [], rolledBack: false, closed: false };
     return {
       pending,
       end(committed) {
         pending.closed = true;
-        if (!committed || pending.rolledBack) return;
+        if (!committed || pending.rolledBack) {
+          void outsideTransaction(rolledBack).catch((error) => log("not_restored", { error }));
+          return;
+        }
         if (outer && !outer.closed) outer.deliveries.push(...pending.deliveries);
         else for (const deliver of pending.deliveries) deliverSafely(deliver);
       },

@@ -12,6 +12,7 @@ declare namespace Cloudflare {
     SHORT_LINE: DurableObjectNamespace<import("./continuity.ts").ShortLine>;
     LASTING_LINE: DurableObjectNamespace<import("./continuity.ts").LastingLine>;
     FAULTY: DurableObjectNamespace<import("./faulty.ts").Faulty>;
+    PLANNED: DurableObjectNamespace<import("./planned.ts").Planned>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
   }
 }
