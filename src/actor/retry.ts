@@ -92,7 +92,7 @@ export class Failures {
     const isGivenUp = now - sinceMs >= GIVE_UP_MS;
     log(isGivenUp ? "timer_given_up" : "timer_failed", {
       room: this.#label,
-      timer: name,
+      timer: name || "onDue",
       failures: failures + 1,
       error,
     });

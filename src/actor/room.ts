@@ -148,7 +148,8 @@ export interface RoomDefinition<
    * When {@link onDue} must run, in ms since the epoch: for a deadline that follows from the room's
    * state, and so needs no row as `actor.timers.set` does. Called at a start, before
    * `onHibernationRestore`, and after each alarm; if it comes nearer in between, call
-   * `actor.timers.wakeAt`.
+   * `actor.timers.wakeAt`. A time that has passed comes at once. If this or `onDue` throws, or the
+   * deadline stays after `onDue`, it is tried again ever more rarely, and given up after a day.
    */
   dueAt?(actor: VeraniActor<M, E, V>): number | undefined;
   onDue?(actor: VeraniActor<M, E, V>): Awaitable<void>;

@@ -55,6 +55,30 @@ describe("deadlines in storage", () => {
     await fires(stub, "chime");
   });
 
+  // The previous release stored them, and from then on set no alarm: the runtime refuses these times.
+  it.each([0, -5, Number.NEGATIVE_INFINITY, 1])(
+    "that are no times (%d) fire at once, and the others in time",
+    async (atMs) => {
+      const stub = await actor({ ring: atMs, chime: Date.now() + SOON_MS, bell: Number.NaN });
+      await fires(stub, "ring");
+      await fires(stub, "chime");
+      expect(await stored(stub)).toBeUndefined();
+    },
+  );
+
+  it("fire although what is noted of handlers that fail is garbage, or far ahead", async () => {
+    const failures = [null, 0, "text", [1], { ring: null }, { ring: { sinceMs: 0, failures: -1 } }];
+    const ahead = { sinceMs: Date.now() * 2, failures: 2_000, notBeforeMs: Date.now() * 2 };
+    const rings = [...failures, { other: ahead, "": ahead }].map(async (failing) => {
+      const stub = await actor({ "rollcall:failing": failing, ring: Date.now() + SOON_MS });
+      await fires(stub, "ring");
+    });
+    await Promise.all(rings);
+    const stub = await actor({ "rollcall:failing": { ring: ahead } });
+    const { alarm } = await stub.inspect();
+    expect(Date.parse(alarm ?? "")).toBeLessThanOrEqual(Date.now() + 3_600_000);
+  });
+
   it("can be set where the whole row is garbage", async () => {
     const rings = GARBAGE.map(async (row) => {
       const stub = await actor(row);
