@@ -39,8 +39,11 @@ function duration(maxMs: number) {
     );
 }
 
-/** The body of a heartbeat. */
-export const heartbeat = z.object(
+/**
+ * A heartbeat as it is stored and sent to watchers. Earlier releases stored any time and any source:
+ * the limits of what comes in are not those of what is read.
+ */
+const payload = z.object(
   {
     schema_version: z.literal(1, { error: "must be 1" }),
     user_id: uuid,
@@ -48,21 +51,27 @@ export const heartbeat = z.object(
     status: z.enum(["online", "offline"], { error: "must be online or offline" }),
     source: z
       .string({ error: "must be a string" })
-      .check(
-        z.minLength(1, { error: "must not be empty" }),
-        z.maxLength(SOURCE_LENGTH, { error: `must have at most ${SOURCE_LENGTH} characters` }),
-        z.refine(isWellFormed, { error: "must be well-formed text" }),
-      ),
-    sent_at_ms: counter.check(
-      z.refine((sentAtMs) => sentAtMs <= Date.now() + AHEAD_MAX_MS, {
-        error: "must be at most 24 hours ahead",
-      }),
-    ),
+      .check(z.minLength(1, { error: "must not be empty" })),
+    sent_at_ms: counter,
     seq: counter,
     ttl_ms: duration(TTL_MAX_MS),
   },
   isObject,
 ) satisfies z.ZodMiniType<Heartbeat>;
+
+/** The body of a heartbeat. */
+export const heartbeat = z.extend(payload, {
+  source: payload.shape.source.check(
+    z.maxLength(SOURCE_LENGTH, { error: `must have at most ${SOURCE_LENGTH} characters` }),
+    z.refine(isWellFormed, { error: "must be well-formed text" }),
+  ),
+  sent_at_ms: counter.check(
+    z.refine((sentAtMs) => sentAtMs <= Date.now() + AHEAD_MAX_MS, {
+      error: "must be at most 24 hours ahead",
+    }),
+    z.describe("At most 24 hours ahead of the server"),
+  ),
+});
 
 /** The body of a batch. Each entry is checked by itself: a bad one does not affect the others. */
 export const batch = z.object(
@@ -121,6 +130,13 @@ export const beats = z.custom<Heartbeat[]>(
   { error: "must be a list of heartbeats" },
 );
 
+/**
+ * What an actor answers for a heartbeat: true when it was accepted, false when it was not newer than the
+ * device's last, null when the user has too many devices online. Null, because a Worker of the previous
+ * release takes what is falsy for a refusal.
+ */
+export type Acceptance = boolean | null;
+
 /** A device in storage, at `device:<device_id>`. */
 export interface DeviceRecord extends Heartbeat {
   /** `sent_at_ms` of the last online heartbeat; null when there was none. */
@@ -133,7 +149,7 @@ export interface DeviceRecord extends Heartbeat {
 
 export const deviceRecord = defineRecord<DeviceRecord>({
   version: 1,
-  schema: z.extend(heartbeat, {
+  schema: z.extend(payload, {
     last_heartbeat_ms: z.nullable(z.number()),
     last_offline_ms: z.nullable(z.number()),
     updated_at_ms: z.number(),
@@ -173,8 +189,8 @@ export interface DeviceInspection {
 /** Routes and sockets of device presence. */
 export function describeDevices(): SystemDescription {
   const out = {
-    "device.sync": z.object({ devices: z.array(heartbeat) }),
-    "device.update": heartbeat,
+    "device.sync": z.object({ devices: z.array(payload) }),
+    "device.update": payload,
   } satisfies { [K in keyof DeviceEvents["out"]]: z.ZodMiniType<DeviceEvents["out"][K]> };
   const json = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
 
@@ -261,7 +277,7 @@ export function describeDevices(): SystemDescription {
         responses: {
           200: {
             description: "One event per device, then each heartbeat and change",
-            content: { "text/event-stream": heartbeat },
+            content: { "text/event-stream": payload },
           },
           ...watchRefusals,
         },
@@ -285,7 +301,7 @@ export function describeDevices(): SystemDescription {
         security: watch,
         wire: "plain",
         in: {},
-        out: { device: heartbeat },
+        out: { device: payload },
       },
     },
   };

@@ -1,5 +1,6 @@
 import type { ConnectionMeta, VeraniActor } from "../../src/actor/room.ts";
 import {
+  type Acceptance,
   AHEAD_MAX_MS,
   type DeviceInspection,
   type DeviceRecord,
@@ -18,8 +19,6 @@ const RECORD_PREFIX = "device:";
 const UNSAVED_KEY = "held";
 /** Devices of a user. */
 const DEVICES = 100;
-/** The answer to a heartbeat of one device more. */
-export const FULL = "full";
 /** An actor sleeps after 10 s without an event. Events that are closer reached the same instance. */
 const AWAKE_MS = 9_000;
 /** Least time between two searches for other devices' keep-alives that must be stored, in ms. */
@@ -51,8 +50,8 @@ interface Device {
  * Whether a heartbeat is no newer than the last. A record with a time far ahead was stored by a release
  * that took such times: it counts for nothing.
  */
-function isStale(beat: Heartbeat, last: DeviceRecord, now: number): boolean {
-  if (last.sent_at_ms > now + AHEAD_MAX_MS) return false;
+function isStale(beat: Heartbeat, last: DeviceRecord): boolean {
+  if (last.sent_at_ms > last.updated_at_ms + AHEAD_MAX_MS) return false;
   return beat.seq <= last.seq && beat.sent_at_ms <= last.sent_at_ms;
 }
 
@@ -110,6 +109,10 @@ export class Devices {
       const aliveMs = record.updated_at_ms + lostMs;
       this.#devices.set(record.device_id, { record, aliveMs, storedMs });
     }
+    // The records of the others were deleted in another isolate.
+    for (const id of this.#unsaved?.keys() ?? []) {
+      if (!this.#devices.has(id)) this.#unsaved?.delete(id);
+    }
     if (mayHaveLost) this.#openUnsaved();
     this.#forget(now);
     // The framework sets the alarm: at a start it asks for the next expiry.
@@ -131,30 +134,33 @@ export class Devices {
     return unsavedMark.read(this.#actor.getStorage().kv.get(UNSAVED_KEY)) !== undefined;
   }
 
-  /** Makes room for a device: the one that has been offline for longest is forgotten. */
-  #dropOldest(): boolean {
-    let oldest: DeviceRecord | undefined;
-    for (const { record } of this.#devices.values()) {
-      if (record.status !== "offline") continue;
-      if (!oldest || record.updated_at_ms < oldest.updated_at_ms) oldest = record;
-    }
-    if (!oldest) return false;
-    this.#actor.getStorage().kv.delete(RECORD_PREFIX + oldest.device_id);
-    this.#devices.delete(oldest.device_id);
+  /**
+   * Makes room for a new device: those that have been offline for longest are forgotten.
+   *
+   * @returns false when too many devices are online
+   */
+  #makeRoom(): boolean {
+    const excess = this.#devices.size - DEVICES + 1;
+    if (excess <= 0) return true;
+    const offline = [...this.#devices.values()]
+      .filter(({ record }) => record.status === "offline")
+      .sort((a, b) => a.record.updated_at_ms - b.record.updated_at_ms);
+    if (offline.length < excess) return false;
+    for (const { record } of offline.slice(0, excess)) this.#delete(record.device_id);
     return true;
   }
 
-  /**
-   * Takes a heartbeat that the Worker has checked.
-   *
-   * @returns false when it is not newer than the last; {@link FULL} when the user has too many devices
-   *   that are online
-   */
-  accept(beat: Heartbeat): boolean | typeof FULL {
+  #delete(deviceId: string): void {
+    this.#actor.getStorage().kv.delete(RECORD_PREFIX + deviceId);
+    this.#devices.delete(deviceId);
+  }
+
+  /** Takes a heartbeat that the Worker has checked. */
+  accept(beat: Heartbeat): Acceptance {
     const now = Date.now();
     const known = this.#devices.get(beat.device_id);
-    if (known && isStale(beat, known.record, now)) return false;
-    if (!known && this.#devices.size >= DEVICES && !this.#dropOldest()) return FULL;
+    if (known && isStale(beat, known.record)) return false;
+    if (!known && !this.#makeRoom()) return null;
     if (now - this.#lastBeatMs >= AWAKE_MS) this.#awakeSinceMs = now;
     this.#lastBeatMs = now;
     const isOnline = beat.status === "online";
@@ -254,8 +260,7 @@ export class Devices {
   #forget(now: number): void {
     for (const [id, { record }] of [...this.#devices]) {
       if (record.status !== "offline" || now - record.updated_at_ms < this.#forgetMs) continue;
-      this.#actor.getStorage().kv.delete(RECORD_PREFIX + id);
-      this.#devices.delete(id);
+      this.#delete(id);
     }
   }
 

@@ -18,9 +18,8 @@ import {
   authorizeWatcher,
   requireDaemon,
 } from "./access.ts";
-import { batch, heartbeat, tokenRequest } from "./contract.ts";
+import { type Acceptance, batch, heartbeat, tokenRequest } from "./contract.ts";
 import type { Heartbeat } from "./device.ts";
-import { FULL } from "./records.ts";
 import type { DeviceRoom } from "./room.ts";
 import { mintPresenceToken } from "./token.ts";
 
@@ -65,8 +64,8 @@ interface BeatResult {
   details?: string;
 }
 
-function resultOf(accepted: boolean | typeof FULL | undefined): BeatResult {
-  if (accepted === FULL) return { status: 400, ...TOO_MANY };
+function resultOf(accepted: Acceptance | undefined): BeatResult {
+  if (accepted === null) return { status: 400, ...TOO_MANY };
   return accepted ? { status: 204 } : { status: 409, ...STALE };
 }
 
@@ -93,8 +92,8 @@ export function deviceRoutes<E extends object>(
   const app = new Hono<{ Bindings: E }>();
   const stubOf = (env: E, userId: string) => namespaceOf(env, binding).getByName(userId);
 
-  /** Sends heartbeats of one user to its actor. For each: whether it was newer than the last. */
-  const send = (env: E, userId: string, beats: Heartbeat[]): Promise<(boolean | typeof FULL)[]> =>
+  /** Sends heartbeats of one user to its actor. */
+  const send = (env: E, userId: string, beats: Heartbeat[]): Promise<Acceptance[]> =>
     call<DeviceRoom>(stubOf(env, userId)).beat(beats);
 
   /** One result per entry, in order. If a user's actor fails, the others' results stand. */

@@ -159,13 +159,17 @@ class Fanout {
    * unless another publisher has used it.
    */
   #keyOf(key: string, publisher: string | undefined): string {
-    const first = answerRecord.read(this.#actor.getStorage().kv.get(answerRow(key, 0)));
+    if (publisher === undefined) return key;
+    const { kv } = this.#actor.getStorage();
+    const now = Date.now();
+    const own = `${key}\0${publisher}`;
+    // It may outlive the other publisher's answer.
+    const second = answerRecord.read(kv.get(answerRow(own, 0)));
+    if (second && second.expiresAtMs > now) return own;
+    const first = answerRecord.read(kv.get(answerRow(key, 0)));
     const isOthers =
-      first?.publisher !== undefined &&
-      publisher !== undefined &&
-      first.publisher !== publisher &&
-      first.expiresAtMs > Date.now();
-    return isOthers ? `${key}\0${publisher}` : key;
+      first?.publisher !== undefined && first.publisher !== publisher && first.expiresAtMs > now;
+    return isOthers ? own : key;
   }
 
   #keep(

@@ -25,7 +25,7 @@ import {
   STREAM_FIELDS,
 } from "./contract.ts";
 import type { FanoutRoom } from "./room.ts";
-import { sliceElements, sliceMember } from "./slice.ts";
+import { losesDigits, sliceElements, sliceMember } from "./slice.ts";
 
 const PUBLISH_BYTES = 262_144;
 const BATCH_BYTES = 1_048_576;
@@ -116,8 +116,10 @@ async function toAddressed(body: Body, given: unknown, publisher: string): Promi
   if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
   if (given === undefined || given === null) return { userId, message };
   const key = parse(idempotencyKey, given);
-  // Of the value's own text, as earlier releases made it: a retry may be written in another way.
-  const value = parsedText === undefined ? message : { ...message, payload: parsedText };
+  // Of the value's own text, as earlier releases made it: a retry may be written in another way. Numbers
+  // that lose digits as values are told apart by what was written.
+  const isExact = message.payload === undefined || !losesDigits(message.payload);
+  const value = isExact && parsedText !== undefined ? { ...message, payload: parsedText } : message;
   message.idempotency = {
     key,
     digest: await digestOf(JSON.stringify(value)),

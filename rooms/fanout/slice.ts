@@ -10,6 +10,14 @@ const ATOM = /[^\t\n\r ,\]}]+/y;
 /** Up to the next character that matters inside brackets. */
 const SKIP = /[^"[\]{}]*/y;
 
+/** A number with as many digits, or an exponent, may be none that a double holds. */
+const LONG_NUMBER = /[\d.]{16}|\de/i;
+
+/** Whether numbers of a JSON text may change when it is parsed. Texts in it are not numbers. */
+export function losesDigits(json: string): boolean {
+  return LONG_NUMBER.test(json.replaceAll(/"[^"\\]*(?:\\.[^"\\]*)*"/g, '""'));
+}
+
 function end(pattern: RegExp, json: string, at: number): number {
   pattern.lastIndex = at;
   return pattern.test(json) ? pattern.lastIndex : at;

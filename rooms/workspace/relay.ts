@@ -235,6 +235,8 @@ class OrderedSocket {
   }
 
   #send(frame: string, isAnswer: boolean): void {
+    // sync-cf answers on after a close, and the runtime throws for what is sent then.
+    if (this.#socket.readyState !== WebSocket.OPEN) return;
     const message = JSON.parse(frame) as PullChunk | { _tag: "Exit" };
     const head = message._tag === "Chunk" ? this.#heads.get(message.requestId) : undefined;
     if (message._tag !== "Chunk" || head === undefined) {

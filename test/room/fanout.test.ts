@@ -466,6 +466,22 @@ describe("idempotency", () => {
     });
   });
 
+  it("a publisher's retry delivers no second envelope after another publisher's same key has expired", async () => {
+    const user = freshName();
+    const alice = await Subscriber.connect(user);
+    await alice.subscribe({ type: "a" });
+    const headers = key();
+    const mallory = { ...headers, Authorization: `Bearer ${await sign({ userId: "mallory" })}` };
+    const message = { type: "a", ackTimeoutMs: 0 };
+    await publish(user, message, mallory);
+    vi.useFakeTimers({ now: Date.now() + 9 * 60_000, toFake: ["Date"] });
+    await publish(user, message, headers);
+    vi.setSystemTime(Date.now() + 2 * 60_000);
+    await publish(user, message, headers);
+    await alice.settle();
+    expect(alice.received).toHaveLength(2);
+  });
+
   it("keeps an answer that is larger than a row of storage", async () => {
     const user = freshName();
     const sockets = await Promise.all(Array.from({ length: 16 }, () => Subscriber.connect(user)));

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { sliceElements, sliceMember } from "../../rooms/fanout/slice.ts";
+import { losesDigits, sliceElements, sliceMember } from "../../rooms/fanout/slice.ts";
 
 /** JSON as somebody may write it: with blanks between the tokens. */
 const written = fc
@@ -53,5 +53,16 @@ describe("a part of a JSON text", () => {
   it("of 256 KiB is found without recursion", () => {
     const deep = `${"[".repeat(100_000)}${"]".repeat(100_000)}`;
     expect(sliceMember(`{"payload":${deep}}`, "payload")).toBe(deep);
+  });
+});
+
+describe("a JSON text", () => {
+  it("loses digits only where a number has many, or an exponent", () => {
+    for (const text of ["154284075601887489", '{"a":[1E400]}', "[0.1000000000000000055]"]) {
+      expect(losesDigits(text)).toBe(true);
+    }
+    for (const text of ["1.0", '"154284075601887489"', '{"154284075601887489":"\\"1e5"}', "true"]) {
+      expect(losesDigits(text)).toBe(false);
+    }
   });
 });
