@@ -12,6 +12,8 @@ export interface FanoutEnv {
   JWT_SECRET?: string;
   /** `true`: a token needs the scope `publish` to publish. A misspelt value means `true` as well. */
   PUBLISH_REQUIRES_SCOPE?: string;
+  /** How long envelopes are kept, in ms. */
+  FANOUT_HISTORY_MS?: string;
 }
 
 /** A user who may receive envelopes that are published to them. */

@@ -4,13 +4,14 @@ import { exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
 import { type FilterKey, parseFilter } from "./filters.ts";
 import { sliceMember } from "./slice.ts";
 
-/** Filters of one message that are read. The rest is ignored. */
+/** Filters of one message that are read, and those of one that asks for earlier envelopes. */
 const FILTERS_PER_FRAME = 50;
+const FILTERS_SINCE = 500;
 
-function parseFilters(value: unknown): FilterKey[] | null {
+function parseFilters(value: unknown, count: number): FilterKey[] | null {
   if (!Array.isArray(value)) return null;
   return value
-    .slice(0, FILTERS_PER_FRAME)
+    .slice(0, count)
     .map(parseFilter)
     .filter((filter) => filter !== null);
 }
@@ -21,10 +22,14 @@ function parseMessage(raw: string): MessageFrame | null {
   try {
     const message: unknown = JSON.parse(raw);
     if (typeof message !== "object" || message === null) return null;
-    const { type, filters, envelopeId, result } = message as Record<string, unknown>;
+    const { type, filters, since, envelopeId, result } = message as Record<string, unknown>;
+    if (type === "subscribe" && typeof since === "string") {
+      const all = parseFilters(filters, FILTERS_SINCE);
+      return all && { type, data: { filters: all, since } };
+    }
     if (type === "subscribe" || type === "unsubscribe") {
-      const data = parseFilters(filters);
-      return data && { type, data };
+      const all = parseFilters(filters, FILTERS_PER_FRAME);
+      return all && { type, data: { filters: all } };
     }
     if (type !== "ack" || typeof envelopeId !== "string") return null;
     // As it was written: a publisher gets the digits that JSON.parse would round.

@@ -70,7 +70,7 @@ export const publication = z.object({
 });
 export type Publication = z.infer<typeof publication>;
 
-/** `{"clientCount":n,"results":[…]}` as JSON text; 422 when a key came with another body. */
+/** `{"clientCount":n,"results":[…],"cursor":…}` as JSON text; 422 when a key came with another body. */
 export type PublishOutcome = { status: 200; answer: string } | { status: 422 };
 
 /** The answer under an idempotency key, in storage: one row, or the first of several. */
@@ -84,6 +84,10 @@ export const answerRecord = defineRecord({
     /** Rows that the answer takes. */
     rows: z.int(),
     expiresAtMs: z.number(),
+    /** The envelope, in the first row, with its number in the log and that of the event before. */
+    envelope: z.exactOptional(
+      z.object({ seq: z.int(), prev: z.int(), atMs: z.number(), text: z.string() }),
+    ),
   }),
 });
 
@@ -94,17 +98,27 @@ export function describeFanout(): SystemDescription {
   const filters = z.array(
     z.catchall(z.object({ type: z.string().check(z.minLength(1)) }), z.string()),
   );
+  const cursor = z
+    .string()
+    .check(z.describe("Where a reader is. It comes back as `since`, or as `Last-Event-ID`"));
+  const gap = z.object({
+    type: z.literal("gap"),
+    reason: z.enum(["trimmed", "restarted", "unknown"]),
+    cursor,
+  });
   const envelope = z.object({
     envelopeId: z.string(),
     type: z.string().check(z.minLength(1)),
     userId: z.string(),
     timestamp: z.iso.datetime(),
+    cursor: z.exactOptional(cursor),
     payload: z.optional(z.unknown()),
   }) satisfies z.ZodMiniType<Envelope>;
 
   const answer = z.object({
     clientCount: z.int().check(z.describe("Sockets that had a matching filter")),
     results: z.array(z.unknown()).check(z.describe("The results of their acks")),
+    cursor,
   });
   const error = z.object({ error: z.string() });
   const refused = (description: string) => answered(description, error);
@@ -173,14 +187,15 @@ export function describeFanout(): SystemDescription {
         method: "get",
         path: "/fanout/stream",
         summary: "A user's envelopes as server-sent events",
-        description: `Every parameter but \`token\` is a field of the filter, given once; at most ${STREAM_FIELDS}, of ${STREAM_FIELD_LENGTH} characters.`,
+        description: `Every parameter but \`token\` and \`lastEventId\` is a field of the filter, given once; at most ${STREAM_FIELDS}, of ${STREAM_FIELD_LENGTH} characters. With \`Last-Event-ID\` (header or \`lastEventId\`) it goes on where that event was.`,
         security,
         query: z.object({
           type: z.string().check(z.minLength(1), z.maxLength(STREAM_FIELD_LENGTH)),
         }),
         responses: {
           200: {
-            description: "Envelopes; `id:` is the envelope's id",
+            description:
+              "Envelopes; `id:` is the envelope's cursor. `event: gap`: what followed the last event is not known",
             content: { "text/event-stream": z.string() },
           },
           ...refusals,
@@ -196,7 +211,17 @@ export function describeFanout(): SystemDescription {
         security,
         wire: "plain",
         in: {
-          subscribe: z.object({ type: z.literal("subscribe"), filters }),
+          subscribe: z.object({
+            type: z.literal("subscribe"),
+            filters,
+            since: z.optional(
+              z
+                .string()
+                .check(
+                  z.describe("A cursor: later envelopes come first. `now`: answered by `cursor`"),
+                ),
+            ),
+          }),
           unsubscribe: z.object({ type: z.literal("unsubscribe"), filters }),
           ack: z.object({
             type: z.literal("ack"),
@@ -207,6 +232,8 @@ export function describeFanout(): SystemDescription {
         },
         out: {
           envelope,
+          gap,
+          cursor: z.object({ type: z.literal("cursor"), cursor }),
           error: z.object({
             type: z.literal("error"),
             code: z.string(),
@@ -220,11 +247,11 @@ export function describeFanout(): SystemDescription {
         address: "/fanout/stream",
         title: "The envelopes published to a user, as server-sent events",
         description:
-          "Every parameter but `token` is a field of the filter. `id:` is the envelope's.",
+          "Every parameter but `token` and `lastEventId` is a field of the filter. `id:` is a cursor.",
         security,
         wire: "plain",
         in: {},
-        out: { envelope },
+        out: { envelope, gap },
       },
     },
     components: { Publish: publishBody, PublishAnswer: answer, FanoutError: error },

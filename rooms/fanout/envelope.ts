@@ -8,6 +8,8 @@ export interface Envelope<P = Untyped> {
   userId: string;
   /** The server's time, ISO 8601. */
   timestamp: string;
+  /** Where a reader of the user's envelopes is, once it has this one. */
+  cursor?: string;
   /** Absent when the publisher gave none. */
   payload?: P;
 }

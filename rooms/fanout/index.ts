@@ -49,7 +49,15 @@ export interface FanoutOptions<E> {
   authenticatePublisher?: AuthenticatePublisher<E>;
   /** Limits of the subscribers' sockets. Default `LIMITS`, with 4000 frames at once and 2000 a second. */
   limits?: Partial<Limits>;
+  /**
+   * How long envelopes are kept for clients that come back, in ms; 0: not at all. Default
+   * `FANOUT_HISTORY_MS`, else 120 000; at most 7 days.
+   */
+  historyMs?: number;
 }
+
+const HISTORY_MS = 120_000;
+const LONGEST_HISTORY_MS = 7 * 24 * 3_600_000;
 
 /**
  * The fan-out: a backend publishes to a user, and the user's sockets receive what matches their
@@ -67,8 +75,15 @@ export function fanout<E extends object = FanoutEnv>(
     authenticateSubscriber = authenticateUser as AuthenticateSubscriber<object>,
     authenticatePublisher = authenticateScope as AuthenticatePublisher<object>,
     limits = {},
+    historyMs,
   } = options;
-  const room = defineFanout<E>({ name, websocketPath, authenticateSubscriber, limits });
+  const room = defineFanout<E>({
+    ...{ name, websocketPath, authenticateSubscriber, limits },
+    historyMs(env) {
+      const given = historyMs ?? Number((env as FanoutEnv).FANOUT_HISTORY_MS || HISTORY_MS);
+      return given >= 0 ? Math.min(given, LONGEST_HISTORY_MS) : HISTORY_MS;
+    },
+  });
   const access = { authenticateSubscriber, authenticatePublisher };
   const routes = () => fanoutRoutes<E>({ websocketPath, binding, ...access });
   return Object.assign(room, {

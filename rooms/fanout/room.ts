@@ -1,9 +1,12 @@
 import * as z from "zod/mini";
-import type { Limits } from "../../src/actor/limits.ts";
+import type { CursorGap } from "../../src/actor/history.ts";
+import { FrameBudget, type Limits } from "../../src/actor/limits.ts";
+import type { Entry } from "../../src/actor/log.ts";
 import {
   type ConnectionMeta,
   defineRoom,
   perActor,
+  type RoomContext,
   type VeraniActor,
 } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
@@ -11,48 +14,59 @@ import { log } from "../../src/log.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { type AuthenticateSubscriber, authorizeSubscriber } from "./access.ts";
+import { Answers, storedEnvelopes } from "./answers.ts";
 import { envelopeCodec } from "./codec.ts";
-import { answerRecord, type Publication, type PublishOutcome, publication } from "./contract.ts";
+import { type Publication, type PublishOutcome, publication } from "./contract.ts";
 import type { Envelope } from "./envelope.ts";
 import { FilterIndex, type FilterKey, isFilterKey, parseFilter } from "./filters.ts";
+import { areStarts, readStarts, type Starts, writeStarts } from "./starts.ts";
 
 const FILTERS_PER_SOCKET = 500;
 /** UTF-16 units of all filters of a socket: at two bytes each they fit into one storage row. */
 const FILTER_UNITS = 900_000;
-/** A key answers with the first result for so long, in ms. */
-const IDEMPOTENCY_MS = 600_000;
-/** Least time between two clean-ups of old keys by publishes, in ms. */
-const CLEAN_UP_MS = 60_000;
 /** Old keys stay so long when nobody publishes any more, in ms: an alarm costs a row and a wake-up. */
 const LEFT_BEHIND_MS = 24 * 3_600_000;
 const CONFLICT = { status: 422 } as const;
-/** Storage key of the answer to an idempotency key. */
-const ANSWER_PREFIX = "answer:";
-/** UTF-16 units of an answer that fit into one row. A longer one takes several. */
-const ANSWER_UNITS = 900_000;
+/** Envelopes of a user that are kept. */
+const ENVELOPES = 1_000;
+/** Frames with a cursor that one socket may send. */
+const REPLAYS = { framesBurst: 20, framesPerSecond: 1 };
+/** In place of a cursor: nothing of before, but the cursor of now. */
+const NOW = "now";
 
 interface FanoutMeta extends ConnectionMeta {
   filters: Set<FilterKey>;
   /** Whether a publisher waits for its acks. A stream cannot ack. The stored name stays. */
   answers: boolean;
+  /** Since when each filter holds. Absent in sessions of earlier releases. */
+  starts?: Starts;
+  /** The filter of a stream and the cursor that it begins with, until it has begun. */
+  first?: FilterKey;
+  since?: string;
+}
+
+interface Subscription {
+  filters: FilterKey[];
+  /** A cursor: later envelopes come first. */
+  since?: string;
 }
 
 interface FanoutEvents {
   in: {
-    subscribe: FilterKey[];
-    unsubscribe: FilterKey[];
+    subscribe: Subscription;
+    unsubscribe: Subscription;
     /** `result` as JSON. */
     ack: { envelopeId: string; result: string };
   };
-  out: { error: { code: "too_many_filters" } };
+  out: {
+    error: { code: "too_many_filters" };
+    gap: { reason: CursorGap; cursor: string };
+    cursor: { cursor: string };
+  };
 }
 
 type FanoutActor = VeraniActor<FanoutMeta, unknown, FanoutEvents>;
 type FanoutSession = Session<FanoutMeta>;
-
-function answerRow(key: string, row: number): string {
-  return `${ANSWER_PREFIX}${row}:${key}`;
-}
 
 /** Whether the filters of an attachment are what this release, or the one before, stored. */
 function areFilters(filters: unknown): filters is Set<FilterKey> {
@@ -70,14 +84,19 @@ interface Awaited {
 /** The subscriptions of one user's sockets, and the publishes that wait for their acks. */
 class Fanout {
   readonly #actor: FanoutActor;
+  readonly #historyMs: number;
+  readonly #answers: Answers;
   readonly #index = new FilterIndex<FanoutSession>();
+  readonly #replays = new WeakMap<FanoutSession, FrameBudget>();
   readonly #awaited = new Map<string, Awaited>();
   /** Keyed publishes that have not been answered yet. */
   readonly #running = new Map<string, { digest: string; answer: Promise<string> }>();
-  #cleanedUpMs = 0;
 
-  constructor(actor: FanoutActor) {
+  /** @param historyMs how long an envelope is kept; 0: not at all */
+  constructor(actor: FanoutActor, historyMs: number) {
     this.#actor = actor;
+    this.#historyMs = historyMs;
+    this.#answers = new Answers(actor.getStorage(), historyMs);
     for (const session of actor.sessions.values()) if (session.open) this.joined(session);
   }
 
@@ -98,12 +117,62 @@ class Fanout {
     for (const awaited of this.#awaited.values()) this.#dismiss(awaited, session);
   }
 
-  subscribed(session: FanoutSession, filter: FilterKey): void {
-    this.#index.add(filter, session);
+  /** A session asks for more. @returns whether all its filters were taken */
+  subscribe(ctx: RoomContext<FanoutMeta>, { filters, since }: Subscription): boolean {
+    const { session } = ctx;
+    const { log } = this.#actor;
+    const entries = since === undefined || since === NOW ? undefined : log.after(since);
+    const isServed = typeof entries === "object";
+    const startSeq = isServed && entries[0] ? entries[0].seq - 1 : log.seq;
+    const { filters: known } = session.meta;
+    const earlier = startsOf(session);
+    const numbers = [...earlier.values()];
+    let units = 0;
+    for (const filter of known) units += filter.length;
+    let isRefused = false;
+    const taken: FilterKey[] = [];
+    for (const filter of new Set(filters)) {
+      const isNew = !known.has(filter);
+      const fits = known.size < FILTERS_PER_SOCKET && units + filter.length <= FILTER_UNITS;
+      if (isNew && !fits) {
+        isRefused = true;
+        continue;
+      }
+      taken.push(filter);
+      if (!isNew) continue;
+      units += filter.length;
+      ctx.meta.filters.add(filter);
+      numbers.push(startSeq);
+      this.#index.add(filter, session);
+    }
+    if (numbers.length > earlier.size) ctx.meta.starts = writeStarts(numbers);
+    if (isServed) replay(session, entries, taken, earlier);
+    else if (entries) this.#send(session, { type: "gap", reason: entries, cursor: log.cursor });
+    else if (since === NOW) this.#send(session, { type: "cursor", cursor: log.cursor });
+    return !isRefused;
   }
 
-  unsubscribed(session: FanoutSession, filter: FilterKey): void {
-    this.#index.delete(filter, session);
+  #send(session: FanoutSession, message: object): void {
+    session.enqueue(JSON.stringify(message));
+  }
+
+  unsubscribe(ctx: RoomContext<FanoutMeta>, { filters }: Subscription): void {
+    const { session } = ctx;
+    const starts = startsOf(session);
+    for (const filter of filters) {
+      if (!session.meta.filters.has(filter)) continue;
+      ctx.meta.filters.delete(filter);
+      starts.delete(filter);
+      ctx.meta.starts = writeStarts(starts.values());
+      this.#index.delete(filter, session);
+    }
+  }
+
+  /** Whether a session may ask for earlier envelopes now: each time has all of them looked through. */
+  mayReplay(session: FanoutSession): boolean {
+    const budget = this.#replays.get(session) ?? new FrameBudget(REPLAYS);
+    this.#replays.set(session, budget);
+    return budget.take(Date.now()) === "ok";
   }
 
   acked(session: FanoutSession, envelopeId: string, result: string): void {
@@ -128,20 +197,20 @@ class Fanout {
     message: Publication,
     { key: given, digest, publisher }: NonNullable<Publication["idempotency"]>,
   ): Promise<PublishOutcome> {
-    const key = this.#keyOf(given, publisher);
-    const earlier = this.#running.get(key) ?? this.#recall(key);
+    const key = this.#answers.nameOf(given, publisher);
+    const earlier = this.#running.get(key) ?? this.#answers.recall(key);
     if (earlier) {
       if (earlier.digest !== digest) return CONFLICT;
       return { status: 200, answer: await earlier.answer };
     }
 
     const now = Date.now();
-    const expiresAtMs = now + IDEMPOTENCY_MS;
-    if (now - this.#cleanedUpMs >= CLEAN_UP_MS) this.#forgetOld(now);
-    const { answer, soFar } = this.#deliver(message);
+    const expiresAtMs = this.#answers.expiryOf(now);
+    const { answer, soFar, envelope } = this.#deliver(message, this.#historyMs > 0);
     // Stored before the envelopes leave. If this instance ends while it waits, the key answers with
     // this, and delivers no second time.
-    const keep = (text: string) => this.#keep(key, { digest, publisher, expiresAtMs }, text);
+    const published = { digest, publisher, expiresAtMs, envelope };
+    const keep = (text: string) => this.#answers.keep(key, published, text);
     keep(soFar);
     this.#actor.timers.soonest("answers", now + LEFT_BEHIND_MS);
     this.#running.set(key, { digest, answer });
@@ -154,81 +223,41 @@ class Fanout {
     }
   }
 
-  /**
-   * The name under which a publisher's key is stored: the key itself, which earlier releases find too,
-   * unless another publisher has used it.
-   */
-  #keyOf(key: string, publisher: string | undefined): string {
-    if (publisher === undefined) return key;
-    const { kv } = this.#actor.getStorage();
-    const now = Date.now();
-    const own = `${key}\0${publisher}`;
-    // It may outlive the other publisher's answer.
-    const second = answerRecord.read(kv.get(answerRow(own, 0)));
-    if (second && second.expiresAtMs > now) return own;
-    const first = answerRecord.read(kv.get(answerRow(key, 0)));
-    const isOthers =
-      first?.publisher !== undefined && first.publisher !== publisher && first.expiresAtMs > now;
-    return isOthers ? own : key;
-  }
-
-  #keep(
-    key: string,
-    { publisher, ...kept }: { digest: string; publisher: string | undefined; expiresAtMs: number },
-    answer: string,
-  ): void {
-    const storage = this.#actor.getStorage();
-    const rows = Math.ceil(answer.length / ANSWER_UNITS);
-    storage.transactionSync(() => {
-      for (let row = 0; row < rows; row++) {
-        const part = answer.slice(row * ANSWER_UNITS, (row + 1) * ANSWER_UNITS);
-        const record = { ...kept, answer: part, rows };
-        const stored = answerRecord.write(
-          publisher === undefined ? record : { ...record, publisher },
-        );
-        storage.kv.put(answerRow(key, row), stored);
-      }
-    });
-  }
-
-  #recall(key: string): { digest: string; answer: string } | undefined {
-    const { kv } = this.#actor.getStorage();
-    const first = answerRecord.read(kv.get(answerRow(key, 0)));
-    if (!first || first.expiresAtMs <= Date.now()) return undefined;
-    let { answer } = first;
-    for (let row = 1; row < first.rows; row++) {
-      const next = answerRecord.read(kv.get(answerRow(key, row)));
-      // Half an answer is none: the key counts as new.
-      if (!next) return undefined;
-      answer += next.answer;
-    }
-    return { digest: first.digest, answer };
-  }
-
-  #deliver(message: Publication): { answer: Promise<string>; soFar: string } {
+  /** @param isKept with the answer to its key, which saves a row */
+  #deliver(
+    message: Publication,
+    isKept = false,
+  ): { answer: Promise<string>; soFar: string; envelope: Entry | undefined } {
     const { type, payload, ackTimeoutMs } = message;
     const fields: unknown = payload === undefined ? undefined : JSON.parse(payload);
     const envelopeId = crypto.randomUUID();
     const timestamp = new Date().toISOString();
-    const envelope: Envelope = { envelopeId, type, userId: this.#actor.name, timestamp };
-    const head = JSON.stringify(envelope);
-    const text = payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
+    const userId = this.#actor.name;
+    let cursor = "";
+    const entry = this.#actor.log.append((at) => {
+      cursor = at;
+      const envelope: Envelope = { envelopeId, type, userId, timestamp, cursor };
+      const head = JSON.stringify(envelope);
+      return payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
+    }, isKept);
+    const envelope = isKept ? entry : undefined;
     const now = Date.now();
     const reached: FanoutSession[] = [];
     for (const session of [...this.#index.match(type, fields)]) {
       // Sweeps are rare here, and a publisher must not wait for the ack of a dead socket.
       if (session.isDead(now)) session.close(CLOSE.dead, "No ping", "dead");
-      else if (session.enqueue(text)) reached.push(session);
+      else if (session.enqueue(entry.text)) reached.push(session);
     }
 
     const answerOf = (results: readonly string[]) =>
-      `{"clientCount":${reached.length},"results":[${results.join(",")}]}`;
+      `{"clientCount":${reached.length},"results":[${results.join(",")}],"cursor":"${cursor}"}`;
     const soFar = answerOf([]);
     const answering = reached.filter(({ meta }) => meta.answers);
     if (answering.length === 0 || ackTimeoutMs === 0) {
-      return { answer: Promise.resolve(soFar), soFar };
+      return { answer: Promise.resolve(soFar), soFar, envelope };
     }
-    return { answer: this.#results(envelopeId, answering, ackTimeoutMs).then(answerOf), soFar };
+    const answer = this.#results(envelopeId, answering, ackTimeoutMs).then(answerOf);
+    return { answer, soFar, envelope };
   }
 
   /** The acks of `sessions`, until all have acked or closed, or for `timeoutMs`. */
@@ -247,32 +276,46 @@ class Fanout {
     return results;
   }
 
-  /** Deletes answers that have expired. Rows that are no answers stay. @returns whether any answer is left */
-  #forgetOld(now: number): boolean {
-    this.#cleanedUpMs = now;
-    const storage = this.#actor.getStorage();
-    return storage.transactionSync(() => {
-      let isAnyLeft = false;
-      for (const [row, stored] of storage.kv.list({ prefix: ANSWER_PREFIX })) {
-        const kept = answerRecord.read(stored);
-        if (kept && kept.expiresAtMs <= now) storage.kv.delete(row);
-        else if (kept) isAnyLeft = true;
-      }
-      return isAnyLeft;
-    });
-  }
-
-  /** Deletes all answers. */
+  /** Deletes all answers and envelopes. */
   deleteAll(): void {
-    const { kv } = this.#actor.getStorage();
-    for (const [row] of kv.list({ prefix: ANSWER_PREFIX })) kv.delete(row);
+    this.#answers.deleteAll();
+    this.#actor.log.clear();
     this.#actor.timers.clear("answers");
   }
 
   /** Deletes answers that no publish has cleaned up. */
   cleanUp(): void {
     const now = Date.now();
-    if (this.#forgetOld(now)) this.#actor.timers.set("answers", now + LEFT_BEHIND_MS);
+    if (this.#answers.forgetOld(now)) this.#actor.timers.set("answers", now + LEFT_BEHIND_MS);
+  }
+}
+
+/** Since when each filter of a session holds. */
+function startsOf({ meta }: FanoutSession): Map<FilterKey, number> {
+  return readStarts(meta.filters, areStarts(meta.starts) ? meta.starts : []);
+}
+
+/**
+ * Sends earlier envelopes, in order, each once.
+ *
+ * @param earlier filters that the session had before, which have brought it what came since they hold
+ */
+function replay(
+  session: FanoutSession,
+  entries: readonly Entry[],
+  filters: readonly FilterKey[],
+  earlier: ReadonlyMap<FilterKey, number>,
+): void {
+  const wanted = new FilterIndex<FilterKey>();
+  for (const filter of filters) wanted.add(filter, filter);
+  const had = new FilterIndex<FilterKey>();
+  for (const filter of earlier.keys()) had.add(filter, filter);
+  for (const { seq, text } of entries) {
+    const { type, payload } = JSON.parse(text) as Envelope;
+    if (wanted.match(type, payload).size === 0) continue;
+    const matching = [...had.match(type, payload)];
+    if (matching.some((filter) => seq > (earlier.get(filter) ?? seq))) continue;
+    session.enqueue(text);
   }
 }
 
@@ -281,12 +324,16 @@ export interface FanoutRoomOptions<E> {
   websocketPath: string;
   authenticateSubscriber: AuthenticateSubscriber<E>;
   limits: Partial<Limits>;
+  /** How long envelopes are kept, in ms; 0: not at all. */
+  historyMs(env: E): number;
 }
 
 /** The room of a fan-out: one actor per user, named by the user's id. */
 export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
-  const { name, websocketPath, authenticateSubscriber, limits } = options;
-  const fanoutOf = perActor((actor: VeraniActor<FanoutMeta, E, FanoutEvents>) => new Fanout(actor));
+  const { name, websocketPath, authenticateSubscriber, limits, historyMs } = options;
+  const fanoutOf = perActor(
+    (actor: VeraniActor<FanoutMeta, E, FanoutEvents>) => new Fanout(actor, historyMs(actor.env)),
+  );
 
   const room = defineRoom<FanoutMeta, E, FanoutEvents>({
     name,
@@ -298,6 +345,8 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     // The contract names no interval to clients, so one that pings every half minute is alive. A
     // publish finds dead sockets. Each sweep of an actor that nobody publishes to is a row and a wake-up.
     liveness: { legacyDeadAfterMs: 100_000, sweepMs: 10 * 60_000 },
+    log: (env) => ({ durable: historyMs(env) > 0, ageMs: historyMs(env), events: ENVELOPES }),
+    storedEvents: storedEnvelopes,
 
     /**
      * `?filter=` belongs to the stream, whose route has checked it. A client that reaches the actor with
@@ -309,24 +358,33 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
         env,
         authenticateSubscriber,
       );
-      const filter = new URL(request.url).searchParams.get("filter");
+      const { searchParams } = new URL(request.url);
+      const filter = searchParams.get("filter");
       const parsed = filter === null ? null : parseFilter(JSON.parse(filter));
       return {
         userId,
         ...(expiresAtMs !== undefined && { expiresAtMs }),
         clientId: crypto.randomUUID(),
         channels: [],
-        filters: new Set(parsed === null ? [] : [parsed]),
+        filters: new Set(),
         answers: filter === null,
+        ...(parsed && { first: parsed, since: searchParams.get("since") ?? NOW }),
       };
     },
 
-    onConnect({ actor, session }) {
+    onConnect(ctx) {
+      const { actor, session } = ctx;
       // A mistake in a Worker must not show one user the envelopes of another.
       if (session.meta.userId !== actor.name) {
         throw new RollcallError("forbidden", "This is another user's actor");
       }
-      fanoutOf(actor).joined(session);
+      const fanout = fanoutOf(actor);
+      fanout.joined(session);
+      const { first, since } = session.meta;
+      if (first === undefined) return;
+      delete ctx.meta.first;
+      delete ctx.meta.since;
+      fanout.subscribe(ctx, { filters: [first], ...(since !== undefined && { since }) });
     },
 
     onDisconnect({ actor, session }) {
@@ -342,32 +400,15 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     });
 
   // `session.meta` to read, `ctx.meta` to change: every access to the latter writes it back.
-  room.on("subscribe", (ctx, filters) => {
-    const { actor, session } = ctx;
-    const known = session.meta.filters;
-    let units = 0;
-    for (const filter of known) units += filter.length;
-    const fresh = new Set(filters.filter((filter) => !known.has(filter)));
-    let isRefused = false;
-    for (const filter of fresh) {
-      const fits = known.size < FILTERS_PER_SOCKET && units + filter.length <= FILTER_UNITS;
-      if (fits) {
-        units += filter.length;
-        ctx.meta.filters.add(filter);
-        fanoutOf(actor).subscribed(session, filter);
-      } else isRefused = true;
+  room.on("subscribe", (ctx, subscription) => {
+    const fanout = fanoutOf(ctx.actor);
+    if (subscription.since !== undefined && !fanout.mayReplay(ctx.session)) {
+      throw new RollcallError("rate_limited", "Earlier envelopes were asked for too often");
     }
-    if (isRefused) ctx.emit.emit("error", { code: "too_many_filters" });
+    if (!fanout.subscribe(ctx, subscription)) ctx.emit.emit("error", { code: "too_many_filters" });
   });
 
-  room.on("unsubscribe", (ctx, filters) => {
-    const { actor, session } = ctx;
-    for (const filter of filters) {
-      if (!session.meta.filters.has(filter)) continue;
-      ctx.meta.filters.delete(filter);
-      fanoutOf(actor).unsubscribed(session, filter);
-    }
-  });
+  room.on("unsubscribe", (ctx, subscription) => fanoutOf(ctx.actor).unsubscribe(ctx, subscription));
 
   room.on("ack", ({ actor, session }, { envelopeId, result }) => {
     fanoutOf(actor).acked(session, envelopeId, result);

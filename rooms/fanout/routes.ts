@@ -5,7 +5,7 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
-import { openStream } from "../../src/http/sse.ts";
+import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
@@ -32,6 +32,9 @@ const BATCH_BYTES = 1_048_576;
 
 /** Hexadecimal digits of a publisher's digest, which is stored with its idempotency keys. */
 const PUBLISHER_DIGITS = 32;
+
+/** Characters of a cursor: longer text is none. */
+const CURSOR_LENGTH = 128;
 
 const encoder = new TextEncoder();
 
@@ -140,7 +143,7 @@ function jsonText(text: string): Response {
 
 /** The filter that a stream's query names, as JSON text. @throws RollcallError `bad_request` */
 function filterOf(query: URLSearchParams): string {
-  const fields = [...query].filter(([key]) => key !== "token");
+  const fields = [...query].filter(([key]) => key !== "token" && key !== "lastEventId");
   const isTooLong = fields.some((field) => field.some((text) => text.length > STREAM_FIELD_LENGTH));
   if (fields.length > STREAM_FIELDS || isTooLong) {
     throw new RollcallError("bad_request", "The filter is too long");
@@ -157,9 +160,15 @@ function filterOf(query: URLSearchParams): string {
   return `{${pairs.join(",")}}`;
 }
 
-/** A message of the room. It is an envelope if it has an id, else a `pong` or an error. */
-function envelopeOf(message: string): { envelopeId?: unknown } {
-  return message.startsWith("{") ? (JSON.parse(message) as { envelopeId?: unknown }) : {};
+/** A message of the room as events of a stream; a `pong` or an error is none. */
+function toEvents(message: string): StreamEvent[] {
+  if (!message.startsWith("{")) return [];
+  const { type, envelopeId, cursor } = JSON.parse(message) as Record<string, unknown>;
+  const id = String(cursor ?? envelopeId);
+  if (typeof envelopeId === "string") return [{ id, data: message }];
+  if (typeof cursor !== "string") return [];
+  // Without data it is no event: the reader only notes the id.
+  return type === "gap" ? [{ event: "gap", id, data: message }] : [{ id }];
 }
 
 /** Routes to publish to a user's sockets, and to subscribe over a socket or a stream. */
@@ -264,15 +273,17 @@ export function fanoutRoutes<E extends object>(
     const { searchParams } = new URL(c.req.url);
     const token = searchParams.get("token");
     const filter = filterOf(searchParams);
-    const query = new URLSearchParams({ filter, ...(token && { token }) });
+    const since = c.req.header("Last-Event-ID") ?? searchParams.get("lastEventId");
+    const query = new URLSearchParams({
+      filter,
+      ...(since && { since: since.slice(0, CURSOR_LENGTH) }),
+      ...(token && { token }),
+    });
     return openStream(c.req.raw, {
       stub: stubOf(c.env, userId),
       path: `${websocketPath}?${query}`,
       ping: "ping",
-      toEvents(message) {
-        const { envelopeId: id } = envelopeOf(message);
-        return typeof id === "string" ? [{ id, data: message }] : [];
-      },
+      toEvents,
     });
   }
 

@@ -13,6 +13,7 @@ import {
   Emitter,
   type EventMap,
 } from "./emit.ts";
+import { HistoryPages, type RoomLog } from "./history.ts";
 import { LIMITS } from "./limits.ts";
 import { LIVENESS, Sweeper } from "./liveness.ts";
 import { LOG } from "./log.ts";
@@ -49,7 +50,6 @@ export function createActorHandler<
   const limits = { ...LIMITS, ...room.limits };
   const liveness = { ...LIVENESS, ...room.liveness };
   const { graceMs = GRACE_MS, resumeMs = RESUME_MS } = room;
-  const continuity = { graceMs, resumeMs, log: { ...LOG, ...room.log } };
   const websocketPath = room.websocketPath ?? "/ws";
   const label = room.name ?? websocketPath;
 
@@ -59,6 +59,7 @@ export function createActorHandler<
     readonly sessions: ReadonlyMap<WebSocket, Session<M>>;
     readonly emit: ActorEmit<M, V>;
     readonly timers: Timers;
+    readonly log: RoomLog;
     readonly #state: DurableObjectState;
     readonly #storage: DurableObjectStorage;
     readonly #connections: Connections<M>;
@@ -87,14 +88,18 @@ export function createActorHandler<
       this.#state = state;
       this.#storage = bufferEmits(state.storage, () => this.timers.watch());
       this.#outbox = new Outbox(room.flushMs ?? FLUSH_MS, () => this.sessions.size);
+      const logOptions = typeof room.log === "function" ? room.log(env) : room.log;
+      const continuity = { graceMs, resumeMs, log: { ...LOG, ...logOptions } };
       this.#connections = new Connections(
         {
           ...{ state, codec, limits, liveness, continuity, outbox: this.#outbox },
           wakeAt: (atMs) => this.timers.wakeAt(atMs),
+          roomsEntries: () => room.storedEvents?.(state.storage) ?? [],
         },
         (session) => this.#ended(session),
       );
       this.sessions = this.#connections.sessions;
+      this.log = this.#connections.log;
       this.#sweeper = new Sweeper(liveness, () => this.sessions.values());
       this.#emitter = new Emitter(this.#connections);
       this.emit = this.#emitter.actor;
@@ -109,6 +114,10 @@ export function createActorHandler<
         sweeper: this.#sweeper,
         codec,
         frameBytes: limits.frameBytes,
+        history: new HistoryPages(
+          this.log,
+          (meta) => continuity.log.durable && room.mayReadHistory?.(meta) !== false,
+        ),
       });
       state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));
       for (const ws of state.getWebSockets()) {

@@ -2,9 +2,10 @@ import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { sweepMetas } from "./attachment.ts";
 import { Continuity, type ContinuityOptions } from "./continuity.ts";
+import { RoomLog } from "./history.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
-import type { Target } from "./log.ts";
+import type { Entry, Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Outbox } from "./outbox.ts";
 import type { SessionReader } from "./reader.ts";
@@ -52,6 +53,7 @@ export interface Shared {
   readonly continuity: ContinuityOptions;
   /** A session's deadline has come nearer, in ms. */
   wakeAt(atMs: number): void;
+  roomsEntries(): Iterable<Entry>;
 }
 
 /**
@@ -68,6 +70,8 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   readonly sessions = new Map<WebSocket, Session<M>>();
   /** Those without one that may come back, and the log that they resume from. */
   readonly continuity: Continuity<M>;
+  /** The log, for the room. */
+  readonly log: RoomLog;
   readonly #outbox: Outbox;
   readonly #onEnd: (session: Session<M>, reason: EndReason) => void;
   readonly #byUser = new Index<M>();
@@ -91,7 +95,9 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
       options: shared.continuity,
       sessions: this.sessions,
       requestFlush: () => shared.outbox.requestFlush(),
+      requestPlainFlush: () => shared.outbox.requestPlainFlush(),
       wakeAt: shared.wakeAt,
+      roomsEntries: shared.roomsEntries,
       restoreLost: (stored) => Session.restoreLost<M>(this, stored),
       list: (session) => this.#list(session),
       depart: (session) => {
@@ -99,6 +105,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
         this.#onEnd(session, "lost");
       },
     });
+    this.log = new RoomLog(this.continuity);
     shared.outbox.beforeFlush = () => this.continuity.beforeFlush();
   }
 

@@ -3,7 +3,7 @@ import { CLOSE } from "../wire/close.ts";
 import { numberFrame, type ResumeRefusal, unnumberFrame } from "../wire/frames.ts";
 import type { Loss } from "./attachment.ts";
 import { type Entry, Log, type LogOptions, type Target } from "./log.ts";
-import { LogStore, type Stored } from "./logstore.ts";
+import { FIRST_GENERATION, LogStore, type Stored } from "./logstore.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import { generationOf, makeEpoch, randomDigits, SessionReader } from "./reader.ts";
 import { type Kept, type ResumeRequest, readKept } from "./resume.ts";
@@ -47,9 +47,13 @@ interface Host<M extends ConnectionMeta> {
   readonly actor: string;
   readonly storage: DurableObjectStorage;
   readonly options: ContinuityOptions;
+  /** Events that the room has stored with rows of its own. */
+  roomsEntries(): Iterable<Entry>;
   readonly sessions: ReadonlyMap<WebSocket, Session<M>>;
   /** {@link Continuity.beforeFlush} is due in this tick. */
   requestFlush(): void;
+  /** The same, not later. */
+  requestPlainFlush(): void;
   wakeAt(atMs: number): void;
   restoreLost(stored: unknown): Session<M> | null;
   /** Lists a session by its user and channels: it is present. */
@@ -85,7 +89,7 @@ export class Continuity<M extends ConnectionMeta> {
   #isLostChanged = false;
   #writes = 0;
   /** Differs whenever the log was lost. */
-  #generation = randomDigits(8);
+  #generation: string;
   /** The lost sessions as they are stored. */
   #storedLost: unknown[] = [];
   /** The number this instance began with when it could know nothing of the past. */
@@ -97,6 +101,8 @@ export class Continuity<M extends ConnectionMeta> {
     const { log, resumeMs } = host.options;
     // Where nobody can resume, only the numbers are needed.
     const options = resumeMs > 0 || log.durable ? log : { ...log, events: 0 };
+    // A durable log with nothing in storage has given no number.
+    this.#generation = log.durable ? FIRST_GENERATION : randomDigits(8);
     this.log = new Log(options);
     this.#store = new LogStore({
       storage: host.storage,
@@ -106,7 +112,24 @@ export class Continuity<M extends ConnectionMeta> {
       isNeeded: () => [...this.#lost.values()].some((session) => !this.#isPageGone(session)),
       isConnected: () => this.#sessions.size > this.#lost.size,
       generation: () => this.#generation,
+      roomsEntries: host.roomsEntries,
+      wakeAt: host.wakeAt,
     });
+  }
+
+  /** The epoch of cursors. */
+  get logEpoch(): string {
+    return this.#generation;
+  }
+
+  /** Stores what has to be stored, at the end of this tick. */
+  requestStore(): void {
+    this.#host.requestPlainFlush();
+  }
+
+  /** Forgets all events. */
+  clear(): void {
+    this.#store.clear();
   }
 
   // ── Start ───────────────────────────────────────────────────────────────────────────────────
@@ -286,6 +309,7 @@ export class Continuity<M extends ConnectionMeta> {
 
   /** Lost sessions whose grace is over disconnect; those that nobody can resume any more are forgotten. */
   sweep(now: number): void {
+    this.#store.sweep(now);
     for (const session of [...this.#lost.values()]) {
       if (!session.loss) continue;
       keepUp(session.loss, now);
@@ -298,9 +322,9 @@ export class Continuity<M extends ConnectionMeta> {
     }
   }
 
-  /** When the grace of the next lost session is over, in ms. */
+  /** When the grace of the next lost session is over, or rows are to be deleted, in ms. */
   nextDeadline(): number {
-    let next = Number.POSITIVE_INFINITY;
+    let next = this.#store.deleteAtMs;
     const now = Date.now();
     for (const { loss } of this.#lost.values()) {
       if (!loss || loss.gone) continue;
@@ -352,8 +376,8 @@ export class Continuity<M extends ConnectionMeta> {
 
   // ── Resume ──────────────────────────────────────────────────────────────────────────────────
 
-  /** What a client that connects as `userId` gets for `request`. */
-  find(request: ResumeRequest, userId: string): Found<M> {
+  /** What a client that connects with the meta `fresh` gets for `request`. */
+  find(request: ResumeRequest, fresh: M): Found<M> {
     const now = Date.now();
     this.sweep(now);
     const session = this.#sessions.get(request.id);
@@ -361,7 +385,7 @@ export class Continuity<M extends ConnectionMeta> {
       return { reason: this.#whyUnknown(request) };
     }
     const { reader, loss, meta } = session;
-    if (!reader.hasEpoch(request.epoch) || meta.userId !== userId || !session.open) {
+    if (!reader.hasEpoch(request.epoch) || meta.userId !== fresh.userId || !session.open) {
       return { reason: "unknown" };
     }
     if (loss && this.options.resumeMs > 0 && this.#isExpired(session, now)) {
@@ -373,7 +397,13 @@ export class Continuity<M extends ConnectionMeta> {
     if (typeof events === "string") return { reason: events, superseded: session };
     const answers = reader.answersAfter(request.seq);
     if (typeof answers === "string") return { reason: answers, superseded: session };
-    const frames = new Map(events.map(({ seq, text }) => [seq, text]));
+    const channels = session.revokedBy(fresh);
+    const frames = new Map<number, string>();
+    for (const { seq, target, text } of events) {
+      const isRevoked =
+        "channel" in target && target.channel !== null && channels.has(target.channel);
+      if (!isRevoked) frames.set(seq, text);
+    }
     for (const { seq, text } of answers) frames.set(seq, numberFrame(text, seq));
     const inOrder = [...frames].sort(([a], [b]) => a - b).map(([, text]) => text);
     return { session, frames: inOrder };
@@ -435,7 +465,8 @@ export class Continuity<M extends ConnectionMeta> {
   answerSeq(session: Session<M>, id: string, text: string): number {
     if (!this.options.log.durable) return this.nextSeq(session);
     const encode = (seq: number) => numberFrame(text, seq);
-    const { seq } = this.log.append({ only: [session.id] }, encode, Date.now(), id);
+    const more = { answers: id };
+    const { seq } = this.log.append({ only: [session.id] }, encode, Date.now(), more);
     this.#sent(session, seq);
     return seq;
   }
@@ -512,6 +543,7 @@ export class Continuity<M extends ConnectionMeta> {
 
   #keepers(): Session<M>[] {
     const keepers: Session<M>[] = [];
+    if (this.#sessions.size === 0) return keepers;
     for (const session of this.#host.sessions.values()) {
       if (session.reader) keepers.push(session);
       if (keepers.length === KEEPERS) break;

@@ -3,9 +3,10 @@ import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError, toErrorPayload } from "../wire/errors.ts";
-import type { MessageFrame } from "../wire/frames.ts";
+import { encodeAckText, encodeNack, HISTORY, type MessageFrame } from "../wire/frames.ts";
 import type { CallResult } from "./call.ts";
 import type { EmitBuilder, Emitter, EventMap, SocketEmit } from "./emit.ts";
+import type { HistoryPages } from "./history.ts";
 import type { Sweeper } from "./liveness.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
@@ -79,6 +80,10 @@ function isEvent({ type }: MessageFrame): boolean {
   return type !== "ack" && type !== "nack" && type !== "ping";
 }
 
+function isHistory({ type }: MessageFrame): boolean {
+  return type === HISTORY;
+}
+
 function isPending(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as PromiseLike<unknown> | null | undefined)?.then === "function";
 }
@@ -92,13 +97,20 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   readonly #sweeper: Sweeper;
   readonly #frameBytes: number;
   readonly #codec: Codec;
+  readonly #history: HistoryPages<M>;
 
   /** @param label names the room in the log */
   constructor(
     room: Room<M, E, V>,
     label: string,
     actor: VeraniActor<M, E, V>,
-    parts: { emitter: Emitter<M, V>; sweeper: Sweeper; codec: Codec; frameBytes: number },
+    parts: {
+      emitter: Emitter<M, V>;
+      sweeper: Sweeper;
+      codec: Codec;
+      frameBytes: number;
+      history: HistoryPages<M>;
+    },
   ) {
     this.#room = room;
     this.#label = label;
@@ -106,6 +118,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     this.#emitter = parts.emitter;
     this.#sweeper = parts.sweeper;
     this.#codec = parts.codec;
+    this.#history = parts.history;
     this.#frameBytes = parts.frameBytes;
   }
 
@@ -137,7 +150,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
       if (room === "flooded") session.close(CLOSE.rateLimited, "Too much waits to be handled");
       else if (room === "full") {
         if (frame.id !== undefined) session.sendDropped(frame.id, DROPPED);
-      } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
+      } else if (isHistory(frame) || frame.id === undefined || !session.isRepeated(frame.id)) {
         return session.inbox.handle(raw, () => this.#dispatch(session, frame));
       }
     }
@@ -159,8 +172,19 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     }
   }
 
+  /** Answers with a page of the room's events. A client that misses the answer asks again. */
+  #sendHistory(session: Session<M>, { id, data }: MessageFrame): void {
+    if (id === undefined || !session.reader) return;
+    try {
+      session.sendUnkept(encodeAckText(id, this.#history.read(session, data, Date.now())));
+    } catch (error) {
+      session.sendUnkept(encodeNack(id, toErrorPayload(error)));
+    }
+  }
+
   async #dispatch(session: Session<M>, frame: MessageFrame): Promise<void> {
     if (session.ended) return;
+    if (isHistory(frame)) return this.#sendHistory(session, frame);
     const ctx = new Context(this.#actor, this.#emitter, session, frame);
     const handlers = this.#room.handlersOf(frame.type);
     try {

@@ -46,12 +46,12 @@ export type Verdict = "ok" | "limited" | "dropped" | "flooding";
 
 /** The frames that one socket may still send: a token bucket. */
 export class FrameBudget {
-  readonly #limits: Limits;
+  readonly #limits: Pick<Limits, "framesBurst" | "framesPerSecond">;
   #tokens: number;
   #refilledAtMs = 0;
   #isLimited = false;
 
-  constructor(limits: Limits) {
+  constructor(limits: Pick<Limits, "framesBurst" | "framesPerSecond">) {
     this.#limits = limits;
     this.#tokens = limits.framesBurst;
   }

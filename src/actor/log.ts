@@ -35,6 +35,10 @@ export interface Entry {
   readonly text: string;
   /** The id of the emit that this is the answer to. */
   readonly answers?: string;
+  /** The number of the event before; absent in rows of earlier releases. */
+  readonly prev?: number;
+  /** The room stores it, with a row of its own. */
+  readonly isRooms?: true;
 }
 
 /** A session, as far as the log must know it to find its events. */
@@ -163,6 +167,7 @@ export class Log {
   #bytes = 0;
   #seq = 0;
   #eventSeq = 0;
+  #ownSeq = 0;
   /** All events after this number are in the log. */
   #floor = 0;
   #floorCause: Gap = "trimmed";
@@ -185,6 +190,11 @@ export class Log {
     return this.#eventSeq;
   }
 
+  /** The number of the last event that is to be stored with the log. */
+  get ownSeq(): number {
+    return this.#ownSeq;
+  }
+
   /** A number for a frame that is not kept here: an ack or a nack. */
   next(): number {
     this.#seq += 1;
@@ -195,14 +205,25 @@ export class Log {
    * Adds an event.
    *
    * @param encode makes the frame with its number
-   * @param answers the id of the emit that this is the answer to
    */
-  append(target: Target, encode: (seq: number) => string, now: number, answers?: string): Entry {
+  append(
+    target: Target,
+    encode: (seq: number) => string,
+    now: number,
+    more: Pick<Entry, "answers" | "isRooms"> = {},
+  ): Entry {
     const seq = this.next();
-    const frame = { seq, atMs: now, target, text: encode(seq) };
-    const entry: Entry = answers === undefined ? frame : { ...frame, answers };
+    const entry: Entry = {
+      seq,
+      atMs: now,
+      target,
+      text: encode(seq),
+      prev: this.#eventSeq,
+      ...more,
+    };
     this.#add(entry);
     this.#eventSeq = seq;
+    if (more.isRooms === undefined) this.#ownSeq = seq;
     if ("channel" in target) this.#sent.add(target.channel, seq, target.except);
     this.#trim(now);
     return entry;
@@ -261,6 +282,26 @@ export class Log {
     return entries.slice(low);
   }
 
+  /** All entries after the number `after`, oldest first; or why they are not all known. */
+  since(after: number, now: number): Entry[] | Gap {
+    if (after > this.#seq) return "restarted";
+    this.#trim(now);
+    return after < this.#floor ? this.#floorCause : this.after(after);
+  }
+
+  /** All entries, oldest first. */
+  all(now: number): Entry[] {
+    this.#trim(now);
+    return this.after(0);
+  }
+
+  /** Forgets all entries. */
+  clear(): void {
+    const { seq, eventSeq } = this;
+    const marks = { seq, eventSeq, ...this.#sent.list(KNOWN_CHANNELS, KNOWN_UNITS) };
+    this.restore(marks, [], { seq, cause: "trimmed" });
+  }
+
   /** No number of an event that was for `reader` is higher than this. */
   lastFor(reader: Reader): number {
     return Math.max(reader.directSeq, this.#sent.lastFor(reader));
@@ -295,6 +336,7 @@ export class Log {
   restore(marks: Marks, entries: readonly Entry[], floor: { seq: number; cause: Gap }): void {
     this.#seq = marks.seq;
     this.#eventSeq = marks.eventSeq;
+    this.#ownSeq = marks.eventSeq;
     this.#sent = new LastEvents(marks.rest, marks.channels);
     // Without entries, all that was sent is gone; else only what came before the floor.
     this.#trimmed =

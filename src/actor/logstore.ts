@@ -7,11 +7,13 @@ import { outsideTransaction } from "./transaction.ts";
 /** Storage keys of the log's rows: a ring, so that rows are written again instead of deleted. */
 const PREFIX = "rollcall:log:";
 /** Size from which a row is full, in UTF-16 units: each event is written with all before it in its row. */
-const ROW_UNITS = 32_768;
+const ROW_UNITS = 8_192;
 /** The most that a row can take, in UTF-16 units: at two bytes each, 2 MB is the runtime's limit. */
 const LONGEST_ROW_UNITS = 900_000;
 /** Least time between two rows of a log that is not durable, in ms. */
 const STORE_MS = 5_000;
+/** Rows that hold nothing any more are deleted within this time, in ms. */
+const DELETE_MS = 24 * 3_600_000;
 
 /** A row of the log. */
 interface Row<L> {
@@ -58,6 +60,9 @@ const schema: StandardSchemaV1<unknown, Row<unknown>> = {
 };
 const record = defineRecord<Row<unknown>>({ version: 1, schema });
 
+/** The generation of a durable log that has stored nothing: its numbers begin with 1. */
+export const FIRST_GENERATION = "0".repeat(8);
+
 /** What a log that is stored needs of its actor. */
 export interface LogStoreHost<L> {
   readonly storage: DurableObjectStorage;
@@ -70,6 +75,9 @@ export interface LogStoreHost<L> {
   /** Whether a client of protocol 3 is connected. */
   isConnected(): boolean;
   generation(): string;
+  /** Events that the room has stored with rows of its own. */
+  roomsEntries(): Iterable<Entry>;
+  wakeAt(atMs: number): void;
 }
 
 /** What an earlier instance stored. */
@@ -93,6 +101,10 @@ export class LogStore<L> {
   #units = 0;
   /** Events up to this number are stored. */
   #storedSeq = 0;
+  /** When the newest event that was stored happened, in ms. */
+  #newestMs = 0;
+  /** The rows hold no event. */
+  #isEmpty = true;
   #storedAtMs = Number.NEGATIVE_INFINITY;
   /** The lost sessions have changed since. */
   #isLostChanged = false;
@@ -111,22 +123,22 @@ export class LogStore<L> {
       if (row) rows.push(row);
     }
     const newest = rows.sort((a, b) => b.order - a.order)[0];
-    if (!newest) return undefined;
+    const rooms = [...this.#host.roomsEntries()];
+    if (!newest) return rooms.length === 0 ? undefined : merge(FIRST, rooms);
     // A row that is missing, or damaged, ends what is known.
     const known = rows.filter(({ order }, i) => order === newest.order - i);
     const from = known.at(-1)?.from ?? newest.from;
     const { marks, lost, sealed, generation } = newest;
     const floor = from > newest.floor.seq ? { seq: from, cause: "trimmed" as const } : newest.floor;
-    const entries = known
-      .reverse()
-      .flatMap((row) => row.entries)
-      .filter(({ seq }) => seq > floor.seq);
+    const entries = known.reverse().flatMap((row) => row.entries);
     this.#order = newest.order;
     this.#from = newest.from;
     this.#entries = newest.entries;
     this.#units = unitsOf(newest.entries);
     this.#storedSeq = marks.eventSeq;
-    return { entries, marks, floor, lost, sealed, generation };
+    this.#newestMs = newest.entries.at(-1)?.atMs ?? 0;
+    this.#isEmpty = entries.length === 0;
+    return merge({ entries, marks, floor, lost, sealed, generation }, rooms);
   }
 
   /** The lost sessions are others now. */
@@ -138,7 +150,7 @@ export class LogStore<L> {
   /** Before frames are sent: stores what has to be stored by now. */
   flush(): void {
     const { log, options } = this.#host;
-    const isChanged = this.#isLostChanged || log.eventSeq > this.#storedSeq;
+    const isChanged = this.#isLostChanged || log.ownSeq > this.#storedSeq;
     if (!isChanged) return;
     if (!options.durable && !this.#isLostChanged && !this.#host.isNeeded()) return;
     const waitMs = options.durable ? 0 : this.#storedAtMs + STORE_MS - Date.now();
@@ -160,6 +172,7 @@ export class LogStore<L> {
     try {
       if (log.floor.seq > this.#storedSeq || this.#order < 0) this.#beginRow(log.floor.seq);
       for (const entry of log.after(this.#storedSeq)) {
+        if (entry.isRooms) continue;
         const units = entry.text.length;
         if (this.#units >= ROW_UNITS || this.#units + units > LONGEST_ROW_UNITS) {
           if (this.#units + units > LONGEST_ROW_UNITS) this.#put([]);
@@ -168,6 +181,7 @@ export class LogStore<L> {
         this.#entries.push(entry);
         this.#units += units;
         this.#storedSeq = entry.seq;
+        this.#newestMs = entry.atMs;
       }
       this.#put(this.#host.lost());
     } catch (error) {
@@ -201,16 +215,57 @@ export class LogStore<L> {
       generation: generation(),
     };
     storage.kv.put(PREFIX + (this.#order % this.#slots), record.write(row));
+    if (this.#entries.length === 0) return;
+    this.#isEmpty = false;
+    this.#host.wakeAt(this.deleteAtMs);
   }
 
-  /** Deletes the rows of a log that nobody can read any more. */
-  deleteAll(): void {
-    if (this.#order < 0) return;
-    for (const [key] of this.#host.storage.kv.list({ prefix: PREFIX })) {
-      this.#host.storage.kv.delete(key);
-    }
-    this.#order = -1;
+  /** When rows that hold nothing any more are to be deleted, in ms; Infinity where there are none. */
+  get deleteAtMs(): number {
+    if (this.#order < 0 || this.#isEmpty) return Number.POSITIVE_INFINITY;
+    return this.#newestMs + Math.max(DELETE_MS, this.#host.options.ageMs);
   }
+
+  /** Deletes what has expired. What a durable log needs for its numbers stays: an empty row. */
+  sweep(now: number): void {
+    if (now >= this.deleteAtMs && this.#host.lost().length === 0) this.clear();
+  }
+
+  /** Deletes all events. */
+  clear(): void {
+    const { storage, log, options } = this.#host;
+    log.clear();
+    for (const [key] of storage.kv.list({ prefix: PREFIX })) storage.kv.delete(key);
+    this.#order = -1;
+    this.#isEmpty = true;
+    if (!options.durable) return;
+    this.#beginRow(log.seq);
+    this.#put(this.#host.lost());
+  }
+}
+
+const FIRST: Stored<never> = {
+  entries: [],
+  marks: { seq: 0, eventSeq: 0, rest: 0, channels: [] },
+  floor: { seq: 0, cause: "trimmed" },
+  lost: [],
+  sealed: false,
+  generation: FIRST_GENERATION,
+};
+
+/** Adds what the room has stored. An event that is missing between two ends what is known. */
+function merge<L>(stored: Stored<L>, rooms: readonly Entry[]): Stored<L> {
+  const all = [...stored.entries, ...rooms].sort((a, b) => a.seq - b.seq);
+  let { floor } = stored;
+  for (const [i, { prev }] of all.entries()) {
+    const before = Math.max(all[i - 1]?.seq ?? 0, floor.seq);
+    if (prev !== undefined && prev > before) floor = { seq: prev, cause: "trimmed" };
+  }
+  const lastSeq = all.at(-1)?.seq ?? 0;
+  const seq = Math.max(stored.marks.seq, lastSeq);
+  const eventSeq = Math.max(stored.marks.eventSeq, lastSeq);
+  const entries = all.filter((entry) => entry.seq > floor.seq);
+  return { ...stored, entries, floor, marks: { ...stored.marks, seq, eventSeq } };
 }
 
 function unitsOf(entries: readonly Entry[]): number {

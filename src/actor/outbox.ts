@@ -71,6 +71,7 @@ export class Outbox {
   #due: Recipient[] = [];
   /** Sessions of protocol 1 that wait for the end of this tick. */
   #duePlain: Recipient[] = [];
+  #isPlainDue = false;
   /** Runs before each flush, and when one is requested without a frame. */
   beforeFlush: () => void = () => {};
   readonly #builds = new Map<string, () => void>();
@@ -95,11 +96,17 @@ export class Outbox {
       this.#frames.request();
     } else if (!recipient.isDue) {
       // A client of protocol 1 takes no lists: to wait beyond the end of the tick would gain nothing.
-      if (this.#duePlain.push(recipient) === 1) {
-        outsideTransaction(() => queueMicrotask(() => this.#flushPlain()));
-      }
+      this.#duePlain.push(recipient);
+      this.requestPlainFlush();
     }
     recipient.isDue = true;
+  }
+
+  /** Runs {@link beforeFlush} at the end of this tick. */
+  requestPlainFlush(): void {
+    if (this.#isPlainDue) return;
+    this.#isPlainDue = true;
+    outsideTransaction(() => queueMicrotask(() => this.#flushPlain()));
   }
 
   /** Runs {@link beforeFlush} at the end of this tick, or of the window. */
@@ -121,6 +128,8 @@ export class Outbox {
   }
 
   #flushPlain(): void {
+    this.#isPlainDue = false;
+    attempt(this.beforeFlush);
     const due = this.#duePlain;
     this.#duePlain = [];
     for (const recipient of due) {

@@ -2,6 +2,14 @@ import type { Marks } from "./log.ts";
 
 const RESUME = /^(?<id>[\w-]{1,64}):(?<epoch>[\w-]{1,64})(?::(?<seq>\d{1,15}))?$/;
 
+const CURSOR = /^(?<epoch>[\w-]{1,64}):(?<seq>\d{1,15})$/;
+
+/** A cursor `<epoch>:<seq>`; undefined for any other text. */
+export function parseCursor(text: string | null): { epoch: string; seq: number } | undefined {
+  const { epoch, seq } = CURSOR.exec(text ?? "")?.groups ?? {};
+  return epoch === undefined ? undefined : { epoch, seq: Number(seq) };
+}
+
 /** What a client wants to resume; without `seq` its page is new. */
 export interface ResumeRequest {
   id: string;

@@ -10,9 +10,10 @@ import type {
   EventMap,
   SocketEmit,
 } from "./emit.ts";
+import type { RoomLog } from "./history.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
-import type { LogOptions } from "./log.ts";
+import type { Entry, LogOptions } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
@@ -46,6 +47,8 @@ export interface VeraniActor<
   readonly emit: ActorEmit<M, V>;
   /** Named deadlines that survive hibernation; each runs the room's `timer` of that name. */
   readonly timers: Timers;
+  /** The events that were emitted, as far back as {@link RoomDefinition.log} keeps them. */
+  readonly log: RoomLog;
   broadcast(channel: string, data: unknown, options?: BroadcastOptions): number;
   emitToChannel(channel: string, event: string, data?: unknown): number;
   emitToUser(userId: string, event: string, data?: unknown): number;
@@ -163,7 +166,14 @@ export interface RoomDefinition<
   /** How long after the loss its client can resume it, in ms. Default 120 000; 0: never. */
   resumeMs?: number;
   /** What is kept of the room's events, for sessions that resume and for history. */
-  log?: Partial<LogOptions>;
+  log?: Partial<LogOptions> | ((env: E) => Partial<LogOptions>);
+  /**
+   * Whether a client may read events of before it connected, in a room whose log is durable. Default:
+   * every client, of the channels that it is in.
+   */
+  mayReadHistory?(meta: M): boolean;
+  /** The events of `actor.log.append` that the room has stored itself, with a row of its own. */
+  storedEvents?(storage: DurableObjectStorage): Iterable<Entry>;
   limits?: Partial<Limits>;
   liveness?: Partial<Liveness>;
 }

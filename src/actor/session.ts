@@ -104,6 +104,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   #connectByMs = Number.POSITIVE_INFINITY;
   #ended = false;
   #queue: string[] | null = null;
+  /** What leads its frames: until it is open they wait, since older ones are to come before. */
+  #held: ((frames: readonly string[]) => string[]) | undefined;
   #acks: Acks | null = null;
 
   private constructor(
@@ -384,7 +386,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   /** Sends what is queued: one message under protocol 2, else one per frame. */
   flush(join: (frames: readonly string[]) => string = joinFrames): void {
     const frames = this.#queue;
-    if (frames === null) return;
+    if (frames === null || this.#held) return;
     this.#queue = null;
     try {
       if (this.protocol >= 2) WebSocket.prototype.send.call(this.ws, join(frames));
@@ -409,10 +411,24 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     this.enqueue(numberFrame(text, seq));
   }
 
+  /**
+   * @internal Its frames wait until it is open.
+   *
+   * @param lead makes what is sent then from the frames that have waited
+   */
+  hold(lead: (frames: readonly string[]) => string[]): void {
+    this.#held = lead;
+  }
+
   /** @internal `onConnect` is done: events reach it from now on. */
   opened(): void {
     this.open = true;
     this.reader?.opened(this.#host.lastSeq);
+    if (!this.#held) return;
+    const frames = this.#held(this.#queue ?? []);
+    this.#held = undefined;
+    this.#queue = null;
+    for (const frame of frames) this.enqueue(frame);
   }
 
   /** @internal The page is new: it begins with `onConnect`, and with none of the answers before. */
@@ -452,8 +468,11 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** Answers the frame `id`, which was not handled: the client may send it again. */
   sendDropped(id: string, error: ErrorPayload): void {
-    if (this.protocol === 1) return;
-    const text = encodeNack(id, error);
+    if (this.protocol >= 2) this.sendUnkept(encodeNack(id, error));
+  }
+
+  /** Sends an answer that is not sent again after a break: the client asks again. */
+  sendUnkept(text: string): void {
     this.enqueue(this.reader ? numberFrame(text, this.#host.nextSeq(this)) : text);
   }
 
@@ -513,6 +532,14 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
       this.#queue = null;
       this.#ws.serializeAttachment(null);
     } else this.disconnect(end);
+  }
+
+  /** @internal Its channels that a resume with the meta `fresh` takes away from it. */
+  revokedBy(fresh: M): Set<string> {
+    const { channels } = renewMeta(this.meta, fresh, this.#attachment.origin ?? {});
+    const revoked = new Set(this.meta.channels);
+    for (const channel of channels) revoked.delete(channel);
+    return revoked;
   }
 
   /**

@@ -1,7 +1,7 @@
 import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { RollcallError } from "../wire/errors.ts";
-import { encodeFrame, type Hello, type ResumeRefusal } from "../wire/frames.ts";
+import { encodeFrame, type Hello, numberOf, type ResumeRefusal } from "../wire/frames.ts";
 import { closeFor, expectsClose } from "../wire/refusal.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
@@ -15,7 +15,7 @@ import { Session } from "./session.ts";
 
 /** What upgrades to the sockets of a room need. */
 interface UpgradeOptions<M extends ConnectionMeta, E> {
-  room: Pick<RoomDefinition<M, E>, "extractMeta">;
+  room: Pick<RoomDefinition<M, E>, "extractMeta" | "mayReadHistory">;
   env: E;
   websocketPath: string;
   /** Names the room in the log. */
@@ -66,7 +66,7 @@ async function upgrade<M extends ConnectionMeta, E>(
   sweeper.sweepBeforeJoin();
   const protocol = negotiateProtocol(searchParams, codec.protocol2 ? 3 : 1);
   const wanted = protocol === 3 ? parseResume(searchParams.get("resume")) : undefined;
-  const found = wanted && connections.continuity.find(wanted, meta.userId);
+  const found = wanted && connections.continuity.find(wanted, meta);
   // A session whose grace is over counts again.
   if (!found?.session || found.session.loss?.gone) connections.checkLimits(meta.userId);
 
@@ -74,7 +74,7 @@ async function upgrade<M extends ConnectionMeta, E>(
   state.acceptWebSocket(server);
   const probes = liveness.probeMs > 0 && protocol >= 2 && searchParams.get("probe") === "1";
   if (found?.session) {
-    resume(found, server, meta, wanted?.seq, options);
+    resume(found, server, meta, wanted?.seq, searchParams, options);
   } else {
     let session: Session<M>;
     try {
@@ -84,12 +84,57 @@ async function upgrade<M extends ConnectionMeta, E>(
       throw thrown;
     }
     connections.add(session);
-    if (protocol >= 2) session.enqueue(helloOf(session, options, { reason: found?.reason }));
+    greet(session, searchParams, options, found?.reason);
     await options.onAccept(session, sweeper.deadlineOf(session), false);
     // The client's new session is there: the old one can end without a flicker.
     found?.superseded?.supersede();
   }
   return new Response(null, { status: 101, webSocket: client });
+}
+
+/** Sends `hello` to a new session, or to that of a new page, and the events that it asks for. */
+function greet<M extends ConnectionMeta, E>(
+  session: Session<M>,
+  query: URLSearchParams,
+  options: UpgradeOptions<M, E>,
+  reason: ResumeRefusal | undefined,
+): void {
+  if (session.protocol < 2) return;
+  const { connections, room } = options;
+  const { log, continuity } = connections;
+  const since = query.get("since");
+  const rewind = Math.min(Number(query.get("rewind")) || 0, continuity.options.log.events);
+  const isWanted = since !== null || rewind > 0;
+  const mayRead = room.mayReadHistory?.(session.meta) ?? true;
+  if (!isWanted || !mayRead || !session.reader || !continuity.options.log.durable) {
+    session.enqueue(helloOf(session, options, { reason }));
+    return;
+  }
+  const startSeq = continuity.log.seq;
+  // Once it is open, so that nothing is missed in between, and nobody reads who is refused.
+  session.hold((frames) => {
+    const { channels } = session.meta;
+    const later = since === null ? undefined : log.channelEventsAfter(since, channels);
+    const isKnown = typeof later === "object";
+    const events = isKnown ? later : log.lastChannelEvents(channels, rewind);
+    const seq = Math.min(startSeq, events[0] ? events[0].seq - 1 : startSeq);
+    const hello = helloOf(session, options, {
+      reason: reason ?? (isKnown ? undefined : later),
+      range: { seq, replayed: events.length },
+    });
+    return [hello, ...inOrder([...events.map(({ text }) => text), ...frames])];
+  });
+}
+
+/** Frames by their numbers; one without a number stays behind the one before it. */
+function inOrder(frames: readonly string[]): string[] {
+  let last = 0;
+  const numbered = frames.map((text) => {
+    const seq = numberOf(text);
+    if (seq >= 0) last = seq;
+    return { seq: last, text };
+  });
+  return numbered.sort((a, b) => a.seq - b.seq).map(({ text }) => text);
 }
 
 /** The client takes up its session again, with the socket `server`. */
@@ -98,6 +143,7 @@ function resume<M extends ConnectionMeta, E>(
   server: WebSocket,
   meta: M,
   cursor: number | undefined,
+  query: URLSearchParams,
   options: UpgradeOptions<M, E>,
 ): void {
   const { connections, sweeper } = options;
@@ -108,12 +154,13 @@ function resume<M extends ConnectionMeta, E>(
   const deadlineMs = sweeper.deadlineOf(session);
   if (reason === "reloaded") {
     session.reload();
-    session.enqueue(helloOf(session, options, { reason }));
+    greet(session, query, options, reason);
     void options.onAccept(session, deadlineMs, true);
     return;
   }
   const replayed = frames.length;
-  session.enqueue(helloOf(session, options, { seq: cursor, replayed }));
+  const resumed = { seq: cursor ?? 0, replayed };
+  session.enqueue(helloOf(session, options, { resumed }));
   for (const frame of frames) session.enqueue(frame);
   options.onResume(session, deadlineMs, { replayed, missedSnapshot, wasGone });
 }
@@ -122,7 +169,11 @@ function resume<M extends ConnectionMeta, E>(
 function helloOf<M extends ConnectionMeta, E>(
   { id, protocol, probes, reader, meta }: Session<M>,
   { connections, epoch }: UpgradeOptions<M, E>,
-  resumed: { reason?: ResumeRefusal | undefined; seq?: number | undefined; replayed?: number },
+  about: {
+    reason?: ResumeRefusal | undefined;
+    resumed?: { seq: number; replayed: number };
+    range?: { seq: number; replayed: number };
+  },
 ): string {
   const { liveness, continuity } = connections;
   const limits = announce(connections.limits);
@@ -132,15 +183,17 @@ function helloOf<M extends ConnectionMeta, E>(
     const hello: Hello = { protocol: 2, session: id, epoch, seq: 0, limits, pingMs, ...lookMs };
     return encodeFrame({ type: "hello", data: hello });
   }
-  const { reason, replayed = 0 } = resumed;
+  const { reason, resumed, range = resumed } = about;
+  const { durable } = continuity.options.log;
   const hello: Hello = {
     protocol,
     session: id,
     epoch: reader.epoch,
-    seq: resumed.seq ?? continuity.log.seq,
-    resumed: resumed.seq !== undefined,
+    seq: range?.seq ?? continuity.log.seq,
+    resumed: resumed !== undefined,
     ...(reason && { reason }),
-    replayed,
+    replayed: range?.replayed ?? 0,
+    ...(durable && { logEpoch: continuity.logEpoch }),
     nowMs: Date.now(),
     limits,
     pingMs,

@@ -24,11 +24,13 @@ const STREAM_HEADERS = {
 const KEEP_ALIVE = ": keep-alive\n\n";
 const encoder = new TextEncoder();
 
-/** One event of a stream, as EventSource gives it to `onmessage`. */
+/** One event of a stream, as EventSource gives it to its listeners. Without data, it only notes the id. */
 export interface StreamEvent {
   /** Comes back as `Last-Event-ID` when the client reconnects. Without line breaks. */
   id?: string;
-  data: string;
+  /** Its name; by default it goes to `onmessage`. */
+  event?: string;
+  data?: string;
 }
 
 /** The source of a stream's events. */
@@ -44,8 +46,10 @@ export interface StreamSource {
 }
 
 /** `text/event-stream` for one event: a line break in the data starts another `data:` line. */
-function encodeEvent({ id, data }: StreamEvent): string {
-  const head = id === undefined ? "" : `id: ${id}\n`;
+function encodeEvent({ id, event, data }: StreamEvent): string {
+  const name = event === undefined ? "" : `event: ${event}\n`;
+  const head = id === undefined ? name : `${name}id: ${id}\n`;
+  if (data === undefined) return `${head}\n`;
   return `${head}data: ${data.replaceAll(/\r\n|\r|\n/g, "\ndata: ")}\n\n`;
 }
 

@@ -14,6 +14,8 @@ export const PING = '{"type":"ping"}';
 export const PONG = '{"type":"pong"}';
 /** In place of a ping now and then (protocol 2): the actor is to sweep its sockets for dead ones. */
 export const PROBE = '{"type":"probe"}';
+/** The type of a frame that asks for a page of the room's events (protocol 3). */
+export const HISTORY = "rollcall.history";
 /** The actor has swept: no other client needs to probe for a while. */
 export const PROBED = '{"type":"probed"}';
 
@@ -49,8 +51,10 @@ export interface Hello {
   resumed?: boolean;
   /** Why it does not. */
   reason?: ResumeRefusal;
-  /** Protocol 3: how many of the frames that follow are those that the client missed. */
+  /** Protocol 3: how many of the frames that follow are those that the client missed, or asked for. */
   replayed?: number;
+  /** Protocol 3, where the log is durable: with a number it is a cursor of the room's events. */
+  logEpoch?: string;
   /** Protocol 3: the server's time, in ms. */
   nowMs?: number;
   /** Protocol 3: how long a session without a socket counts as present, in ms. */
@@ -243,8 +247,18 @@ export function encodeAck(id: string, data: unknown): string {
   return JSON.stringify({ type: "ack", id, data: data === undefined ? null : data });
 }
 
+/** @param json the data as JSON */
+export function encodeAckText(id: string, json: string): string {
+  return `{"type":"ack","id":${JSON.stringify(id)},"data":${json}}`;
+}
+
 export function encodeNack(id: string, error: ErrorPayload): string {
   return JSON.stringify({ type: "nack", id, error });
+}
+
+/** The number of a frame of {@link numberFrame}; -1 for any other. */
+export function numberOf(text: string): number {
+  return Number(/,"seq":(\d+)\}$/.exec(text)?.[1] ?? -1);
 }
 
 /** A frame with its number, for clients of protocol 3. */

@@ -29,7 +29,7 @@ describe("a publish", () => {
     expect(ann.socket.messages.at(-1)).toContain(`"payload":${payload}`);
     const result = '{"seen": 9007199254740993, "x":-0.0}';
     ann.send(`{"type":"ack","envelopeId":"${envelope.envelopeId}","result":${result}}`);
-    expect((await sent).text).toBe(`{"clientCount":1,"results":[${result}]}`);
+    expect((await sent).text).toContain(`{"clientCount":1,"results":[${result}],`);
   });
 
   it("of a batch reaches subscribers as it was written", async () => {

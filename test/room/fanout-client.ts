@@ -15,6 +15,7 @@ export interface Envelope {
   type: string;
   userId: string;
   timestamp: string;
+  cursor: string;
   payload?: unknown;
 }
 
@@ -86,6 +87,7 @@ export interface Answer {
   body: {
     clientCount?: number;
     results?: unknown[];
+    cursor?: string;
     error?: string;
   };
   headers: Headers;
