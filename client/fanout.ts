@@ -33,12 +33,27 @@ export interface FanoutClientOptions {
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   onStateChange?(state: ConnectionState): void;
   onClose?(event: CloseInfo): void;
+  /** What was published during a break is not known any more, as far as `cursor`. */
+  onGap?(gap: Gap): void;
   /** Faults of the socket, of the token, of a handler; `too_many_filters` from the server. */
   onError?(error: unknown): void;
 }
 
-/** Filters that one message may carry. */
+/**
+ * Envelopes may be missing. `trimmed`: they are older than the server keeps them, or too many;
+ * `restarted`, `unknown`: the server does not know where this client was.
+ */
+export interface Gap {
+  reason: "trimmed" | "restarted" | "unknown";
+  /** Where the client is now. */
+  cursor: string;
+}
+
+/** Filters that one message may carry, and one that asks for earlier envelopes. */
 const FILTERS_PER_FRAME = 50;
+const FILTERS_SINCE = 500;
+/** In place of a cursor: nothing of before, but the cursor of now. */
+const NOW = "now";
 /** UTF-16 units of filters in one message: at most three bytes each, it stays below 64 KiB. */
 const FRAME_UNITS = 20_000;
 
@@ -52,7 +67,8 @@ const RECONNECTION = {
 
 /**
  * Receives what is published to its user, by filters, and answers. It connects at once, comes back
- * after a loss and subscribes again. It stays away when the server closed with 1000, 4400 or 4403, and
+ * after a loss, subscribes again, and receives what was published meanwhile: each envelope once, in
+ * order. Where that is not known any more, `onGap` is called. It stays away when the server closed with 1000, 4400 or 4403, and
  * after three refusals in a row with 4401.
  *
  * @example
@@ -68,6 +84,10 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   /** Handlers by filter; each `subscribe` has an entry of its own, so that one may be given twice. */
   readonly #entries = new Map<FilterKey, Set<{ handler: EnvelopeHandler }>>();
   readonly #index = new FilterIndex<{ handler: EnvelopeHandler }>();
+  /** All envelopes up to here have been received. */
+  #cursor = NOW;
+  /** The ids of those received since, until the server has sent all that was missed. */
+  #received: Set<string> | undefined;
 
   /** @throws TypeError when `url` is none */
   constructor(url: string, options: FanoutClientOptions) {
@@ -94,7 +114,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       },
       {
         state: (state) => this.#notify(() => options.onStateChange?.(state)),
-        open: () => this.#announce("subscribe", [...this.#entries.keys()]),
+        open: () => this.#resume(),
         message: (data) => this.#receive(data),
         error: (error) => this.#fail(error),
         close: (event) => this.#notify(() => options.onClose?.(event)),
@@ -150,19 +170,30 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     this.#announce("unsubscribe", [key]);
   }
 
+  /** Subscribes to all there is, and asks for what was missed. */
+  #resume(): void {
+    this.#received ??= new Set();
+    this.#announce("subscribe", [...this.#entries.keys()], this.#cursor);
+    // Its answer comes after all that was missed.
+    this.#socket.send(`{"type":"subscribe","filters":[],"since":"${NOW}"}`);
+  }
+
   /** Sends filters in as many messages as they need; nothing while there is no connection. */
-  #announce(type: "subscribe" | "unsubscribe", keys: readonly FilterKey[]): void {
+  #announce(type: "subscribe" | "unsubscribe", keys: readonly FilterKey[], since?: string): void {
     let filters: string[] = [];
     let units = 0;
+    // A server that has given no cursor may know none, and takes no more.
+    const count = since === undefined || since === NOW ? FILTERS_PER_FRAME : FILTERS_SINCE;
     const send = () => {
       if (filters.length > 0) {
-        this.#socket.send(`{"type":"${type}","filters":[${filters.join(",")}]}`);
+        const rest = since === undefined ? "" : `,"since":${JSON.stringify(since)}`;
+        this.#socket.send(`{"type":"${type}","filters":[${filters.join(",")}]${rest}}`);
       }
       filters = [];
       units = 0;
     };
     for (const key of keys) {
-      if (filters.length === FILTERS_PER_FRAME || units + key.length > FRAME_UNITS) send();
+      if (filters.length === count || units + key.length > FRAME_UNITS) send();
       filters.push(toJson(key));
       units += key.length;
     }
@@ -172,8 +203,30 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   #receive(data: unknown): void {
     const message = parse(data);
     if (!message) return;
-    if (typeof message.envelopeId === "string") void this.#handle(message as unknown as Envelope);
-    else if (message.type === "error") this.#fail(new FanoutError(String(message.code)));
+    const { type, envelopeId, cursor } = message;
+    if (typeof envelopeId === "string") {
+      if (this.#isNew(envelopeId, cursor)) void this.#handle(message as unknown as Envelope);
+    } else if (type === "error") this.#fail(new FanoutError(String(message.code)));
+    else if (typeof cursor !== "string") return;
+    else if (type === "gap") this.#notify(() => this.#options.onGap?.(message as unknown as Gap));
+    else {
+      this.#cursor = cursor;
+      this.#received = undefined;
+    }
+  }
+
+  /** Notes that an envelope has come. @returns false when it had come before */
+  #isNew(envelopeId: string, cursor: unknown): boolean {
+    // From a server that knows no cursors.
+    if (typeof cursor !== "string") return true;
+    if (!this.#received) {
+      this.#cursor = cursor;
+      return true;
+    }
+    // More may be missing that comes before this one: the cursor stays until all has come.
+    const isNew = !this.#received.has(envelopeId);
+    this.#received.add(envelopeId);
+    return isNew;
   }
 
   async #handle(envelope: Envelope): Promise<void> {
@@ -281,6 +334,8 @@ export interface PublishAnswer<R = Untyped> {
   clientCount: number;
   /** What they answered, in the order in which it came. */
   results: R[];
+  /** Where a reader of the user's envelopes is, once it has this one. */
+  cursor?: string;
 }
 
 /** Attempts at a publish with a key, and the widest wait between them in ms. */
@@ -334,8 +389,8 @@ export async function publishBatch<R = Untyped>(
   );
   return results.map((result) => {
     if ("error" in result) return new PublishError(result.status, result.error);
-    const { clientCount, results } = result;
-    return { clientCount, results };
+    const { status: _, ...answer } = result;
+    return answer;
   });
 }
 

@@ -26,6 +26,12 @@ const BUNDLES: Bundle[] = [
     platform: "browser",
   },
   {
+    name: "FanoutClient",
+    code: `export { FanoutClient } from "./client/fanout.ts";`,
+    limitBytes: 6 * KIB,
+    platform: "browser",
+  },
+  {
     name: "a room without schemas",
     code: `import { createActorHandler, defineRoom } from "rollcall";
       const room = defineRoom({ websocketPath: "/ws" });

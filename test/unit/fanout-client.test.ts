@@ -32,20 +32,23 @@ const envelope = (envelopeId: string, type: string, payload?: unknown) => ({
   payload,
 });
 
-/** What the client said, without pings. */
+/** The question for the cursor of now, which follows the filters of each connection. */
+const NOW = '{"type":"subscribe","filters":[],"since":"now"}';
+
+/** What the client said, without pings and the question for the cursor. */
 const said = () =>
   latest()
-    .sent.filter((text) => text !== "ping")
+    .sent.filter((text) => text !== "ping" && text !== NOW)
     .map((text) => JSON.parse(text));
 
 describe("a subscriber", () => {
   it("connects with its token, and pings with the bytes that wake no actor", async () => {
     await connected();
     expect(latest().url.href).toBe("wss://test/?v=3&token=t");
-    expect(latest().sent).toEqual(["ping"]);
+    expect(latest().sent).toEqual(["ping", NOW]);
     latest().say("pong");
     await pass(26_000);
-    expect(latest().sent).toEqual(["ping", "ping"]);
+    expect(latest().sent).toEqual(["ping", NOW, "ping"]);
   });
 
   it("acks with the first value that a matching handler gives, else with null", async () => {
@@ -106,6 +109,52 @@ describe("a subscriber", () => {
     latest().accept();
     await pass();
     expect(said().map(({ filters }) => filters.length)).toEqual([50, 50, 20]);
+  });
+
+  it("asks for what it missed, and hands over each envelope once, in whatever part it comes again", async () => {
+    const gaps: unknown[] = [];
+    const got: string[] = [];
+    const { client } = await connected({ onGap: (gap) => gaps.push(gap) });
+    client.subscribe({ type: "ask" }, ({ envelopeId }) => {
+      got.push(envelopeId);
+    });
+    const say = (n: number) => latest().say({ ...envelope(`${n}`, "ask"), cursor: `e:${n}` });
+    const reconnect = async () => {
+      latest().end(1006);
+      await pass(2_000);
+      latest().accept();
+      await pass();
+    };
+    latest().say({ type: "cursor", cursor: "e:1" });
+    say(2);
+    await reconnect();
+    expect(said()).toEqual([{ type: "subscribe", filters: [{ type: "ask" }], since: "e:2" }]);
+    // The line breaks in the middle of what it missed: nobody knows what is to come before 5.
+    say(5);
+    await reconnect();
+    expect(said()[0].since).toBe("e:2");
+    for (const n of [3, 5, 6]) say(n);
+    latest().say({ type: "cursor", cursor: "e:6" });
+    say(7);
+    await reconnect();
+    expect(said()[0].since).toBe("e:7");
+    latest().say({ type: "gap", reason: "trimmed", cursor: "e:9" });
+    latest().say({ type: "cursor", cursor: "e:9" });
+    await reconnect();
+    expect(said()[0].since).toBe("e:9");
+    expect(got).toEqual(["2", "5", "3", "6", "7"]);
+    expect(gaps).toEqual([{ type: "gap", reason: "trimmed", cursor: "e:9" }]);
+  });
+
+  it("sends 500 filters at once to a server that has given it a cursor", async () => {
+    const { client } = await connected();
+    for (let n = 0; n < 120; n++) client.subscribe({ type: "ask", n: `${n}` }, () => {});
+    latest().say({ type: "cursor", cursor: "e:1" });
+    latest().end(1006);
+    await pass(2_000);
+    latest().accept();
+    await pass();
+    expect(said().map(({ filters, since }) => [filters.length, since])).toEqual([[120, "e:1"]]);
   });
 
   it("keeps the messages of a reconnect below 64 KiB", async () => {
