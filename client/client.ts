@@ -12,6 +12,7 @@ import {
   encodeNack,
   type FrameLimits,
   type Hello,
+  HISTORY,
   type MessageFrame,
   parseFrames,
   type Untyped,
@@ -84,6 +85,23 @@ export interface DroppedMessage {
   reason: "full" | "closed";
 }
 
+/** An event that was emitted before. */
+export interface PastEvent {
+  event: string;
+  channel: string;
+  data: Untyped;
+  /** When it was emitted: the server's time, in ms. */
+  atMs: number;
+}
+
+/** A part of a room's history. */
+export interface HistoryPage {
+  /** Oldest first. */
+  events: PastEvent[];
+  /** For the page before this one; null when there is none. */
+  before: string | null;
+}
+
 type Token = string | null | undefined;
 
 export interface VeraniClientOptions {
@@ -102,6 +120,11 @@ export interface VeraniClientOptions {
    * rejects, the attempt has failed and the next one calls it again. Null or undefined: no token.
    */
   token?: string | (() => Token | Promise<Token>);
+  /**
+   * In a room whose log is durable: the last so many events of the client's channels come first, on
+   * connecting; after a break, those that it has missed.
+   */
+  rewind?: number;
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   /** Called with what the client does; it logs nothing itself. */
@@ -232,7 +255,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
    * @throws TypeError when `url` is none
    */
   constructor(url: string, options: VeraniClientOptions = {}) {
-    const { token, log, WebSocket } = options;
+    const { token, log, rewind, WebSocket } = options;
     this.#options = filled(DEFAULTS, options);
     if (log) this.#callbacks.log = log;
     const target = toSocketUrl(url);
@@ -256,6 +279,10 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
           setOrDelete(target.searchParams, "token", given ?? undefined);
         }
         setOrDelete(target.searchParams, "resume", this.#session.query);
+        if (rewind) {
+          target.searchParams.set("rewind", String(rewind));
+          setOrDelete(target.searchParams, "since", this.#session.cursor);
+        }
         return target.href;
       },
       {
@@ -340,7 +367,27 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     event: K,
     ...[data, options]: Args<E["in"][K], [options?: AckOptions]>
   ): Promise<Answer<E, K>> {
-    const { timeoutMs = 10_000 } = options ?? {};
+    return this.#ask(event, data, options);
+  }
+
+  /**
+   * Reads events of before, of the client's channels, in a room whose log is durable.
+   *
+   * @param options.before of a later page; without it, the newest
+   * @param options.limit 1–100, default 100
+   * @throws RollcallError `forbidden`, `rate_limited`, `not_found` for a page of another log
+   */
+  async history(options: { before?: string; limit?: number } = {}): Promise<HistoryPage> {
+    const { events, before } = await this.#ask(HISTORY, options);
+    const toPast = ({ atMs, frame }: { atMs: number; frame: MessageFrame }): PastEvent => ({
+      ...bareEvent(frame),
+      channel: frame.channel ?? "default",
+      atMs,
+    });
+    return { events: events.map(toPast), before };
+  }
+
+  #ask(event: string, data: Untyped, { timeoutMs = 10_000 }: AckOptions = {}): Promise<Untyped> {
     return new Promise((resolve, reject) => {
       if (this.#socket.isFinal) throw new RollcallError("disconnected", "Disconnected");
       const id = this.#idPrefix + String(++this.#lastId);

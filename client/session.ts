@@ -27,6 +27,7 @@ export class ResumableSession {
   /** Its id and epoch, as the query `resume` has them. */
   #name: string | undefined;
   #seq: number | undefined;
+  #logEpoch: string | undefined;
   readonly #key: string;
   readonly #page = new AbortController();
 
@@ -58,7 +59,14 @@ export class ResumableSession {
     return `${this.#name}:${this.#seq}`;
   }
 
-  begin({ protocol, session, epoch, seq, resumed, reason, replayed = 0 }: Hello): OpenInfo {
+  /** The last event that was received, as the query `since` has it. */
+  get cursor(): string | undefined {
+    return this.#logEpoch && `${this.#logEpoch}:${this.#seq}`;
+  }
+
+  begin(hello: Hello): OpenInfo {
+    const { protocol, session, epoch, seq, logEpoch, resumed, reason, replayed = 0 } = hello;
+    this.#logEpoch = logEpoch;
     this.#name = protocol === 3 ? `${session}:${epoch}` : undefined;
     this.#seq = protocol === 3 ? seq : undefined;
     return { resumed: resumed === true, replayed, ...(reason && { reason }) };
@@ -76,6 +84,7 @@ export class ResumableSession {
   forget(): void {
     this.#name = undefined;
     this.#seq = undefined;
+    this.#logEpoch = undefined;
   }
 
   stop(): void {

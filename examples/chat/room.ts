@@ -6,13 +6,16 @@ interface Env {
   CHAT: DurableObjectNamespace;
 }
 
-/** Messages that a channel remembers, and channels that one connection may be in. */
+/** Messages that somebody gets who joins, and channels that one connection may be in. */
 const HISTORY = 50;
 const CHANNELS = 20;
+const MONTH_MS = 30 * 24 * 3_600_000;
 
 const chat = defineRoom<ConnectionMeta, Env, ChatEvents>({
   name: "chat",
   websocketPath: "/ws/chat",
+  // Stored before anybody receives it: a message survives whatever happens to the actor.
+  log: { durable: true, ageMs: MONTH_MS, events: 5_000 },
 
   // Your app checks a token here, and takes the name from it. Throwing refuses the connection.
   extractMeta(request) {
@@ -23,7 +26,6 @@ const chat = defineRoom<ConnectionMeta, Env, ChatEvents>({
 });
 
 const channel = z.string().check(z.regex(/^[a-z0-9-]{1,32}$/));
-const historyKey = (name: string) => `history:${name}`;
 
 // What a handler returns is the ack; what it throws is the error that the client sees.
 chat.on("join", z.object({ channel }), ({ actor, meta }, data) => {
@@ -32,7 +34,9 @@ chat.on("join", z.object({ channel }), ({ actor, meta }, data) => {
     // `meta` lives as long as the socket, also while the actor sleeps.
     meta.channels.push(data.channel);
   }
-  return { history: actor.getStorage().kv.get<Message[]>(historyKey(data.channel)) ?? [] };
+  const { events } = actor.log.read({ channel: data.channel, limit: 1_000 });
+  const said = events.filter(({ event }) => event === "said");
+  return { history: said.slice(-HISTORY).map((event): Message => event.data) };
 });
 
 chat.on("leave", z.object({ channel }), ({ meta }, data) => {
@@ -46,13 +50,7 @@ const words = z.object({
 chat.on("say", words, ({ actor, meta }, { channel, text }) => {
   if (!meta.channels.includes(channel)) throw new RollcallError("forbidden", "Join it first");
   const message: Message = { channel, from: meta.userId, text, at: Date.now() };
-  const storage = actor.getStorage();
-  // Nobody receives what could not be stored: emits leave with the commit.
-  storage.transactionSync(() => {
-    const history = storage.kv.get<Message[]>(historyKey(channel)) ?? [];
-    storage.kv.put(historyKey(channel), [...history, message].slice(-HISTORY));
-    actor.emit.to(channel).emit("said", message);
-  });
+  actor.emit.to(channel).emit("said", message);
   return { at: message.at };
 });
 

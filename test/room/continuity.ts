@@ -2,6 +2,7 @@
 import * as z from "zod/mini";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import { type ConnectionMeta, defineRoom, type RoomDefinition } from "../../src/actor/room.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 import type { Hello, MessageFrame, Untyped } from "../../src/wire/frames.ts";
 import { connect, type TestSocket } from "./socket.ts";
 
@@ -27,7 +28,15 @@ function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: strin
         notes: [],
       };
     },
-    onConnect({ actor, meta }) {
+    async onConnect({ actor, meta, emit }) {
+      if (meta.username === "slow") {
+        emit.emit("wait");
+        await scheduler.wait(100);
+      }
+      if (meta.username === "refused") {
+        await scheduler.wait(100);
+        throw new RollcallError("forbidden", "Not you");
+      }
       write(actor, `came ${meta.userId}`);
     },
     onResume({ actor, meta }, { replayed }) {
@@ -66,6 +75,7 @@ function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: strin
     runs.set(text, (runs.get(text) ?? 0) + 1);
     return { ran: text };
   });
+  room.on("read", ({ actor }, options) => actor.log.read(options));
   room.on("ask", async ({ actor, emit }, { question }) => {
     write(actor, `answer ${JSON.stringify(await emit.emitWithAck("question", question))}`);
   });
@@ -124,8 +134,8 @@ export class Client {
   }
 
   /** Connects; with `resume` (default: its own cursor, if it has one). */
-  async connect(resume = this.hello ? this.resume : undefined): Promise<Hello> {
-    const query = resume === undefined ? "" : `&resume=${resume}`;
+  async connect(resume = this.hello ? this.resume : undefined, more = ""): Promise<Hello> {
+    const query = resume === undefined ? more : `${more}&resume=${resume}`;
     const socket = await connect(this.target, `/ws?v=3${this.query}${query}`);
     this.socket = socket;
     const { frame } = await socket.next((one) => one.frame.type === "hello", "hello");
