@@ -8,6 +8,7 @@ import {
 } from "../src/wire/errors.ts";
 import type { AnyEvents, EventMap } from "../src/wire/events.ts";
 import {
+  CONFIRMED,
   encodeAck,
   encodeNack,
   type FrameLimits,
@@ -617,6 +618,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     const { type, id, seq } = frame;
     if (type === "pong" || !this.#session.take(seq)) return;
     if (type === "probed") this.#socket.probed();
+    else if (type === "confirm") this.#socket.send(CONFIRMED);
     else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
     } else if (id !== undefined && type === "nack") {

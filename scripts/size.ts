@@ -37,13 +37,13 @@ const BUNDLES: Bundle[] = [
       const room = defineRoom({ websocketPath: "/ws" });
       room.on("say", (ctx, data) => ctx.actor.emit.to("default").emit("said", data));
       export class Room extends createActorHandler(room) {}`,
-    limitBytes: 21.5 * KIB,
+    limitBytes: 24 * KIB,
     platform: "worker",
   },
   {
     name: "the README's own room",
     code: readExample("const chat = defineRoom"),
-    limitBytes: 26.5 * KIB,
+    limitBytes: 29 * KIB,
     platform: "worker",
   },
   {

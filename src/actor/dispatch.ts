@@ -139,6 +139,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     }
     if (frame === null) return;
     if (frame.type === "ping") session.enqueue(this.#codec.pong);
+    else if (frame.type === "confirmed" && session.protocol === 3) session.confirmed();
     else if (frame.type === "probe" && session.probes) this.#sweeper.probe(session);
     else if (session.protocol >= 2 && frame.type === "ack") {
       session.settleAck(frame.id ?? "", { data: frame.data });

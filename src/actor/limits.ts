@@ -13,6 +13,12 @@ export interface Limits {
    * is dropped, and half as much again closes the socket with 4429.
    */
   inboxUnits: number;
+  /**
+   * UTF-16 units that may be on their way to a client which pings and does not read. A client of protocol
+   * 3 is asked to confirm from time to time; the others cannot be asked, and are sent four times as much
+   * on one socket. More closes the socket with 1013, and the client comes back.
+   */
+  unreadUnits: number;
   /** Sockets of one user in this room. */
   socketsPerUser: number;
   /** Sockets in this room; the runtime itself takes 32 768. */
@@ -24,6 +30,7 @@ export const LIMITS: Limits = {
   framesPerSecond: 50,
   framesBurst: 100,
   inboxUnits: 524_288,
+  unreadUnits: 16_777_216,
   socketsPerUser: 256,
   sockets: 20_000,
 };

@@ -2,7 +2,7 @@ import { log } from "../log.ts";
 import { CLOSE, cutReason, endsSession, sendableCode } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import type { ErrorPayload } from "../wire/errors.ts";
-import { encodeAck, encodeNack, joinFrames, numberFrame } from "../wire/frames.ts";
+import { CONFIRM, encodeAck, encodeNack, joinFrames, numberFrame } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
 import { Acks, type Answer } from "./acks.ts";
 import {
@@ -23,6 +23,10 @@ import { type ConnectionMeta, checkMeta, digestMeta, renewMeta } from "./meta.ts
 import type { Recipient } from "./outbox.ts";
 import { SessionReader } from "./reader.ts";
 
+/** A client is asked to confirm after this part of what it may have unread. */
+const ASK_PART = 1 / 16;
+/** A client that cannot be asked may be sent so many times as much. */
+const UNASKED_TIMES = 4;
 /** How far the stored time of a client's last frame may lag behind, in ms. */
 const SEEN_LAG_MS = 1_000;
 /** The time left to an `onConnect` that takes long, in ms. */
@@ -103,6 +107,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   #isSpilled: boolean;
   #connectByMs = Number.POSITIVE_INFINITY;
   #ended = false;
+  /** UTF-16 units that were sent, and not confirmed; and since it was asked. */
+  #unreadUnits = 0;
+  #sinceAskedUnits: number | null = null;
   #queue: string[] | null = null;
   /** What leads its frames: until it is open they wait, since older ones are to come before. */
   #held: ((frames: readonly string[]) => string[]) | undefined;
@@ -389,12 +396,34 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (frames === null || this.#held) return;
     this.#queue = null;
     try {
-      if (this.protocol >= 2) WebSocket.prototype.send.call(this.ws, join(frames));
-      else for (const frame of frames) WebSocket.prototype.send.call(this.ws, frame);
+      if (this.protocol >= 2) this.#send(join(frames));
+      else for (const frame of frames) this.#send(frame);
     } catch {
       // The runtime may still list the socket as open: without this the session would stay for ever.
       this.close(CLOSE.internal, "Send failed", "send_failed");
+      return;
     }
+    const { unreadUnits } = this.#host.limits;
+    const mayHave = this.protocol === 3 ? unreadUnits : unreadUnits * UNASKED_TIMES;
+    if (this.#unreadUnits > mayHave) {
+      this.close(CLOSE.tryLater, "Too much waits to be read", "send_failed");
+    }
+  }
+
+  #send(text: string): void {
+    WebSocket.prototype.send.call(this.#ws, text);
+    this.#unreadUnits += text.length;
+    if (this.#sinceAskedUnits !== null) this.#sinceAskedUnits += text.length;
+    else if (this.protocol === 3 && this.#unreadUnits > this.#host.limits.unreadUnits * ASK_PART) {
+      this.#sinceAskedUnits = 0;
+      WebSocket.prototype.send.call(this.#ws, CONFIRM);
+    }
+  }
+
+  /** @internal Its client has read all that was sent before it was asked. */
+  confirmed(): void {
+    this.#unreadUnits = this.#sinceAskedUnits ?? this.#unreadUnits;
+    this.#sinceAskedUnits = null;
   }
 
   /**
@@ -556,6 +585,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     }
     this.loss = undefined;
     this.#ws = ws;
+    this.#unreadUnits = 0;
+    this.#sinceAskedUnits = null;
     this.#takeOver(ws);
     this.#attachment.seenAtMs = Date.now();
     this.#attachment.unheard = true;

@@ -16,6 +16,9 @@ export const PONG = '{"type":"pong"}';
 export const PROBE = '{"type":"probe"}';
 /** The type of a frame that asks for a page of the room's events (protocol 3). */
 export const HISTORY = "rollcall.history";
+/** Asks a client of protocol 3 to show that it has read what was sent before; it answers at once. */
+export const CONFIRM = '{"type":"confirm"}';
+export const CONFIRMED = '{"type":"confirmed"}';
 /** The actor has swept: no other client needs to probe for a while. */
 export const PROBED = '{"type":"probed"}';
 
@@ -95,7 +98,15 @@ export const NAME_LENGTH = 256;
 export const ID_LENGTH = 128;
 
 /** Frame types of the protocol itself; an event with such a name needs an `event` frame around it. */
-const RESERVED: ReadonlySet<string> = new Set(["ping", "pong", "probed", "hello", "ack", "nack"]);
+const RESERVED: ReadonlySet<string> = new Set([
+  "ping",
+  "pong",
+  "probed",
+  "confirm",
+  "hello",
+  "ack",
+  "nack",
+]);
 
 const encoder = new TextEncoder();
 

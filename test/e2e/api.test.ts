@@ -484,17 +484,23 @@ describe("/asyncapi.json", () => {
     const { envelopeId } = envelope as { envelopeId: string };
     line.send("ack", { type: "ack", envelopeId, result: { shown: true } });
     const answered = { clientCount: 1, results: [{ shown: true }] };
-    expect(await (await answer).json()).toEqual(answered);
+    expect(await (await answer).json()).toMatchObject(answered);
     line.send("unsubscribe", { type: "unsubscribe", filters });
     for (let i = 0; i <= 10; i++) {
       const many = Array.from({ length: 50 }, (_, j) => ({ type: "news", topic: `${i}.${j}` }));
       line.send("subscribe", { type: "subscribe", filters: many });
     }
     await line.receives("error");
+    line.send("subscribe", { type: "subscribe", filters, since: "now" });
+    await line.receives("cursor");
+    line.send("subscribe", { type: "subscribe", filters, since: "of another log" });
+    await line.receives("gap");
     line.close();
 
     const first = await firstEvent("/fanout/stream?type=late", jwt, () => publish("late"));
     fits("fanoutStream.out.envelope", first);
+    const gap = await firstEvent("/fanout/stream?type=late&lastEventId=none", jwt);
+    fits("fanoutStream.out.gap", gap);
   });
 
   it("describes no message that the tests above did not observe", () => {

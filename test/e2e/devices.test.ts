@@ -137,7 +137,9 @@ describe.concurrent("by hand, as the README has it", () => {
 });
 
 describe.concurrent("streams", () => {
-  it("survive the actor's sleep, do not keep it awake, and a heartbeat wakes a new instance", async () => {
+  it("survive the actor's sleep, do not keep it awake, and a heartbeat wakes a new instance", {
+    tags: ["slow"],
+  }, async () => {
     const sent = beatOf();
     await beat(sent);
     const watchers = await Promise.all(Array.from({ length: 10 }, () => watch(sent.user_id)));
@@ -160,7 +162,7 @@ describe.concurrent("streams", () => {
     expect(after.starts).toBe(before.starts + 1);
   });
 
-  it("of clients that vanish are gone within 20 s", async () => {
+  it("of clients that vanish are gone within 20 s", { tags: ["slow"] }, async () => {
     const { user_id } = beatOf();
     const url = await streamUrl(user_id);
     const curls = Array.from({ length: 3 }, () => new Running("curl", ["-sN", url]));

@@ -139,13 +139,13 @@ it("lets a stock client follow the contract's table by hand", async () => {
   one.send({ type: "ack", envelopeId: envelope.envelopeId, result: { seen: 1 } });
   const response = await answer;
   expect(response.status).toBe(200);
-  expect(await response.json()).toEqual({ clientCount: 1, results: [{ seen: 1 }] });
+  expect(await response.json()).toMatchObject({ clientCount: 1, results: [{ seen: 1 }] });
   expect(two.messages.filter((text) => text !== "pong")).toEqual([]);
 
   one.send({ type: "unsubscribe", filters: [{ questId: "q1", type: "chat_message" }] });
   await one.subscribe();
   const none = await post({ userId: "stock", type: "chat_message", payload: { questId: "q1" } });
-  expect(await none.json()).toEqual({ clientCount: 0, results: [] });
+  expect(await none.json()).toMatchObject({ clientCount: 0, results: [] });
 });
 
 it("does not wait for a client whose connection breaks", async () => {
@@ -159,7 +159,7 @@ it("does not wait for a client whose connection breaks", async () => {
   alive.send({ type: "ack", envelopeId, result: "alive" });
   await dying.envelope(1);
   dying.ws.terminate();
-  expect(await (await answer).json()).toEqual({ clientCount: 2, results: ["alive"] });
+  expect(await (await answer).json()).toMatchObject({ clientCount: 2, results: ["alive"] });
   expect(performance.now() - begun).toBeLessThan(4_500);
 });
 
@@ -180,7 +180,7 @@ it("serves others while a publisher who waited has hung up", async () => {
   const answer = post({ userId: "mute", payload: "next" });
   const next = await mute.envelope("next");
   mute.send({ type: "ack", envelopeId: next.envelopeId, result: "to somebody" });
-  expect(await (await answer).json()).toEqual({ clientCount: 1, results: ["to somebody"] });
+  expect(await (await answer).json()).toMatchObject({ clientCount: 1, results: ["to somebody"] });
 });
 
 describe("FanoutClient", () => {
@@ -214,18 +214,21 @@ describe("FanoutClient", () => {
       throw new Error("out of order");
     });
     const ask = (topic: string) => ({ topic, n: 21 });
-    expect(await reach("typed", "ask", ask("a"))).toEqual({
+    expect(await reach("typed", "ask", ask("a"))).toMatchObject({
       clientCount: 1,
       results: [{ doubled: 42 }],
     });
-    expect(await reach("typed", "ask", ask("b"))).toEqual({ clientCount: 1, results: [null] });
+    expect(await reach("typed", "ask", ask("b"))).toMatchObject({
+      clientCount: 1,
+      results: [null],
+    });
     expect(errors).toEqual([new Error("out of order")]);
     stop();
     await expect
       .poll(async () =>
         publish(backend(), { userId: "typed", type: "ask", payload: ask("a"), ackTimeoutMs: 0 }),
       )
-      .toEqual({ clientCount: 0, results: [] });
+      .toMatchObject({ clientCount: 0, results: [] });
   });
 
   it("publishes once under a key, many in a batch, and tells what was refused", async () => {
@@ -253,12 +256,12 @@ describe("FanoutClient", () => {
     // About ten seconds after the last event the runtime puts an actor to sleep; asking is one.
     await sleep(Math.max(0, asleepAt - performance.now()));
     const answer = publish(backend(), { userId: "sleeper", payload: "wake up" });
-    const { envelopeId } = await socket.envelope("wake up");
+    const { envelopeId, cursor } = await socket.envelope("wake up");
     socket.send({ type: "ack", envelopeId });
-    expect(await answer).toEqual({ clientCount: 2, results: [null] });
+    expect(await answer).toMatchObject({ clientCount: 2, results: [null] });
     let text = "";
     while (!text.includes("data: ")) text += (await stream.read()).value ?? "";
-    expect(text).toContain(`id: ${envelopeId}\ndata: {`);
+    expect(text).toContain(`id: ${cursor}\ndata: {`);
     expect((await inspect("sleeper")).instance).not.toBe(instance);
     await stream.cancel();
   });
@@ -270,7 +273,7 @@ describe("FanoutClient", () => {
     expect((await reach("returning", "n", { n: "119" })).results).toEqual(["119"]);
     await server.restart();
     for (const n of ["0", "60", "119"]) {
-      expect(await reach("returning", "n", { n })).toEqual({ clientCount: 1, results: [n] });
+      expect(await reach("returning", "n", { n })).toMatchObject({ clientCount: 1, results: [n] });
     }
   });
 });

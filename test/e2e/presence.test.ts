@@ -106,7 +106,9 @@ describe.concurrent("what npm start started", () => {
     });
   });
 
-  test("sleeps through 30 s in which 20 clients ping every second", async () => {
+  test("sleeps through 30 s in which 20 clients ping every second", {
+    tags: ["slow"],
+  }, async () => {
     const sockets = Array.from({ length: 20 }, (_, n) => {
       const query = `token=user:idler${n}&room=idle&v=2`;
       return new WebSocket(`${server.wsUrl}/ws/presence?${query}`);

@@ -29,7 +29,7 @@ function runToken(...args: string[]): string {
 }
 
 describe("npm start", () => {
-  test("leaves no process behind, whichever signal ends it", async () => {
+  test("leaves no process behind, whichever signal ends it", { tags: ["slow"] }, async () => {
     const server = await start();
     for (const end of [
       (npm: number) => process.kill(npm, "SIGTERM"),

@@ -187,13 +187,12 @@ describe("the workspace Worker behind npm start", () => {
   );
 });
 
-it(
-  "all clients have the same notes in the same order with WORKSPACE_STORAGE=do, before and after a power cut",
-  async () => {
-    const vars = { REQUIRE_AUTH: "true", JWT_SECRET, WORKSPACE_STORAGE: "do" };
-    const server = await startServer({ vars });
-    onTestFinished(() => server.stop());
-    await playAll(server, SHORT, SHORT / 2);
-  },
-  PLAY_TIMEOUT_MS,
-);
+it("all clients have the same notes in the same order with WORKSPACE_STORAGE=do, before and after a power cut", {
+  tags: ["slow"],
+  timeout: PLAY_TIMEOUT_MS,
+}, async () => {
+  const vars = { REQUIRE_AUTH: "true", JWT_SECRET, WORKSPACE_STORAGE: "do" };
+  const server = await startServer({ vars });
+  onTestFinished(() => server.stop());
+  await playAll(server, SHORT, SHORT / 2);
+});

@@ -14,10 +14,12 @@ interface LineMeta extends ConnectionMeta {
 /** How often each emit with an id ran, by its text: never more than once. */
 export const runs = new Map<string, number>();
 
+const LIMITS = { framesPerSecond: 100_000, framesBurst: 100_000 };
+
 function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: string }) {
   const room = defineRoom<LineMeta, Env>({
     websocketPath: "/ws",
-    limits: { framesPerSecond: 100_000, framesBurst: 100_000 },
+    limits: LIMITS,
     extractMeta(request) {
       const { searchParams } = new URL(request.url);
       return {
@@ -99,7 +101,9 @@ function write(actor: { getStorage(): DurableObjectStorage }, entry: string): vo
   kv.put("journal", [...(kv.get<string[]>("journal") ?? []), entry]);
 }
 
-export class Line extends createActorHandler(line({ name: "line", log: { events: 200 } })) {}
+export class Line extends createActorHandler(
+  line({ name: "line", log: { events: 200 }, limits: { ...LIMITS, unreadUnits: 400_000 } }),
+) {}
 /** Its sessions cannot be resumed for long, and its log holds few events. */
 export class ShortLine extends createActorHandler(
   line({ name: "short-line", graceMs: 50, resumeMs: 100, log: { events: 5 } }),
@@ -160,7 +164,7 @@ export class Client {
     if (!socket) return;
     for (const { event, data, frame } of socket.received.splice(0)) {
       const { seq } = frame;
-      if (frame.type === "pong" || frame.type === "hello") continue;
+      if (["pong", "hello", "confirm"].includes(frame.type)) continue;
       if (seq === undefined) throw new Error(`no number: ${JSON.stringify(frame)}`);
       if (seq <= this.cursor) throw new Error(`${seq} after ${this.cursor}`);
       this.cursor = seq;

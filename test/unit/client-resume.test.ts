@@ -45,6 +45,45 @@ const codeOf = (promise: Promise<unknown>) =>
   );
 
 describe("a client of protocol 3", () => {
+  it("confirms at once, when the server asks, that it has read", async () => {
+    const { socket } = await begun();
+    socket.sent.length = 0;
+    socket.say({ type: "confirm" });
+    expect(socket.sent).toEqual(['{"type":"confirmed"}']);
+  });
+
+  it("asks for the last events of a room, and after a break for those that followed its cursor", async () => {
+    pick(0);
+    newClient({ rewind: 50 });
+    await pass();
+    const first = latest();
+    expect(first.url.searchParams.get("rewind")).toBe("50");
+    expect(first.url.searchParams.has("since")).toBe(false);
+    first.open();
+    first.say(hello({ logEpoch: "l1" }));
+    first.say({ type: "event", data: { type: "said" }, seq: 12 });
+    const next = await cut(first);
+    expect(next.url.searchParams.get("since")).toBe("l1:12");
+    expect(next.url.searchParams.get("resume")).toBe("s1:e1:12");
+  });
+
+  it("reads pages of history", async () => {
+    const { client, socket } = await begun();
+    socket.sent.length = 0;
+    const asking = client.history({ limit: 2 });
+    const { id, ...frame } = JSON.parse(socket.sent[0] ?? "");
+    expect(frame).toEqual({ type: "rollcall.history", data: { limit: 2 } });
+    const event = { type: "event", channel: "c", data: { type: "said", text: "hi" }, seq: 4 };
+    socket.say({
+      ...{ type: "ack", id, seq: 11 },
+      data: { events: [{ atMs: 5, frame: event }], before: "l1:4" },
+    });
+    expect(await asking).toEqual({
+      events: [{ event: "said", channel: "c", data: { text: "hi" }, atMs: 5 }],
+      before: "l1:4",
+    });
+  });
+
   it("resumes from the number of the last frame that it received", async () => {
     pick(0);
     const { client, socket } = await begun();
