@@ -34,7 +34,9 @@ export default defineConfig({
   test: {
     // Two cores are what CI has; workerd and vitest's own process need room as well.
     maxWorkers: 2,
-    tags: [{ name: "slow", description: "Watches for long: a part of `npm run test:slow`" }],
+    tags: [
+      { name: "slow", description: "Watches for long, or installs: a part of `npm run test:slow`" },
+    ],
     projects: [
       {
         test: {

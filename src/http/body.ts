@@ -2,10 +2,11 @@ import { type ErrorCode, RollcallError } from "../wire/errors.ts";
 
 /**
  * How much of a refused body is still read, in bytes and in ms, before the answer: a sender that is
- * in the middle of a write may never see an answer that comes earlier.
+ * in the middle of a write may never see an answer that comes earlier. One that pauses is not waited for.
  */
 const DRAIN_BYTES = 16 * 1024 * 1024;
-const DRAIN_MS = 500;
+const DRAIN_MS = 5_000;
+const PAUSE_MS = 500;
 
 /**
  * The body of a request as text, of at most `limitBytes` bytes; null when it has more. The rest of
@@ -110,12 +111,18 @@ async function read<T>(
 
 async function drain(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | null = null;
-  const late = new Promise<"late">((resolve) => {
-    timer = setTimeout(resolve, DRAIN_MS, "late");
-  });
+  const late = (ms: number) =>
+    new Promise<"late">((resolve) => {
+      timer = setTimeout(resolve, ms, "late");
+    });
+  const endMs = Date.now() + DRAIN_MS;
   try {
     for (let left = DRAIN_BYTES; left > 0; ) {
-      const part = await Promise.race([reader.read(), late]);
+      const part = await Promise.race([
+        reader.read(),
+        late(Math.min(PAUSE_MS, endMs - Date.now())),
+      ]);
+      clearTimeout(timer);
       if (part === "late") break;
       if (part.done) return;
       left -= part.value.byteLength;

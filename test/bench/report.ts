@@ -73,7 +73,8 @@ export function ratiosOf({ quantities }: Result): Ratio[] {
         const times = median(
           mine.map((value, i) => {
             const [over, under] = better === "more" ? [value, other[i]] : [other[i], value];
-            return (over as number) / (under as number);
+            // None of both: as good.
+            return over === under ? 1 : (over as number) / (under as number);
           }),
         );
         const least = atLeast?.[peer];

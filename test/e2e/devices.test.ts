@@ -230,7 +230,7 @@ async function heardBy(userId: string, task: () => Promise<void>): Promise<strin
   return curl.output;
 }
 
-describe("a power cut", () => {
+describe("a power cut", { tags: ["slow"] }, () => {
   it("makes no beating device offline, and a dead one at most the flush time later", async () => {
     const alive = beatOf({ ttl_ms: 2_500 });
     await beat(alive);

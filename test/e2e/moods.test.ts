@@ -60,7 +60,7 @@ test("visitors with and without sockets count each other, change their mood and 
   expect(byPolling.states.length).toBe(heard);
 });
 
-test("a power cut loses nobody, and no log names a session", async () => {
+test("a power cut loses nobody, and no log names a session", { tags: ["slow"] }, async () => {
   const ids = Array.from({ length: 20 }, (_, i) => `secret-session-${i}`);
   await Promise.all(ids.map((sessionId) => post("/api/heartbeat", { sessionId })));
   await post("/api/leave", { sessionId: ids[0] });

@@ -169,7 +169,7 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
 
-describe("the packed library", () => {
+describe("the packed library", { tags: ["slow"] }, () => {
   it("brings no package but the types of Standard Schema, and its core compiles alone", async () => {
     const project = await install("core", { rollcall: tarball });
     expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);

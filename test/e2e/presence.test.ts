@@ -146,7 +146,9 @@ describe.concurrent("what npm start started", () => {
   });
 });
 
-test("a power cut leaves no ghosts: who comes back is there, who does not is not", async () => {
+test("a power cut leaves no ghosts: who comes back is there, who does not is not", {
+  tags: ["slow"],
+}, async () => {
   const anna = new User("crash", "anna");
   await anna.hears({ event: "sync", totalUsers: 1 });
   const berta = new User("crash", "berta");

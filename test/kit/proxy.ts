@@ -81,7 +81,8 @@ class Link {
 }
 
 export interface ProxyEvents {
-  onConnect?(): void;
+  /** @param reset cuts this connection */
+  onConnect?(reset: () => void): void;
   /** A client disconnected before any byte of an answer arrived. */
   onUnanswered?(request: string): void;
 }
@@ -100,8 +101,8 @@ export class FaultProxy {
         client.resetAndDestroy();
         return;
       }
-      onConnect?.();
       const link = new Link(client, target());
+      onConnect?.(() => link.reset());
       this.figures.connections += 1;
       this.#links.add(link);
       link.upstream.once("close", () => this.#links.delete(link));
