@@ -18,8 +18,8 @@ const EVENTS_PER_S = 20;
 const CUT_AFTER_MS = [1_000, 5_000] as const;
 /** Length of a round, in ms. */
 const ROUND_MS = 24_000;
-/** Time for the last clients to come back, in ms. */
-const SETTLE_MS = 20_000;
+/** Time for the last clients to come back, in ms: the longest wait of a client is 30 s. */
+const SETTLE_MS = 35_000;
 
 /** What one client has received. Events are numbered by the client that speaks. */
 class Listener {
