@@ -119,8 +119,8 @@ async function toAddressed(body: Body, given: unknown, publisher: string): Promi
   if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
   if (given === undefined || given === null) return { userId, message };
   const key = parse(idempotencyKey, given);
-  // Of the value's own text, as earlier releases made it: a retry may be written in another way. Numbers
-  // that lose digits as values are told apart by what was written.
+  // Of the value's own text, as earlier releases made it: a retry may be written in another way. Where
+  // parsing would round a number, it is of the text that the publisher wrote.
   const isExact = message.payload === undefined || !losesDigits(message.payload);
   const value = isExact && parsedText !== undefined ? { ...message, payload: parsedText } : message;
   message.idempotency = {

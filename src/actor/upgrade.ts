@@ -111,7 +111,7 @@ function greet<M extends ConnectionMeta, E>(
     return;
   }
   const startSeq = continuity.log.seq;
-  // Once it is open, so that nothing is missed in between, and nobody reads who is refused.
+  // Made when `onConnect` is done: no event is missed in between, and a client that it refuses reads none.
   session.hold((frames) => {
     const { channels } = session.meta;
     const later = since === null ? undefined : log.channelEventsAfter(since, channels);

@@ -76,7 +76,7 @@ describe("a subscriber with a cursor", () => {
     expect(payloadsOf(await resume(user, answer?.cursor ?? ""))).toEqual(["first"]);
   });
 
-  it("is told of a gap for a cursor that cannot be served, and receives what comes then", async () => {
+  it("receives a gap for a cursor that cannot be served, and then live envelopes", async () => {
     const user = freshName();
     const envelope = await (async () => {
       const one = await Subscriber.connect(user);
@@ -103,7 +103,7 @@ describe("a subscriber with a cursor", () => {
     expect(late.received.at(-1)?.payload).toBe(2);
   });
 
-  it("is told that the log was trimmed by age, by count and by size, also after a sleep", async () => {
+  it("receives a gap when the log was trimmed by age, by count or by size, also after a sleep", async () => {
     const byAge = freshName();
     const old = await send(byAge, 1);
     await send(byAge, 2);
@@ -164,7 +164,7 @@ describe("a subscriber with a cursor", () => {
     ]);
   });
 
-  it("may not ask without end: it is told, and stays connected", async () => {
+  it("gets rate_limited when it asks too often, and stays connected", async () => {
     const user = freshName();
     const cursor = await send(user, 0);
     const one = await Subscriber.connect(user);
@@ -199,7 +199,7 @@ describe("a stream", () => {
     byQuery.close();
   });
 
-  it("is told of a gap for an id that cannot be served, such as an envelope's", async () => {
+  it("sends a gap for an id that cannot be served, such as an envelope's", async () => {
     const user = freshName();
     const token = await sign({ userId: user });
     const cursor = await send(user, 1);

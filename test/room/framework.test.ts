@@ -6,28 +6,9 @@ import { storeAttachment } from "../../src/actor/attachment.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
 import type { ActorStub } from "../../src/actor/stub.ts";
 import { PresenceRoom } from "../../src/server/worker.ts";
+import { journal, type LabStub, newLab, read, times } from "./lab.ts";
 import { FallbackRoom, gates, Lab } from "./rooms.ts";
 import { connect, freshName, type TestSocket, upgrade } from "./socket.ts";
-
-type LabStub = DurableObjectStub<Lab> & ActorStub;
-
-function newLab(): LabStub {
-  return env.LAB.getByName(freshName()) as LabStub;
-}
-
-async function read(stub: ActorStub, name: string, data?: unknown): Promise<unknown> {
-  const result = await stub.ingest(name, data);
-  if (!result.ok) throw new Error(result.error.message);
-  return result.value;
-}
-
-async function journal(stub: ActorStub): Promise<string[]> {
-  return (await read(stub, "journal")) as string[];
-}
-
-async function times(stub: ActorStub, entry: string): Promise<number> {
-  return (await journal(stub)).filter((line) => line === entry).length;
-}
 
 /** When the alarm stands, in ms since the epoch. */
 async function alarmOf(stub: ActorStub): Promise<number> {

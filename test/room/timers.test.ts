@@ -1,35 +1,15 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import type { VeraniActor } from "../../src/actor/room.ts";
 import type { ActorStub } from "../../src/actor/stub.ts";
+import { journal, type LabStub, newLab, read, times } from "./lab.ts";
 import { newPlanned, type PlannedActor, type PlannedStub } from "./planned.ts";
 import type { Lab } from "./rooms.ts";
-import { connect, freshName } from "./socket.ts";
-
-type LabStub = DurableObjectStub<Lab> & ActorStub;
+import { connect } from "./socket.ts";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 const never = () => new Promise<void>(() => {});
-
-function newLab(): LabStub {
-  return env.LAB.getByName(freshName()) as LabStub;
-}
-
-async function read(stub: ActorStub, name: string, data?: unknown): Promise<unknown> {
-  const result = await stub.ingest(name, data);
-  if (!result.ok) throw new Error(result.error.message);
-  return result.value;
-}
-
-async function journal(stub: ActorStub): Promise<string[]> {
-  return (await read(stub, "journal")) as string[];
-}
-
-async function times(stub: ActorStub, entry: string): Promise<number> {
-  return (await journal(stub)).filter((line) => line === entry).length;
-}
 
 /** When the alarm stands, in ms since the epoch; undefined for none. */
 async function alarmOf(stub: ActorStub): Promise<number | undefined> {
