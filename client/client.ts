@@ -239,6 +239,10 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   readonly #acks = new Map<string, PendingAck>();
   /** Answers to the server's questions, by their ids: a question may come again after a break. */
   readonly #answers = new Map<string, string>();
+  /** Emits that were sent on earlier connections, and wait for their answers. */
+  #unanswered: string[] = [];
+  /** This connection's `open` has been told. */
+  #isReady = false;
   readonly #waiting = new Set<(error?: RollcallError) => void>();
   /** Unlike that of any other client, or of this page before it was loaded again. */
   readonly #idPrefix = `${randomId().slice(0, 16)}-`;
@@ -298,6 +302,8 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
         },
         open: () => {
           this.#protocol = 0;
+          this.#isReady = false;
+          this.#unanswered = [...this.#acks.keys()].filter((id) => !this.#outgoing.has(id));
           // A refusal is a close right after the upgrade. Each server answers the first ping at once.
           this.#readyTimer = setTimeout(() => this.#ready(), READY_MS);
           // With a session to resume, emits wait for those that have to be sent again before them.
@@ -530,8 +536,11 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
 
   #message(data: unknown): void {
     const { connections } = this.#socket;
-    let begins = this.#protocol === 0;
+    let begins = false;
     for (const frame of parseFrames(data)) {
+      // The runtime answers pings also before the actor has said a word.
+      const isAnswer = frame.type !== "pong" || this.#session.query === undefined;
+      begins ||= this.#protocol === 0 && isAnswer;
       // A handler may have disconnected in the middle of a list.
       if (this.#socket.state !== "connected" || connections !== this.#socket.connections) return;
       if (frame.type === "hello" && this.#protocol < 2) {
@@ -553,7 +562,9 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (lookMs !== undefined) this.#socket.probeWithin(lookMs);
     this.#limits = limits;
     if (this.#info.resumed) return;
-    this.#giveUpSent("The session is a new one");
+    for (const id of this.#unanswered) {
+      this.#settle(id, new RollcallError("disconnected", "The session is a new one"));
+    }
     this.#answers.clear();
     if (this.#hadSession) this.#presence.restart(reason === "restarted" ? graceMs : 0);
   }
@@ -567,12 +578,14 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#hadSession = true;
     if (this.#info.resumed) {
       for (const reply of this.#answers.values()) this.#socket.send(reply);
-      const sent = [...this.#acks].filter(([id]) => !this.#outgoing.has(id));
-      this.#outgoing.repeat(sent.map(([, { message, text }]) => ({ ...message, text })));
+      const sent = this.#unanswered.flatMap((id) => this.#acks.get(id) ?? []);
+      this.#outgoing.repeat(sent.map(({ message, text }) => ({ ...message, text })));
     }
+    this.#unanswered = [];
     this.#outgoing.open(this.#limits);
     for (const settle of [...this.#waiting]) settle();
-    this.#notify("open", this.#info);
+    if (!this.#isReady) this.#notify("open", this.#info);
+    this.#isReady = true;
   }
 
   #closed(event: CloseInfo, final: boolean): void {

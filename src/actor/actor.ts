@@ -145,7 +145,7 @@ export function createActorHandler<
       // The clock was set back: the alarm would come too late for those who fall silent.
       if (now < this.#eventAtMs - SET_BACK_MS) this.timers.rearm();
       this.#eventAtMs = now;
-      const late = closing && !this.sessions.has(closing) && this.#connections.restoreLate(closing);
+      const late = closing && this.#connections.noteClosing(closing);
       if (this.#isAwake) return late ? this.#restoreLate() : undefined;
       this.#isAwake = true;
       this.#connections.sweepStorage();
@@ -215,7 +215,7 @@ export function createActorHandler<
     override async webSocketClose(ws: WebSocket, code: number, reason: string): Promise<void> {
       this.#wakeUps.close += 1;
       await this.#wake(ws);
-      const session = this.sessions.get(ws);
+      const session = this.#connections.closedWith(ws);
       try {
         WebSocket.prototype.close.call(ws, sendableCode(code), reason);
       } catch {

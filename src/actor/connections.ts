@@ -78,6 +78,8 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   readonly #byChannel = new Index<M>();
   /** Sessions whose meta a handler may be changing. */
   readonly #changing = new Set<Session<M>>();
+  /** Sessions that were lost with these sockets, whose closes had not been reported. */
+  readonly #stale = new WeakMap<WebSocket, Session<M>>();
   /** The list copied last: most sessions of a room are in the same channels and share one copy. */
   #lastCopy: readonly string[] = [];
 
@@ -132,16 +134,27 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   }
 
   /**
-   * Makes the session of a socket that closed while the actor slept. It is present, so that the room
-   * sees it before its end, but no event reaches it.
+   * The close of a socket is reported. If it closed while the actor slept, its session is made now: it
+   * is present, so that the room sees it before its end, but no event reaches it.
+   *
+   * @returns whether it was made now
    */
-  restoreLate(ws: WebSocket): Session<M> | null {
+  noteClosing(ws: WebSocket): boolean {
+    const known = this.sessions.get(ws);
+    if (known) known.isLate = true;
+    if (known || this.#stale.has(ws)) return false;
     const session = Session.restore<M>(this, ws);
-    if (!session) return null;
+    if (!session) return false;
     session.isLate = true;
     this.add(session);
     this.continuity.restoreFrom(session);
-    return session;
+    return true;
+  }
+
+  /** The session that a socket whose close was reported has, or had when it was found closed. */
+  closedWith(ws: WebSocket): Session<M> | undefined {
+    const session = this.sessions.get(ws) ?? this.#stale.get(ws);
+    return session?.ws === ws ? session : undefined;
   }
 
   /** @throws RollcallError `too_many_sockets` when the room, or the user in it, may have no more */
@@ -165,6 +178,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     for (const session of [...this.sessions.values()]) {
       if (!session.isLate && session.ws.readyState !== WebSocket.OPEN) {
         // 1006: it closed without a close frame that the actor has seen.
+        this.#stale.set(session.ws, session);
         session.closed(1006, "stale");
       }
     }

@@ -555,7 +555,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** Its socket has closed with `code`: the session is lost, and can be resumed, or it ends. */
   closed(code: number, end: EndReason): void {
-    if (this.#ended || this.loss) return;
+    if (this.#ended || (this.loss && !endsSession(code))) return;
     const isLost = this.reader !== undefined && !endsSession(code);
     if (isLost && this.open && this.#host.lost(this, code)) {
       this.#queue = null;

@@ -134,9 +134,9 @@ async function play(side: Side, lengthMs: number) {
   const server = await side.start();
   let isCutting = true;
   const proxy = new FaultProxy(() => Number(new URL(server.url).port), {
-    onConnect(reset) {
+    onConnect(link) {
       const [least, most] = CUT_AFTER_MS;
-      setTimeout(() => isCutting && reset(), least + Math.random() * (most - least)).unref();
+      setTimeout(() => isCutting && link.reset(), least + Math.random() * (most - least)).unref();
     },
   });
   await proxy.listen();

@@ -33,6 +33,35 @@ export function watchFaults(page: Page, faults: string[]): void {
   page.on("pageerror", (error) => faults.push(String(error)));
 }
 
+/** A room's socket in a page, as the page sees it. */
+export interface Line {
+  /** The first frame. */
+  hello: Record<string, unknown>;
+  /** Frames after it, without answers to pings. */
+  frames: string[];
+}
+
+/** Collects the sockets that a page opens with `path` in their URLs, each from its `hello` on. */
+export function watchLines(page: Page, path: string): Line[] {
+  const lines: Line[] = [];
+  page.on("websocket", (socket) => {
+    if (!socket.url().includes(path)) return;
+    let line: Line | undefined;
+    socket.on("framereceived", ({ payload }) => {
+      const all = [JSON.parse(String(payload))].flat() as { type: string; data: Line["hello"] }[];
+      for (const frame of all) {
+        if (frame.type === "hello") {
+          line = { hello: frame.data, frames: [] };
+          lines.push(line);
+        } else if (frame.type !== "pong" && frame.type !== "probed") {
+          line?.frames.push(JSON.stringify(frame));
+        }
+      }
+    });
+  });
+  return lines;
+}
+
 /**
  * Tells how long this machine stood still, at worst, since it was started: what a measured time may
  * be longer by through no fault of the page.

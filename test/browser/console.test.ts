@@ -4,7 +4,7 @@ import { SignJWT } from "jose";
 import type { Browser, BrowserContext, Locator, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Server, startServer } from "../e2e/server.ts";
-import { launch, startWitness, watchFaults } from "./browser.ts";
+import { launch, startWitness, watchFaults, watchLines } from "./browser.ts";
 
 let server: Server;
 let browser: Browser;
@@ -103,6 +103,72 @@ describe("the room", () => {
     await second.close();
     await person(grace, "Ada").getByText("1 device").waitFor();
     await person(grace, "Ada").getByText("away").waitFor();
+  });
+
+  test("one of two tabs is reloaded: it keeps its session, and the other receives nothing; closed, it is gone after the grace", async () => {
+    const adaTab = await context.newPage();
+    const graceTab = await context.newPage();
+    for (const tab of [adaTab, graceTab]) watchFaults(tab, faults);
+    const [adasLines, gracesLines] = [adaTab, graceTab].map((tab) =>
+      watchLines(tab, "/ws/presence"),
+    );
+    await join("Ada", adaTab);
+    await join("Grace", graceTab);
+    await person(adaTab, "Grace").waitFor();
+    const before = adasLines?.at(-1)?.frames.length;
+
+    for (const times of [1, 2]) {
+      await graceTab.reload();
+      await person(graceTab, "Ada").waitFor();
+      expect(gracesLines?.[times]?.hello).toMatchObject({
+        session: gracesLines?.[0]?.hello.session,
+        resumed: false,
+        reason: "reloaded",
+      });
+    }
+    // Longer than the grace: a session left behind by a reload would have been reported by now.
+    await graceTab.waitForTimeout(6_000);
+    expect(adasLines).toHaveLength(1);
+    expect(adasLines?.[0]?.frames.slice(before)).toEqual([]);
+
+    const closedAt = Date.now();
+    await graceTab.close();
+    await person(adaTab, "Grace").waitFor({ state: "detached" });
+    expect(Date.now() - closedAt).toBeGreaterThan(4_000);
+    expect(adasLines?.[0]?.frames.slice(before).join()).toContain("presence");
+  });
+
+  test("a duplicated tab gets a session of its own, also after the first is reloaded", async () => {
+    const ada = await join("Ada");
+    const first = await context.newPage();
+    watchFaults(first, faults);
+    const firstLines = watchLines(first, "/ws/presence");
+    await join("Grace", first);
+    // As a browser does it for "Duplicate tab": the new one begins with a copy of the sessionStorage.
+    await first.reload();
+    await person(first, "Ada").waitFor();
+    const secondLines: ReturnType<typeof watchLines>[] = [];
+    context.once("page", (tab) => secondLines.push(watchLines(tab, "/ws/presence")));
+    const [second] = await Promise.all([
+      context.waitForEvent("page"),
+      first.evaluate(() => {
+        window.open(location.href);
+      }),
+    ]);
+    watchFaults(second, faults);
+    await person(second, "Ada").waitFor();
+    await person(ada, "Grace").getByText("2 devices").waitFor();
+    await first.reload();
+    await person(first, "Ada").waitFor();
+    const sessions = firstLines.map(({ hello }) => hello.session);
+    expect(new Set(sessions).size).toBe(1);
+    expect(sessions).toHaveLength(3);
+    await second.reload();
+    await person(second, "Ada").waitFor();
+    const others = new Set(secondLines[0]?.map(({ hello }) => hello.session));
+    expect([...others]).not.toContain(sessions[0]);
+    expect(others.size).toBe(1);
+    await person(ada, "Grace").getByText("2 devices").waitFor();
   });
 
   test("a free seat opens a tab that takes it", async () => {

@@ -12,7 +12,7 @@ import {
   ringAlarm,
   settle,
 } from "./meter.worker.ts";
-import { JITTER_MS, SEED, WAKING } from "./model.ts";
+import { ENDS, JITTER_MS, SEED, WAKING } from "./model.ts";
 
 const DAY_MS = 24 * 3_600_000;
 const ORIGIN = "https://rollcall.test";
@@ -142,7 +142,7 @@ export class Day<E extends object> {
     if (!webSocket || !meter) {
       throw new Error(`no upgrade: ${response.status} ${await response.text()}`);
     }
-    const client = new Client(webSocket, meter);
+    const client = new Client(webSocket, meter, this.#meters);
     const beat = async (): Promise<void> => {
       if (client.isClosed) return;
       this.at(this.nowMs + ping.everyMs, beat);
@@ -177,14 +177,19 @@ export class Client {
   onMessage: (text: string) => void = () => {};
   readonly #ws: WebSocket;
   readonly #meter: Meter;
+  readonly #meters: Meters;
+  /** The server's end of it, if the actor took it with hibernation. */
+  readonly #socket: string;
   /** How long after the last `probed` a ping is to be a probe: `lookMs` of `hello`. */
   #probeMs = Number.POSITIVE_INFINITY;
   #probedAtMs = clock.now;
   #onNext: () => void = () => {};
 
-  constructor(ws: WebSocket, meter: Meter) {
+  constructor(ws: WebSocket, meter: Meter, meters: Meters) {
     this.#ws = ws;
     this.#meter = meter;
+    this.#meters = meters;
+    this.#socket = String(meters.sockets);
     ws.addEventListener("message", ({ data }) => {
       this.#onNext();
       for (const { type, data: hello } of parseFrames(data)) {
@@ -223,11 +228,24 @@ export class Client {
     await settle(() => this.#meter.messages > before);
   }
 
-  async close(): Promise<void> {
+  async close(code = 1000): Promise<void> {
     await evictIdle(this.#meter);
     this.isClosed = true;
-    this.#ws.close(1000, "");
+    this.#ws.close(code, "");
     await settle();
+  }
+
+  /** Its network is gone: it says nothing more, not even that. */
+  lose(): void {
+    this.isClosed = true;
+    this.#meters.lostAtMs.set(this.#socket, clock.now);
+  }
+
+  /** Ends as {@link ENDS} says, by a number from 0 to 1. */
+  async end(chance: number): Promise<void> {
+    if (this.isClosed) return;
+    if (chance < ENDS.lost) return this.lose();
+    await this.close(chance < ENDS.lost + ENDS.gone ? 1001 : 1000);
   }
 }
 

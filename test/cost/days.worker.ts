@@ -60,7 +60,7 @@ function presenceDay(env: CostEnv, design: "rollcall" | (typeof SOCKETS_BY_HAND)
     if (!isOurs) return day.connect(`/${design}/${room}`, BY_HAND);
     const token = await tokenFor(env, `user-${user}`, tokenMs);
     const ping = { text: PING, everyMs: PINGS.presence, wakes: false };
-    return day.connect(`/ws/presence?v=2&probe=1&room=${room}&token=${token}`, ping);
+    return day.connect(`/ws/presence?v=3&probe=1&room=${room}&token=${token}`, ping);
   }
 
   for (let user = 0; user < cohort; user++) {
@@ -74,7 +74,7 @@ function presenceDay(env: CostEnv, design: "rollcall" | (typeof SOCKETS_BY_HAND)
           const when = from + day.random.unit() * (sessionMs - 1_000);
           day.at(when, () => client.tell(text));
         }
-        day.at(from + sessionMs, () => client.close());
+        day.at(from + sessionMs, () => client.end(day.random.unit()));
       });
     }
   }
@@ -167,7 +167,7 @@ async function fanoutDay(
   async function connect(user: string): Promise<void> {
     const token = await tokenFor(env, user, model.tokenMs);
     const client = await (isOurs
-      ? day.connect(`/?token=${token}`, { text: "ping", everyMs: PINGS.fanout, wakes: false })
+      ? day.connect(`/?v=3&token=${token}`, { text: "ping", everyMs: PINGS.fanout, wakes: false })
       : day.connect(`/${design}/${user}`, BY_HAND));
     client.onMessage = (text) => {
       if (!text.startsWith("{")) return;
@@ -178,7 +178,7 @@ async function fanoutDay(
       );
     };
     await client.tell(JSON.stringify({ type: "subscribe", filters }));
-    day.at(day.nowMs + model.socketMs, () => client.close());
+    day.at(day.nowMs + model.socketMs, () => client.end(day.random.unit()));
   }
 
   function publish(userId: string): Promise<void> {

@@ -29,6 +29,10 @@ export class Meters {
   sent = 0;
   /** The actor that was called last. */
   called: Meter | undefined;
+  /** Sockets taken with hibernation so far; each bears its number as a tag. */
+  sockets = 0;
+  /** When the clients of these sockets were lost: they have not pinged since. */
+  readonly lostAtMs = new Map<string, number>();
   kvReads = 0;
   kvWrites = 0;
   d1RowsRead = 0;
@@ -197,8 +201,12 @@ export function metered(binding: string, actorClass: unknown) {
       Object.defineProperty(state, "storage", { value: meteredStorage(state.storage, meter) });
       const stampOf = state.getWebSocketAutoResponseTimestamp.bind(state);
       // The runtime's stamp is of another clock; who pings at all does so in time.
-      state.getWebSocketAutoResponseTimestamp = (ws) =>
-        stampOf(ws) && new Date(clock.now - (clock.now % 5_000));
+      state.getWebSocketAutoResponseTimestamp = (ws) => {
+        const atMs = meters.lostAtMs.get(state.getTags(ws)[0] ?? "") ?? clock.now;
+        return stampOf(ws) && new Date(atMs - (atMs % 5_000));
+      };
+      const accept = state.acceptWebSocket.bind(state);
+      state.acceptWebSocket = (ws) => accept(ws, [String(++meters.sockets)]);
       this.#meter = meter;
       const Actor = actorClass as ActorClass;
       this.#actor = runAs(meter, () => new Actor(state, meteredEnv(env) as never));

@@ -25,9 +25,12 @@ export const EVENT_MS = 10;
 /** CPU of one request in a Worker: parse, check a token, call an actor. */
 export const WORKER_CPU_MS = 1;
 
+/** How sessions of sockets end, as shares: the page closes (1001), the network is gone, or left (1000). */
+export const ENDS = { gone: 0.5, lost: 0.1 } as const;
+
 export const MODEL = {
   presence: {
-    says: "rooms of 20; per user 2 sessions of 45 min and 8 changes of status; tokens of 1 h",
+    says: "rooms of 20; per user 2 sessions of 45 min and 8 changes of status; tokens of 1 h; half of the sessions end with 1001, one in ten with a lost network",
     cohort: 20,
     roomUsers: 20,
     sessions: 2,
@@ -50,7 +53,7 @@ export const MODEL = {
     pollMs: 10 * SECOND,
   },
   fanout: {
-    says: "per user 2 sockets of 4 h, 3 filters each; 20 publishes spread over the waking hours, with an idempotency key; an ack after 100 ms",
+    says: "per user 2 sockets of 4 h, 3 filters each; 20 publishes spread over the waking hours, with an idempotency key; an ack after 100 ms; half of the sockets end with 1001, one in ten with a lost network",
     cohort: 5,
     sockets: 2,
     socketMs: 4 * HOUR,

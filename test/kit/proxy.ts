@@ -6,7 +6,8 @@ import type { Random } from "./random.ts";
 /** A cut waits for the next chunk for this time, then it happens without one. */
 const CUT_WITHIN_MS = 700;
 
-class Link {
+/** A client's connection through the proxy. */
+export class Link {
   readonly client: Socket;
   readonly upstream: Socket;
   /** Method and target of the first request. */
@@ -15,6 +16,8 @@ class Link {
   answered = false;
   /** Bytes of the next chunk that still get through. */
   #cutAfter: number | undefined;
+  /** Bytes that one side may still send. */
+  #budget: { from: Socket; bytes: number; onSpent: () => void } | undefined;
   #stalled = false;
   #holed = false;
 
@@ -33,6 +36,7 @@ class Link {
         this.request = /^[A-Z]+ \S*/.exec(chunk.toString("latin1"))?.[0] ?? "-";
       }
       if (this.#holed) return;
+      if (this.#budget?.from === from && this.#spend(chunk, to)) return;
       if (this.#cutAfter !== undefined) {
         to.write(chunk.subarray(0, Math.min(this.#cutAfter, chunk.length - 1)), () => this.reset());
         this.#holed = true;
@@ -58,6 +62,30 @@ class Link {
     setTimeout(() => this.reset(), CUT_WITHIN_MS).unref();
   }
 
+  /**
+   * Lets exactly `bytes` more of what `side` sends through, then resets both, before the next one.
+   *
+   * @returns when that has happened
+   */
+  cutAfter(side: "client" | "server", bytes: number): Promise<void> {
+    return new Promise((onSpent) => {
+      const from = side === "client" ? this.client : this.upstream;
+      this.#budget = { from, bytes, onSpent };
+    });
+  }
+
+  /** @returns whether the chunk ended the connection */
+  #spend(chunk: Buffer, to: Socket): boolean {
+    const budget = this.#budget;
+    if (!budget) return false;
+    budget.bytes -= chunk.length;
+    if (budget.bytes >= 0) return false;
+    this.#holed = true;
+    to.write(chunk.subarray(0, chunk.length + budget.bytes), () => this.reset());
+    budget.onSpent();
+    return true;
+  }
+
   /** The client reads nothing for `ms`: what the server sends piles up. */
   stall(ms: number): void {
     this.#stalled = true;
@@ -81,8 +109,7 @@ class Link {
 }
 
 export interface ProxyEvents {
-  /** @param reset cuts this connection */
-  onConnect?(reset: () => void): void;
+  onConnect?(link: Link): void;
   /** A client disconnected before any byte of an answer arrived. */
   onUnanswered?(request: string): void;
 }
@@ -102,7 +129,7 @@ export class FaultProxy {
         return;
       }
       const link = new Link(client, target());
-      onConnect?.(() => link.reset());
+      onConnect?.(link);
       this.figures.connections += 1;
       this.#links.add(link);
       link.upstream.once("close", () => this.#links.delete(link));

@@ -138,6 +138,22 @@ describe("a session of protocol 3", () => {
     expect((await again.connect(resume)).resumed).toBe(false);
   });
 
+  it("ends at once when its client leaves with 1000 while the actor sleeps, alone or with others", async () => {
+    const stub = newLine();
+    const clients = await Promise.all(
+      ["ann", "ben", "cy", "dan"].map((id) => open(stub, `&user=${id}`)),
+    );
+    await evictDurableObject(stub);
+    await clients[0]?.leave();
+    expect((await stub.getConnectedUserIds()).sort()).toEqual(["ben", "cy", "dan"]);
+    await evictDurableObject(stub);
+    await Promise.all(clients.slice(1).map((client) => client.leave()));
+    expect(await stub.getConnectedUserIds()).toEqual([]);
+    expect(await stub.getSessionCount()).toBe(0);
+    const left = (await calls(stub).journal()).filter((entry) => entry.startsWith("left"));
+    expect(left.sort()).toEqual(["left ann", "left ben", "left cy", "left dan"]);
+  });
+
   it("is not for another user, who cannot tell whether it exists", async () => {
     const stub = newLine();
     const ann = await open(stub, "&user=ann");

@@ -52,6 +52,35 @@ describe("a client of protocol 3", () => {
     expect(socket.sent).toEqual(['{"type":"confirmed"}']);
   });
 
+  it("keeps what it emitted before hello, also where the answer to its ping comes first, and opens once", async () => {
+    const client = newClient();
+    const opened: unknown[] = [];
+    client.onOpen((info) => opened.push(info));
+    const ack = codeOf(client.emitWithAck("say", { n: 1 }));
+    await pass();
+    const socket = latest();
+    socket.accept();
+    const [{ id } = {}] = socket.frames;
+    socket.say(hello());
+    socket.say({ type: "ack", id, seq: 11 });
+    expect(await ack).toBe("resolved");
+    expect(socket.frames).toHaveLength(1);
+    expect(opened).toEqual([{ resumed: false, replayed: 0 }]);
+  });
+
+  it("does not take the answer to its ping for the end of its session", async () => {
+    const { client, socket } = await begun();
+    const ack = codeOf(client.emitWithAck("say", { n: 1 }));
+    const next = await cut(socket);
+    next.accept();
+    client.emit("say", { n: 2 });
+    expect(next.frames).toEqual([]);
+    next.say(hello({ resumed: true }));
+    expect(next.frames).toMatchObject([{ data: { n: 1 } }, { data: { n: 2 } }]);
+    next.say({ type: "ack", id: next.frames[0]?.id, seq: 11 });
+    expect(await ack).toBe("resolved");
+  });
+
   it("asks for the last events of a room, and after a break for those that followed its cursor", async () => {
     pick(0);
     newClient({ rewind: 50 });
