@@ -79,7 +79,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   readonly protocol: Protocol;
   /** @internal What its client has been sent, under protocol 3. */
   readonly reader: SessionReader | undefined;
-  /** @internal Its socket closed while the actor slept, and it is about to end. */
+  /** @internal Its socket has closed, and it is about to be lost, or to end. */
   isLate = false;
   /** @internal How it lost its socket, while it has none. */
   loss: Loss | undefined;
@@ -583,6 +583,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
       this.#closeSocket(CLOSE.goingAway, "Resumed elsewhere");
       this.#ws.serializeAttachment(null);
     }
+    this.isLate = false;
     this.loss = undefined;
     this.#ws = ws;
     this.#unreadUnits = 0;

@@ -23,7 +23,7 @@ interface Figures extends Round {
 
 /** Our room, whose clients send to all. `root`: of the checkout; default: this one. */
 export const startRoom = (root?: string): Promise<BenchServer> =>
-  startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }, {}, root);
+  startWorker("test/bench/fanout.worker.ts", { ROOM: "Room" }, {}, { root });
 
 /** Rooms whose clients send to all: ours, and each peer's. */
 export async function startRooms(): Promise<Record<Dialect, BenchServer>> {

@@ -91,7 +91,7 @@ export function startService(entry = "src/server/worker.ts", root?: string): Pro
       PRESENCE: "PresenceRoom",
     },
     { ENVIRONMENT: "development", PRESENCE_DO_INGEST_TOKEN: TOKEN },
-    root,
+    { root },
   );
 }
 

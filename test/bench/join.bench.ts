@@ -30,7 +30,7 @@ export const PRESENCE: Record<string, PresenceServer> = {
         "test/bench/join.worker.ts",
         { PRESENCE: "PresenceRoom" },
         { ENVIRONMENT: "development" },
-        root,
+        { root },
       ),
     query: (room) => `/ws/presence?v=2&room=${room}&token=user:`,
   },

@@ -20,12 +20,13 @@ export interface BenchServer {
  * @param entry path from the checkout's root
  * @param objects binding → class name, SQLite storage
  * @param root of the checkout; default: this one
+ * @param persistTo the folder with the state of an earlier one; default: nothing is kept
  */
 export async function startWorker(
   entry: string,
   objects: Record<string, string>,
   bindings: Record<string, string> = {},
-  root?: string,
+  { root, persistTo }: { root?: string | undefined; persistTo?: string } = {},
 ): Promise<BenchServer> {
   const script = await bundleWorker(entry, root);
   const children = () => listProcesses().filter(({ parent }) => parent === process.pid);
@@ -40,6 +41,7 @@ export async function startWorker(
       durableObjects: Object.fromEntries(
         Object.entries(objects).map(([name, className]) => [name, { className, useSQLite: true }]),
       ),
+      ...(persistTo && { resourcePersistencePath: persistTo }),
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     }),
   );

@@ -63,6 +63,19 @@ describe("a session of protocol 3", () => {
     expect(await calls(stub).journal()).toEqual(["came ann", "came ben", "resumed ann 4"]);
   });
 
+  it("receives what is sent after it was resumed, also when its first close was seen awake", async () => {
+    const stub = newLine();
+    const [ann, ben] = await Promise.all([open(stub, "&user=ann"), open(stub, "&user=ben")]);
+    for (const n of [1, 2, 3]) {
+      await ann.cut();
+      expect(await ann.connect()).toMatchObject({ resumed: true });
+      ben.emit("channel", { channel: "default", n });
+      await ben.settle();
+      await ann.settle();
+    }
+    expect(ann.numbers).toEqual([1, 2, 3]);
+  });
+
   it("resumes when it never received an event, at the first and at the tenth reconnect", async () => {
     const stub = newLine();
     const ann = await open(stub, "&user=ann");
