@@ -17,6 +17,7 @@ const TEST_OBJECTS: Record<string, string> = {
   LINE: "Line",
   SHORT_LINE: "ShortLine",
   LASTING_LINE: "LastingLine",
+  INCURIOUS_LINE: "IncuriousLine",
   CATCHING: "Catching",
   CREW: "Crew",
   FOCUS: "Focus",

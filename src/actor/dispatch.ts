@@ -226,6 +226,8 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     // It ended while `onConnect` ran.
     if (session.ended) return this.disconnect(session);
     session.opened();
+    // A durable room stores it even where no handler took its meta.
+    session.change();
     this.#store(session);
   }
 

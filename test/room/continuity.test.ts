@@ -311,6 +311,16 @@ describe("a session of protocol 3 in a durable room", () => {
   });
 });
 
+describe("a session of a durable room without a handler for connections", () => {
+  it("is resumed after a crash, also if it never sent anything and was never cut before", async () => {
+    const stub = env.INCURIOUS_LINE.getByName(freshName()) as never as LineStub;
+    const { resume } = await open(stub, "&user=ann");
+    await evictDurableObject(stub, { webSockets: "close" });
+    const again = new Client(stub, "&user=ann");
+    expect(await again.connect(resume)).toMatchObject({ resumed: true });
+  });
+});
+
 describe("sessions of protocol 3 under random cuts, resumes and evictions", () => {
   it.each([
     ["in memory", false],

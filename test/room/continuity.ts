@@ -111,6 +111,10 @@ export class ShortLine extends createActorHandler(
 export class LastingLine extends createActorHandler(
   line({ name: "lasting-line", log: { events: 200, durable: true } }),
 ) {}
+/** Durable, and nothing of it looks at who connects. */
+export class IncuriousLine extends createActorHandler(
+  line({ name: "incurious-line", log: { events: 200, durable: true }, onConnect: () => {} }),
+) {}
 
 interface Target {
   fetch(url: string, init: RequestInit): Promise<Response>;

@@ -11,6 +11,7 @@ declare namespace Cloudflare {
     LINE: DurableObjectNamespace<import("./continuity.ts").Line>;
     SHORT_LINE: DurableObjectNamespace<import("./continuity.ts").ShortLine>;
     LASTING_LINE: DurableObjectNamespace<import("./continuity.ts").LastingLine>;
+    INCURIOUS_LINE: DurableObjectNamespace<import("./continuity.ts").IncuriousLine>;
     FAULTY: DurableObjectNamespace<import("./faulty.ts").Faulty>;
     PLANNED: DurableObjectNamespace<import("./planned.ts").Planned>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;
