@@ -20,6 +20,8 @@ const TEST_OBJECTS: Record<string, string> = {
   INCURIOUS_LINE: "IncuriousLine",
   CATCHING: "Catching",
   CREW: "Crew",
+  BOARD: "Board",
+  CROWD: "Crowd",
   FOCUS: "Focus",
   MOODS4: "FourMoodShards",
   MOODS8: "EightMoodShards",

@@ -10,7 +10,7 @@ export interface Env extends SessionEnv {
   FANOUT: DurableObjectNamespace<FanoutRoom>;
 }
 
-const lobby = presence<Env, "here" | "lunch">({
+const lobby = presence({
   authenticate: readSession,
   statuses: ["here", "lunch"],
 });

@@ -2,7 +2,10 @@ import { identify } from "../../src/access/authenticate.ts";
 import { requestToken } from "../../src/access/bearer.ts";
 import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
 import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
+import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
+import { exceedsBytes } from "../../src/wire/frames.ts";
+import type { AnyUser } from "./roster.ts";
 
 /** Room names of the presence contract. */
 const ROOM_NAME = /^[A-Za-z0-9_.:-]{1,64}$/;
@@ -11,6 +14,12 @@ const WORKSPACE_PREFIX = "workspace:";
 /** Tokens of development: `user:<name>`. */
 const DEV_TOKEN = /^user:(.+)$/s;
 const NAME_LENGTH = 256;
+const USER_BYTES = 1_024;
+/** Users that a client may watch. */
+const WATCHED = 100;
+
+/** How much of a room a client wants to know: the users, their number, or nothing. */
+export type Detail = "roster" | "count" | "none";
 
 /** A user who may join a presence room or read its snapshot. */
 export interface Visitor {
@@ -18,6 +27,8 @@ export interface Visitor {
   userId: string;
   /** At most 256 characters. Default: the `userId`. */
   username?: string;
+  /** What others see of the user beside the name: an avatar, a colour, a role. At most 1 KiB as JSON. */
+  user?: AnyUser;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
 }
@@ -39,6 +50,8 @@ export type Authenticate<E> = (
 export interface RoomVisitor extends Visitor {
   room: string;
   username: string;
+  detail?: Exclude<Detail, "roster">;
+  watch?: string[];
 }
 
 /** The variables that {@link authenticateToken} reads. */
@@ -50,14 +63,18 @@ export interface PresenceEnv {
 /**
  * Who sends a request for a presence room, and for which room.
  *
- * @throws RollcallError `bad_request` for a malformed room or name, and the refusals of `authenticate`
+ * @param schema of what the server knows of a user
+ * @throws RollcallError `bad_request` for a malformed room, name or query, the refusals of
+ *   `authenticate`, and `internal` for a `user` that is not as `schema` wants it
  */
 export async function authorizeVisitor<E>(
   request: Request,
   env: E,
   authenticate: Authenticate<E>,
+  schema?: StandardSchemaV1<unknown, unknown>,
 ): Promise<RoomVisitor> {
   const room = roomOf(request);
+  const view = viewOf(request);
   const { userId, expiresAtMs, ...visitor } = await identify(request, env, (request, env) =>
     authenticate(request, env, room),
   );
@@ -66,7 +83,42 @@ export async function authorizeVisitor<E>(
   if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
     throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
   }
-  return { room, userId, username, ...(expiresAtMs !== undefined && { expiresAtMs }) };
+  const user = visitor.user && (await checkUser(visitor.user, schema));
+  return {
+    ...{ room, userId, username, ...view },
+    ...(user && { user }),
+    ...(expiresAtMs !== undefined && { expiresAtMs }),
+  };
+}
+
+/** What `authenticate` says of a user, checked: it is sent to everybody. */
+async function checkUser(
+  user: AnyUser,
+  schema: StandardSchemaV1<unknown, unknown> | undefined,
+): Promise<AnyUser> {
+  const result = schema ? await schema["~standard"].validate(user) : { value: user };
+  if (result.issues) {
+    throw new RollcallError("internal", "The user is not as the room's schema wants it");
+  }
+  if (exceedsBytes(JSON.stringify(result.value) ?? "", USER_BYTES)) {
+    throw new RollcallError("internal", `What is known of a user has at most ${USER_BYTES} bytes`);
+  }
+  return result.value as AnyUser;
+}
+
+/** What a client wants to know, by `detail=` and `watch=`. */
+function viewOf(request: Request): Pick<RoomVisitor, "detail" | "watch"> {
+  const { searchParams } = new URL(request.url);
+  const detail = searchParams.get("detail") ?? "roster";
+  if (detail !== "roster" && detail !== "count" && detail !== "none") {
+    throw new RollcallError("bad_request", "detail must be roster, count or none", "detail");
+  }
+  const watch = [...new Set(searchParams.getAll("watch").flatMap((ids) => ids.split(",")))];
+  if (watch.length > WATCHED || watch.some((id) => id.length > NAME_LENGTH)) {
+    throw new RollcallError("bad_request", `watch takes at most ${WATCHED} user ids`, "watch");
+  }
+  const watched = watch.filter((id) => id !== "");
+  return { ...(detail !== "roster" && { detail }), ...(watched.length > 0 && { watch: watched }) };
 }
 
 /**
@@ -111,11 +163,16 @@ export async function authenticateToken(
   if (workspace !== null && !isMember(claims, workspace)) {
     throw new RollcallError("forbidden", "Not a member of this workspace");
   }
-  const { username } = claims;
+  const { username, user } = claims;
   const expiresAtMs = expiryOf(claims);
   return {
     userId,
     ...(typeof username === "string" && username !== "" && { username }),
+    ...(isObject(user) && { user }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
   };
+}
+
+function isObject(value: unknown): value is AnyUser {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -6,10 +6,11 @@
  * export class PresenceRoom extends createActorHandler(lobby) {}
  * export default lobby.routes();
  */
+import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
 import type { System } from "../../src/http/system.ts";
 import { type Authenticate, authenticateToken, type PresenceEnv } from "./access.ts";
-import { definePresence, type PresenceRoom } from "./room.ts";
-import { STATUSES, type Status } from "./roster.ts";
+import { definePresence, type PresenceChange, type PresenceRoom } from "./room.ts";
+import { type AnyState, type AnyUser, STATUSES, type Status } from "./roster.ts";
 import { presenceRoutes } from "./routes.ts";
 
 export {
@@ -19,23 +20,37 @@ export {
   type Visitor,
 } from "./access.ts";
 export { describePresence } from "./contract.ts";
-export type { PresenceCalls, PresenceMeta, PresenceRoom } from "./room.ts";
+export type { PresenceCalls, PresenceChange, PresenceMeta, PresenceRoom } from "./room.ts";
 export {
+  type AnyState,
+  type AnyUser,
   applyDiff,
   applyEvent,
+  type LeaveReason,
+  type PresenceCount,
   type PresenceEvent,
   type PresenceEvents,
+  type PresentSession,
   type Roster,
   type RosterDiff,
   type RosterEntry,
+  type RosterPage,
   type RosterSync,
   rosterOf,
   STATUSES,
+  type StateChange,
   type Status,
   snapshot,
 } from "./roster.ts";
 
-export interface PresenceOptions<E, S extends string = Status> {
+const ROSTER_LIMIT = 1_000;
+
+export interface PresenceOptions<
+  E,
+  S extends string = Status,
+  State extends object = AnyState,
+  User extends object = AnyUser,
+> {
   /** Name of the room, for logs. Default `presence-room`. */
   name?: string;
   /** Path of the upgrade, in the Worker and in the actor. Default `/ws/presence`. */
@@ -52,28 +67,53 @@ export interface PresenceOptions<E, S extends string = Status> {
    * sets another. Default online, away, busy.
    */
   statuses?: readonly [S, ...S[]];
+  /** What a connection may say of itself. Default: any JSON object. At most 4 KiB in any case. */
+  state?: StandardSchemaV1<unknown, State>;
+  /** What `authenticate` may say of a user. Default: any JSON object. At most 1 KiB in any case. */
+  user?: StandardSchemaV1<unknown, User>;
+  /** How long a session without a socket counts as present, in ms. Default 5 000. */
+  graceMs?: number;
+  /**
+   * Users in a room above which clients of protocol 3 get the number of users, pages of them and those
+   * that they watch, and no longer all. Default 1 000.
+   */
+  rosterLimit?: number;
+  /** Runs in the actor after each flush in which users came, left or changed, but for their status and states. */
+  onChange?(change: PresenceChange<S, State, User>, env: E): unknown;
 }
 
 /**
- * Presence rooms: who is online, with how many devices and which status. One actor per room name.
+ * Presence rooms: who is online, with how many devices, which status and which states. One actor per
+ * room name.
+ *
+ * @example
+ * const board = presence<{ cursor: { x: number; y: number } }>({ name: "board" });
  *
  * @returns the room, for `createActorHandler`, with its `routes()`, for the Worker
  * @throws RangeError when `statuses` is empty or has a status twice
  */
-export function presence<E extends object = PresenceEnv, const S extends string = Status>(
-  options: PresenceOptions<E, S> = {},
-): PresenceRoom<E, S> & System<E> {
+export function presence<
+  State extends object = AnyState,
+  User extends object = AnyUser,
+  const S extends string = Status,
+  E extends object = PresenceEnv,
+>(options: PresenceOptions<E, S, State, User> = {}): PresenceRoom<E, S, State, User> & System<E> {
   const {
     name = "presence-room",
     websocketPath = "/ws/presence",
     binding = "PRESENCE",
     authenticate = authenticateToken as Authenticate<object>,
     statuses = STATUSES as readonly string[] as readonly S[],
+    rosterLimit = ROSTER_LIMIT,
   } = options;
+  const { state, user, graceMs, onChange } = options;
   if (statuses.length === 0 || new Set(statuses).size < statuses.length) {
     throw new RangeError("statuses must be one or more different texts");
   }
-  const room = definePresence<E, S>({ name, websocketPath, authenticate, statuses });
+  const room = definePresence<E, S, State, User>({
+    ...{ name, websocketPath, authenticate, statuses },
+    ...{ state, user, graceMs, rosterLimit, onChange },
+  });
   const routes = () => presenceRoutes<E, S>({ websocketPath, binding, authenticate });
   return Object.assign(room, { routes });
 }

@@ -335,6 +335,10 @@ export function createActorHandler<
       return this.#storage;
     }
 
+    sendNewest(text: string, matches: (session: Session<M>) => boolean): number {
+      return this.#connections.sendNewest(text, matches);
+    }
+
     atFlush(key: string, build: () => void): void {
       afterCommit(() => this.#outbox.defer(key, build));
     }

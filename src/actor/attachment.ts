@@ -34,8 +34,17 @@ export interface Attachment {
   loss?: Loss;
   /** Protocol 3: digests of the meta's fields as `extractMeta` made them. */
   origin?: Record<string, number>;
+  /** What the room keeps with the session without writing rows. */
+  state?: SessionState;
   /** Absent when it is in storage under the session's id. */
   meta?: unknown;
+}
+
+/** A text that a room keeps with a session, such as the JSON of what its client says of itself. */
+export interface SessionState {
+  text: string;
+  /** Server time in ms from which it does not hold any more; absent: it holds until it is replaced. */
+  untilMs?: number;
 }
 
 /** How a session lost its socket. */

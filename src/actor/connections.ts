@@ -1,5 +1,6 @@
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
+import { numberFrame } from "../wire/frames.ts";
 import { sweepMetas } from "./attachment.ts";
 import { Continuity, type ContinuityOptions } from "./continuity.ts";
 import { RoomLog } from "./history.ts";
@@ -250,12 +251,25 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     this.deliver([session], session.reader && { only: [session.id] }, text);
   }
 
+  /** Sends a frame that is not kept to the sessions for which `matches` is true. @returns how many */
+  sendNewest(text: string, matches: (session: Session<M>) => boolean): number {
+    const sessions = this.where(matches);
+    if (sessions.length === 0) return 0;
+    const numbered = numberFrame(text, this.continuity.nextNumber());
+    for (const session of sessions) session.enqueue(session.reader ? numbered : text);
+    return sessions.length;
+  }
+
   newReader(id: string): SessionReader {
     return this.continuity.newReader(id);
   }
 
   get lastSeq(): number {
     return this.continuity.log.seq;
+  }
+
+  changed(session: Session<M>): void {
+    this.continuity.changed(session);
   }
 
   nextSeq(session: Session<M>): number {

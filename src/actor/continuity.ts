@@ -265,7 +265,7 @@ export class Continuity<M extends ConnectionMeta> {
   moved(session: Session<M>): void {
     if (!session.reader) return;
     session.reader.moveTo(session.listedChannels, this.log.seq);
-    this.#changed(session);
+    this.changed(session);
     this.#host.requestFlush();
   }
 
@@ -354,9 +354,9 @@ export class Continuity<M extends ConnectionMeta> {
 
   /** The session has ended. */
   forget(session: Session<M>): void {
+    this.#unsaved.delete(session);
     if (!this.#sessions.delete(session.id)) return;
     if (this.options.log.durable) this.#host.storage.kv.delete(SESSION_PREFIX + session.id);
-    this.#unsaved.delete(session);
     if (!this.#lost.delete(session.id)) {
       // With the last socket goes the last attachment.
       if (this.#lost.size > 0) this.#lostChanged();
@@ -447,17 +447,27 @@ export class Continuity<M extends ConnectionMeta> {
   #sent(session: Session<M> | undefined, seq: number): void {
     if (!session?.reader) return;
     session.reader.directSeq = seq;
-    this.#changed(session);
+    this.changed(session);
   }
 
-  #changed(session: Session<M>): void {
+  /** What is kept with a session beside its meta has changed. */
+  changed(session: Session<M>): void {
     if (session.loss) this.#lostChanged();
-    else this.#unsaved.add(session);
+    else {
+      this.#unsaved.add(session);
+      this.#host.requestFlush();
+    }
+  }
+
+  /** A number for a frame that is not in the log, and that several clients may get. */
+  nextNumber(): number {
+    this.#host.requestFlush();
+    return this.log.next();
   }
 
   /** A number for a frame that only the client of `session` gets, and that is not in the log. */
   nextSeq(session: Session<M>): number {
-    this.#changed(session);
+    this.changed(session);
     return this.log.next();
   }
 

@@ -1,4 +1,3 @@
-import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { log } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
@@ -9,7 +8,9 @@ import type { EmitBuilder, Emitter, EventMap, SocketEmit } from "./emit.ts";
 import type { HistoryPages } from "./history.ts";
 import type { Sweeper } from "./liveness.ts";
 import type { ConnectionMeta } from "./meta.ts";
+import { NewestEvents, type Received } from "./newest.ts";
 import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
+import { validate } from "./schema.ts";
 import type { Session } from "./session.ts";
 
 /** The argument of handlers. A class: a literal would make its accessors anew for each message. */
@@ -60,19 +61,6 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
   }
 }
 
-/** At once, or as a promise where the schema needs time. */
-function validate(schema: StandardSchemaV1, data: unknown): unknown {
-  const checked = schema["~standard"].validate(data);
-  return checked instanceof Promise ? checked.then(outputOf) : outputOf(checked);
-}
-
-function outputOf(result: StandardSchemaV1.Result<unknown>): unknown {
-  if (!result.issues) return result.value;
-  const issue = result.issues[0];
-  const path = issue?.path?.map((part) => String(typeof part === "object" ? part.key : part));
-  throw new RollcallError("invalid_data", issue?.message ?? "Invalid data", path?.join("."));
-}
-
 const DROPPED = { code: "rate_limited", message: "Too many frames; some were dropped" } as const;
 
 /** Whether a frame is for the room's handlers, and not an answer or of the protocol itself. */
@@ -98,6 +86,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   readonly #frameBytes: number;
   readonly #codec: Codec;
   readonly #history: HistoryPages<M>;
+  readonly #newest: NewestEvents<Session<M>>;
 
   /** @param label names the room in the log */
   constructor(
@@ -120,6 +109,9 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     this.#codec = parts.codec;
     this.#history = parts.history;
     this.#frameBytes = parts.frameBytes;
+    this.#newest = new NewestEvents(room.newest, (session, received) => {
+      void this.#runNewest(session, received);
+    });
   }
 
   // ── Frames ──────────────────────────────────────────────────────────────────────────────────
@@ -128,16 +120,21 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   receive(session: Session<M>, raw: string | ArrayBuffer): Promise<void> | void {
     const now = Date.now();
     if (now >= session.expiresAtMs) return session.expire();
+    const { frame, fault } = this.#parse(raw);
+    if (frame && this.#newest.has(frame.type)) {
+      session.heard(now);
+      return this.#receiveNewest(session, { frame, raw }, now);
+    }
     const verdict = session.receive(now);
     if (verdict === "flooding") return session.close(CLOSE.rateLimited, "Too many frames");
-    const frame = this.#parse(session, raw, verdict === "ok");
+    if (fault) this.#refuse(session, fault.error, verdict === "ok");
     if (verdict !== "ok") {
       // A client that waits for an answer gets one; the others learn of the first dropped frame.
       if (frame?.id !== undefined && isEvent(frame)) session.sendDropped(frame.id, DROPPED);
       else if (verdict === "limited") session.sendError(DROPPED);
       return;
     }
-    if (frame === null) return;
+    if (!frame) return;
     if (frame.type === "ping") session.enqueue(this.#codec.pong);
     else if (frame.type === "confirmed" && session.protocol === 3) session.confirmed();
     else if (frame.type === "probe" && session.probes) this.#sweeper.probe(session);
@@ -157,19 +154,34 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     }
   }
 
-  #parse(
-    session: Session<M>,
-    raw: string | ArrayBuffer,
-    reportsFaults: boolean,
-  ): MessageFrame | null {
+  #parse(raw: string | ArrayBuffer): { frame?: MessageFrame | null; fault?: { error: unknown } } {
     try {
-      return this.#codec.parse(raw, this.#frameBytes);
-    } catch (thrown) {
-      const isCoded = thrown instanceof RollcallError;
-      if (!isCoded) log("parse_failed", { room: this.#label, error: thrown });
-      if (isCoded && thrown.code === "too_large") session.close(CLOSE.tooBig, thrown.message);
-      else if (reportsFaults) session.sendError(toErrorPayload(thrown));
-      return null;
+      return { frame: this.#codec.parse(raw, this.#frameBytes) };
+    } catch (error) {
+      return { fault: { error } };
+    }
+  }
+
+  #refuse(session: Session<M>, error: unknown, isReported: boolean): void {
+    const isCoded = error instanceof RollcallError;
+    if (!isCoded) log("parse_failed", { room: this.#label, error });
+    if (isCoded && error.code === "too_large") session.close(CLOSE.tooBig, error.message);
+    else if (isReported) session.sendError(toErrorPayload(error));
+  }
+
+  #receiveNewest(session: Session<M>, received: Received, now: number): Promise<void> | void {
+    const outcome = this.#newest.take(session, received, now);
+    if (outcome === "flooding") return session.close(CLOSE.rateLimited, "Too many frames");
+    if (outcome.run) return this.#runNewest(session, received);
+    const id = outcome.replaced?.frame.id;
+    if (id !== undefined) session.sendDropped(id, DROPPED);
+  }
+
+  #runNewest(session: Session<M>, { frame, raw }: Received): Promise<void> | void {
+    if (session.inbox.roomFor(raw) !== "ok") {
+      if (frame.id !== undefined) session.sendDropped(frame.id, DROPPED);
+    } else if (frame.id === undefined || !session.isRepeated(frame.id)) {
+      return session.inbox.handle(raw, () => this.#dispatch(session, frame));
     }
   }
 
@@ -247,7 +259,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   async disconnect(session: Session<M>): Promise<void> {
     const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
     try {
-      await this.#room.onDisconnect?.(ctx);
+      await this.#room.onDisconnect?.(ctx, { reason: session.departure });
     } catch (error) {
       await this.#report(error, ctx);
     }

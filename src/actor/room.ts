@@ -15,7 +15,7 @@ import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Entry, LogOptions } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
-import type { Session } from "./session.ts";
+import type { Departure, Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
 
 export type { EventMap } from "./emit.ts";
@@ -31,6 +31,11 @@ export interface ResumeInfo {
   missedSnapshot: boolean;
   /** Whether its grace was over, so that `onDisconnect` had run. */
   wasGone: boolean;
+}
+
+/** How a session ended. */
+export interface DepartureInfo {
+  reason: Departure;
 }
 
 /** The actor as a room's handlers see it. */
@@ -62,6 +67,13 @@ export interface VeraniActor<
   cleanupStaleSessions(): number;
   /** The actor's storage. Events emitted inside its `transaction` leave with the commit. */
   getStorage(): DurableObjectStorage;
+  /**
+   * Sends a frame of which clients need only the newest to the sessions for which `matches` is true.
+   * After a break it is not sent again: a room whose `onResume` runs sends what is newest then.
+   *
+   * @returns how many sessions get it
+   */
+  sendNewest(text: string, matches: (session: Session<M>) => boolean): number;
   /** Runs `build` once before the next flush, however often it is requested: for diffs. */
   atFlush(key: string, build: () => void): void;
   /** Keeps the actor awake until `promise` settles; a rejection is logged. */
@@ -138,7 +150,7 @@ export interface RoomDefinition<
    * Exactly once per session whose `onConnect` succeeded, however it ends. A session of protocol 3
    * that lost its socket ends after `graceMs`; if its client resumes it even later, once more.
    */
-  onDisconnect?(ctx: RoomContext<M, E, V>): Awaitable<void>;
+  onDisconnect?(ctx: RoomContext<M, E, V>, info: DepartureInfo): Awaitable<void>;
   /** Takes frames for which no handler of {@link Room.on} exists. Its return value is the ack. */
   onMessage?(ctx: MessageContext<M, E, V>, frame: MessageFrame): unknown;
   onError?(error: Error, ctx: RoomContext<M, E, V>): Awaitable<void>;
@@ -175,6 +187,13 @@ export interface RoomDefinition<
   /** The events of `actor.log.append` that the room has stored itself, with a row of its own. */
   storedEvents?(storage: DurableObjectStorage): Iterable<Entry>;
   limits?: Partial<Limits>;
+  /**
+   * Events of which only the newest of a client counts, such as where its cursor is, with the frames
+   * that a client may send of each in a second. They do not count towards `limits`; beyond their own
+   * limit the newest waits, and those before it are dropped. More than a second's worth at once beyond
+   * it closes the socket with 4429.
+   */
+  newest?: Readonly<Record<string, number>>;
   liveness?: Partial<Liveness>;
 }
 

@@ -13,6 +13,7 @@ import {
   readAttachment,
   readLost,
   readMeta,
+  type SessionState,
   spillMeta,
   writeMeta,
 } from "./attachment.ts";
@@ -43,6 +44,22 @@ export type EndReason =
   | "stale"
   | "lost";
 
+/**
+ * How a session departed. `left`: its client closed the socket, or its page was closed. `lost`: the line
+ * broke, or the client fell silent, and it did not come back in time. `kicked`: the server closed it
+ * for good. `expired`: its token has.
+ */
+export type Departure = "left" | "lost" | "kicked" | "expired";
+
+/** Close codes of a client that went by itself: 1005 stands for a close without a code. */
+const LEFT: ReadonlySet<number> = new Set([CLOSE.leave, CLOSE.goingAway, 1005]);
+
+function departureOf(code: number, end: EndReason): Departure {
+  if (end === "expired") return "expired";
+  if (end === "closed") return endsSession(code) || LEFT.has(code) ? "left" : "lost";
+  return end === "refused" && endsSession(code) ? "kicked" : "lost";
+}
+
 /** What a session needs of its actor. */
 export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
   readonly state: DurableObjectState;
@@ -63,6 +80,8 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
   ended(session: Session<M>, reason: EndReason): void;
   /** The session has lost its socket, which closed with `code`. @returns false when it has to end */
   lost(session: Session<M>, code: number): boolean;
+  /** What {@link Session.storeReader} writes has changed. */
+  changed(session: Session<M>): void;
   /** A number for a frame that only the client of `session` gets. */
   nextSeq(session: Session<M>): number;
   /** A number for the answer `text` to the emit `id`. */
@@ -87,6 +106,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until it ends. */
   open: boolean;
+  /** @internal How it departed, once it has. */
+  departure: Departure = "lost";
   /** @internal Whether the outbox will flush it. */
   isDue = false;
   /** @internal The user and the channels it is listed under: `meta` as it was stored. */
@@ -201,6 +222,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
       const { 0: ws } = new WebSocketPair();
       const session = new Session(host, ws, attachment, meta, true, !("meta" in lost));
       session.loss = loss;
+      session.departure = departureOf(loss.code, "closed");
       return session.reader ? session : null;
     } catch {
       return null;
@@ -230,6 +252,21 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   /** Whether it is no session any more. */
   get ended(): boolean {
     return this.#ended;
+  }
+
+  // ── State ───────────────────────────────────────────────────────────────────────────────────
+
+  /** What {@link setState} was given last; it survives hibernation and a resume. */
+  get state(): SessionState | undefined {
+    return this.#attachment.state;
+  }
+
+  /** Keeps a short text with the session: written once per flush, beside the socket, and no row. */
+  setState(state: SessionState | undefined): void {
+    if (this.#ended) return;
+    if (state) this.#attachment.state = state;
+    else delete this.#attachment.state;
+    this.#host.changed(this);
   }
 
   // ── Meta ────────────────────────────────────────────────────────────────────────────────────
@@ -326,9 +363,14 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** A frame came in at `now` (ms): its sender is alive, and pays for it. */
   receive(now: number): Verdict {
+    this.heard(now);
+    return this.#budget.take(now);
+  }
+
+  /** A frame came in at `now` (ms): its sender is alive. */
+  heard(now: number): void {
     this.#attachment.seenAtMs = now;
     this.#attachment.unheard = false;
-    return this.#budget.take(now);
   }
 
   /** When it counts as dead if nothing comes. */
@@ -556,6 +598,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   /** Its socket has closed with `code`: the session is lost, and can be resumed, or it ends. */
   closed(code: number, end: EndReason): void {
     if (this.#ended || (this.loss && !endsSession(code))) return;
+    this.departure = departureOf(code, end);
     const isLost = this.reader !== undefined && !endsSession(code);
     if (isLost && this.open && this.#host.lost(this, code)) {
       this.#queue = null;

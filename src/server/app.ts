@@ -28,7 +28,7 @@ export interface AppOptions<E> {
  * the systems has then stay yours.
  *
  * @example
- * const lobby = presence<Env>();
+ * const lobby = presence();
  * export class PresenceRoom extends createActorHandler(lobby) {}
  * export default createApp<Env>({ presence: lobby });
  */

@@ -10,7 +10,7 @@ import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
 import { descriptionRoutes } from "./description/routes.ts";
 
-const lobby = presence<Env>();
+const lobby = presence();
 const phones = devices<Env>();
 const inbox = fanout<Env>();
 const mood = moods<Env>();

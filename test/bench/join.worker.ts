@@ -2,7 +2,7 @@
 import { presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
 
-const lobby = presence<Env>();
+const lobby = presence();
 
 export class PresenceRoom extends createActorHandler(lobby) {}
 

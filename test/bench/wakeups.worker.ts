@@ -5,7 +5,7 @@ import partyRoute, { Presence } from "./peers/partyserver.worker.ts";
 import bareRoute, { Room } from "./peers/presence.worker.ts";
 import type { Count, Counts } from "./wakeups.ts";
 
-const lobby = presence<Env>();
+const lobby = presence();
 
 export class PresenceRoom extends createActorHandler(lobby) {}
 export { Presence, Room };

@@ -7,6 +7,8 @@ declare namespace Cloudflare {
     MOODS4: DurableObjectNamespace<import("./moods.ts").FourMoodShards>;
     MOODS8: DurableObjectNamespace<import("./moods.ts").EightMoodShards>;
     CREW: DurableObjectNamespace<import("./presence.ts").Crew>;
+    BOARD: DurableObjectNamespace<import("./presence.ts").Board>;
+    CROWD: DurableObjectNamespace<import("./presence.ts").Crowd>;
     FOCUS: DurableObjectNamespace<import("./moods.ts").Focus>;
     LINE: DurableObjectNamespace<import("./continuity.ts").Line>;
     SHORT_LINE: DurableObjectNamespace<import("./continuity.ts").ShortLine>;

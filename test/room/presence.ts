@@ -1,4 +1,5 @@
-import { presence } from "../../rooms/presence/index.ts";
+import * as z from "zod/mini";
+import { type PresenceChange, presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
@@ -17,3 +18,39 @@ export const crew = presence({
 });
 
 export class Crew extends createActorHandler(crew) {}
+
+/** Who comes is named by the query, with what the server knows of the user. */
+function byQuery(request: Request, { ENVIRONMENT }: Env) {
+  const query = new URL(request.url).searchParams;
+  const user = query.get("about");
+  if (ENVIRONMENT !== "development") throw new Error("Not for production");
+  return { userId: query.get("user") ?? "", ...(user && { user: JSON.parse(user) }) };
+}
+
+/** What `onChange` was told, by room. */
+export const changes = new Map<string, PresenceChange[]>();
+
+/** A room with schemas for its states and its users. */
+export const board = presence({
+  name: "board",
+  websocketPath: "/board",
+  binding: "BOARD",
+  authenticate: byQuery,
+  state: z.object({ cursor: z.tuple([z.number(), z.number()]), note: z.optional(z.string()) }),
+  user: z.object({ colour: z.string() }),
+  graceMs: 500,
+  onChange(change) {
+    changes.set(change.room, [...(changes.get(change.room) ?? []), change as PresenceChange]);
+  },
+});
+export class Board extends createActorHandler(board) {}
+
+/** A room that is large with six users. */
+export const crowd = presence({
+  name: "crowd",
+  websocketPath: "/crowd",
+  binding: "CROWD",
+  authenticate: byQuery,
+  rosterLimit: 5,
+});
+export class Crowd extends createActorHandler(crowd) {}

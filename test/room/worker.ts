@@ -5,5 +5,5 @@ export { IncuriousLine, LastingLine, Line, ShortLine } from "./continuity.ts";
 export { Faulty } from "./faulty.ts";
 export { EightMoodShards, Focus, FourMoodShards } from "./moods.ts";
 export { Planned } from "./planned.ts";
-export { Crew } from "./presence.ts";
+export { Board, Crew, Crowd } from "./presence.ts";
 export { Catching, FallbackRoom, Lab, Tight } from "./rooms.ts";
