@@ -1,4 +1,10 @@
-import type { PresenceEvent, RosterEntry } from "../rooms/presence/roster.ts";
+import type {
+  AnyState,
+  AnyUser,
+  PresenceCount,
+  PresenceEvent,
+  RosterEntry,
+} from "../rooms/presence/roster.ts";
 import { CLOSE, endsSession } from "../src/wire/close.ts";
 import {
   type ErrorCode,
@@ -10,6 +16,7 @@ import type { AnyEvents, EventMap } from "../src/wire/events.ts";
 import {
   CONFIRMED,
   encodeAck,
+  encodeFrame,
   encodeNack,
   type FrameLimits,
   type Hello,
@@ -19,6 +26,8 @@ import {
   type Untyped,
   unwrapEvent,
 } from "../src/wire/frames.ts";
+import { assertJson } from "../src/wire/json.ts";
+import type { Other } from "./others.ts";
 import { type Outgoing, OutgoingQueue } from "./outgoing.ts";
 import { RosterKeeper } from "./presence.ts";
 import { type OpenInfo, ResumableSession } from "./session.ts";
@@ -32,12 +41,17 @@ import {
   type SocketOptions,
   toSocketUrl,
 } from "./socket.ts";
+import { OwnState, type StateOptions } from "./state.ts";
 
 export type {
+  AnyState,
+  AnyUser,
+  PresenceCount,
   PresenceEvents,
   Roster,
   RosterDiff,
   RosterEntry,
+  RosterPage,
   RosterSync,
   Status,
 } from "../rooms/presence/roster.ts";
@@ -57,14 +71,36 @@ export {
   type VeraniMessage,
 } from "../src/wire/frames.ts";
 export { PROTOCOL_VERSION } from "../src/wire/version.ts";
+export type { Other } from "./others.ts";
 export type { OpenInfo } from "./session.ts";
 export type { CloseInfo, ConnectionState, ReconnectionConfig, WebSocketLike } from "./socket.ts";
 
-/** What a server may always send. */
-interface ProtocolEvents {
-  error: ErrorPayload;
+export type { StateOptions } from "./state.ts";
+
+/** The events of a room, by the type of its declaration: `EventsOf<typeof board>`. */
+export type EventsOf<R extends { readonly "~events"?: EventMap }> = NonNullable<R["~events"]>;
+/** The states of a presence room, by its events. */
+export type StateOf<E extends EventMap> = E["in"] extends {
+  "presence.state": { state: infer State };
 }
-type Received<E extends EventMap> = E["out"] & ProtocolEvents;
+  ? NonNullable<State>
+  : AnyState;
+/** What the server knows of the users of a presence room, by its events. */
+export type UserOf<E extends EventMap> = E["out"] extends {
+  "presence.sync": { users: RosterEntry<string, object, infer User>[] };
+}
+  ? User
+  : AnyUser;
+/** The connections in a presence room, by its events. */
+export type OtherOf<E extends EventMap> = Other<StateOf<E>, UserOf<E>>;
+
+/** What a client may always hear. */
+interface ProtocolEvents<E extends EventMap> {
+  error: ErrorPayload;
+  /** Of this client, in a presence room: once per message that changed {@link VeraniClient.others}. */
+  others: ReadonlyMap<string, OtherOf<E>>;
+}
+type Received<E extends EventMap> = E["out"] & ProtocolEvents<E>;
 type Args<T, Rest extends unknown[] = []> = undefined extends T
   ? [data?: T, ...rest: Rest]
   : [data: T, ...rest: Rest];
@@ -126,6 +162,8 @@ export interface VeraniClientOptions {
    * connecting; after a break, those that it has missed.
    */
   rewind?: number;
+  /** Least time between two states that are sent, in ms. Default 50. */
+  stateMs?: number;
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   /** Called with what the client does; it logs nothing itself. */
@@ -156,6 +194,7 @@ const DEFAULTS = {
   pongTimeout: 5_000,
   maxQueueSize: 100,
   connectionTimeout: 10_000,
+  stateMs: 50,
 };
 
 /** `defaults` with the given values; an `undefined` from plain JavaScript is none. */
@@ -234,6 +273,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   readonly #session: ResumableSession;
   readonly #outgoing: OutgoingQueue;
   readonly #presence: RosterKeeper;
+  readonly #state: OwnState;
   /** By event; true for those that get it once. */
   readonly #handlers = new Map<string, Map<Handler, boolean>>();
   readonly #acks = new Map<string, PendingAck>();
@@ -270,7 +310,11 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#presence = new RosterKeeper(
       (events) => this.#dispatchAll(events),
       (data) => this.#push({ type: "presence.status", data }),
+      () => this.#dispatch("others", this.others),
     );
+    this.#state = new OwnState(this.#options.stateMs, (data) => {
+      this.#socket.send(encodeFrame({ type: "presence.state", data }));
+    });
     this.#outgoing = new OutgoingQueue(
       this.#options.maxQueueSize,
       (text) => this.#socket.send(text),
@@ -320,6 +364,36 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   /** Who is in the room, by its presence events. It stands still while there is no connection. */
   get roster(): ReadonlyMap<string, Readonly<RosterEntry>> {
     return this.#presence.roster;
+  }
+
+  /** The other connections in a presence room, by their ids: a new map for each change. */
+  get others(): ReadonlyMap<string, OtherOf<E>> {
+    return this.#presence.others.all as ReadonlyMap<string, Untyped>;
+  }
+
+  /** This connection as others see it; null until it is known, as in a large room. */
+  get me(): OtherOf<E> | null {
+    const { me } = this.#presence.others;
+    if (!me) return null;
+    const { state: known, ...rest } = me;
+    const state = this.#state.current === undefined ? known : this.#state.current;
+    return (state ? { ...rest, state } : rest) as OtherOf<E>;
+  }
+
+  /** How many users and connections are in a presence room, as far as it has told. */
+  get count(): PresenceCount {
+    return this.#presence.count;
+  }
+
+  /**
+   * Replaces what this connection says of itself in a presence room; null takes it back. It is sent at
+   * most once per `stateMs`, always with its last value, and again for a new session.
+   *
+   * @throws TypeError for data that JSON cannot hold
+   */
+  setState(state: StateOf<E> | null, options: StateOptions = {}): void {
+    assertJson(state, "The state");
+    this.#state.set(state, options);
   }
 
   /**
@@ -502,6 +576,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.disconnect();
     this.#session.stop();
     this.#presence.stop();
+    this.#state.close();
     for (const message of this.#outgoing.clear()) this.#drop(message, "closed", "Closed");
     this.#handlers.clear();
     this.#callbacks = {};
@@ -549,6 +624,8 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
       } else this.#receive(frame);
     }
     if (begins) this.#ready();
+    const { roster, others } = this.#presence;
+    if (this.#protocol === 3 && others.follow(roster)) this.#dispatch("others", this.others);
   }
 
   /** The first frame of protocol 2 and later. */
@@ -561,6 +638,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#socket.pingWithin(pingMs);
     if (lookMs !== undefined) this.#socket.probeWithin(lookMs);
     this.#limits = limits;
+    this.#presence.begin(hello);
     if (this.#info.resumed) return;
     for (const id of this.#unanswered) {
       this.#settle(id, new RollcallError("disconnected", "The session is a new one"));
@@ -583,6 +661,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     }
     this.#unanswered = [];
     this.#outgoing.open(this.#limits);
+    if (this.#protocol === 3) this.#state.open(this.#info.resumed);
     for (const settle of [...this.#waiting]) settle();
     if (!this.#isReady) this.#notify("open", this.#info);
     this.#isReady = true;
@@ -591,6 +670,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   #closed(event: CloseInfo, final: boolean): void {
     const { code, reason } = event;
     clearTimeout(this.#readyTimer);
+    this.#state.close();
     const wasRefused = this.#protocol === 0 && REFUSALS[code] !== undefined;
     this.#outgoing.close(wasRefused);
     const isTakenOver = code === CLOSE.goingAway && reason === RESUMED_ELSEWHERE;

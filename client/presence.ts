@@ -2,12 +2,14 @@ import {
   applyDiff,
   applyEvent,
   diffRoster,
+  type PresenceCount,
   type PresenceEvent,
   type Roster,
   type RosterEntry,
   rosterOf,
 } from "../rooms/presence/roster.ts";
-import type { Untyped } from "../src/wire/frames.ts";
+import type { Hello, Untyped } from "../src/wire/frames.ts";
+import { Others } from "./others.ts";
 
 /** The single events of a frame: those the app gets before the frame itself, and those after it. */
 export interface Singles {
@@ -23,6 +25,9 @@ const NONE: Singles = { before: [], after: [] };
  */
 export class RosterKeeper {
   roster: Roster = new Map();
+  readonly others: Others;
+  /** Of the whole room, where the roster is a part of it. */
+  #count: PresenceCount | undefined;
   readonly #report: (events: PresenceEvent[]) => void;
   readonly #forgotten: (status: Untyped) => void;
   /** The status that this user has chosen, here or later on another device. */
@@ -37,11 +42,14 @@ export class RosterKeeper {
   /**
    * @param report gives the app events that no frame brings
    * @param forgotten sets a status again that a room has forgotten
+   * @param changed something of the others has changed without a message
    */
   constructor(
     report: (events: PresenceEvent[]) => void,
     forgotten: (data: { status: Untyped }) => void,
+    changed: () => void,
   ) {
+    this.others = new Others(changed);
     this.#report = report;
     this.#forgotten = (status) => forgotten({ status });
   }
@@ -49,6 +57,18 @@ export class RosterKeeper {
   /** The app sets the user's status. */
   chose(data: Untyped): void {
     this.#own = { ...this.#own, status: data?.status };
+  }
+
+  begin({ session, nowMs = Date.now() }: Hello): void {
+    this.others.begin(session, nowMs);
+  }
+
+  /** Users and connections in the room, as far as they are known. */
+  get count(): PresenceCount {
+    if (this.#count) return this.#count;
+    let totalConnections = 0;
+    for (const { devices } of this.roster.values()) totalConnections += devices;
+    return { totalUsers: this.roster.size, totalConnections };
   }
 
   /** The next sync is of a new session. @param graceMs 0: who is not in it has left */
@@ -61,7 +81,15 @@ export class RosterKeeper {
   fold(event: string, data: Untyped): Singles {
     if (!event.startsWith("presence.")) return NONE;
     try {
-      if (event === "presence.sync") return { before: this.#sync(rosterOf(data)), after: [] };
+      if (event === "presence.sync") {
+        const { partial = false, totalUsers, totalConnections } = data;
+        this.#count = partial ? { totalUsers, totalConnections } : undefined;
+        return { before: this.#sync(rosterOf(data), partial), after: [] };
+      }
+      if (event === "presence.count") {
+        const { totalUsers, totalConnections } = data;
+        this.#count = { totalUsers, totalConnections };
+      }
       if (event === "presence.diff") {
         const after = applyDiff(this.roster, data);
         for (const { userId } of data.joins) this.#missing.delete(userId);
@@ -82,9 +110,15 @@ export class RosterKeeper {
     return NONE;
   }
 
-  #sync(next: Roster): PresenceEvent[] {
+  #sync(next: Roster, isPartial: boolean): PresenceEvent[] {
     const old = this.roster;
     this.roster = next;
+    // Nobody can tell who is gone.
+    if (isPartial) {
+      this.#missing.clear();
+      this.#isStale = false;
+      return [];
+    }
     if (!this.#isStale) {
       for (const [userId, entry] of this.#missing) if (!next.has(userId)) next.set(userId, entry);
       return [];
@@ -107,7 +141,7 @@ export class RosterKeeper {
   /** Another device of the user may have chosen later: only a status that no device kept is set again. */
   #restoreStatus(roster: Roster): void {
     if (!this.#own) return;
-    const { userId, status } = this.#own;
+    const { userId = this.others.me?.userId, status } = this.#own;
     const me = userId === undefined ? undefined : roster.get(userId);
     if (!me || (me.devices === 1 && me.status !== status)) this.#forgotten(status);
   }
@@ -132,6 +166,7 @@ export class RosterKeeper {
   }
 
   stop(): void {
+    this.others.stop();
     clearTimeout(this.#timer);
   }
 }

@@ -253,9 +253,11 @@ export function applyEvent<S extends string = Status>(
     roster.set(userId, { userId, username, devices, status });
   } else if (event === "presence.offline") roster.delete(data.userId);
   else if (known && event === "presence.update") {
-    known.username = data.username;
-    known.devices = data.devices;
-  } else if (known && event === "presence.status") known.status = data.status;
+    const { username, devices } = data;
+    roster.set(data.userId, { ...known, username, devices });
+  } else if (known && event === "presence.status") {
+    roster.set(data.userId, { ...known, status: data.status });
+  }
 }
 
 function changes<S extends string>(

@@ -224,6 +224,8 @@ export interface Room<
 > extends RoomDefinition<M, E, V>,
     CallableRoom<C> {
   readonly eventEmitter: RoomEventEmitter<M, E, V>;
+  /** For types only: a client's, by `typeof`. */
+  readonly "~events"?: V;
   /** Handlers of an event in the order they were added; those of `*` come after, for every event. */
   handlersOf(event: string): readonly Handler<M, E, V>[];
   readonly callHandlers: ReadonlyMap<
