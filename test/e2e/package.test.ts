@@ -193,7 +193,8 @@ import { joinMoods } from "rollcall/moods";
 export { devices, FanoutClient, joinMoods, VeraniClient };
 `,
     );
-    await compile(project, ["page.ts"], { lib: ["es2024", "dom", "dom.iterable"] });
+    const dom = { lib: ["es2024", "dom", "dom.iterable"], skipLibCheck: true };
+    await compile(project, ["page.ts"], dom);
   });
 
   it("compiles and runs the README's own room", async () => {
@@ -255,6 +256,31 @@ export default createApp<Env>({
     );
     await compile(project, ["worker.ts", "systems.ts", WORKERS_TYPES]);
     await compile(project, ["client.ts"], { lib: ["es2024", "dom", "dom.iterable"] });
+    writeFileSync(
+      join(project, "board.ts"),
+      `import { presence } from "rollcall/rooms/presence";
+interface Point { x: number; y: number }
+export const board = presence<{ cursor: Point }, { colour: string }>({ name: "board" });
+`,
+    );
+    // A page has the types of a room by `typeof`, and nothing of its code.
+    writeFileSync(
+      join(project, "page.ts"),
+      `import { type EventsOf, VeraniClient } from "rollcall/client";
+import type { board } from "./board.ts";
+const client = new VeraniClient<EventsOf<typeof board>>("/ws/presence");
+client.setState({ cursor: { x: 1, y: 2 } });
+// @ts-expect-error No such state.
+client.setState({ cursor: "left" });
+const [other] = client.others.values();
+export const x: number | undefined = other?.state?.cursor.x;
+export const colour: string | undefined = other?.user?.colour;
+// @ts-expect-error It is a number.
+export const text: string | undefined = other?.state?.cursor.x;
+`,
+    );
+    const dom = { lib: ["es2024", "dom", "dom.iterable"], skipLibCheck: true };
+    await compile(project, ["page.ts"], dom);
 
     const url = await startWorker(project);
     const output = await runScript(
