@@ -48,6 +48,8 @@ function mapMessages(
 }
 
 const id: JsonSchema = { type: "string", minLength: 1, maxLength: ID_LENGTH };
+/** Protocol 3. */
+const seq: JsonSchema = { type: "integer", minimum: 0 };
 const channelName: JsonSchema = { type: "string", maxLength: NAME_LENGTH };
 
 /** As `encodeEvent` writes it: the event's name stands in the data. */
@@ -58,7 +60,7 @@ function eventFrame(event: string, schema: Schema): JsonSchema {
     properties: { type: { const: event }, ...data.properties },
     required: ["type", ...(data.required ?? [])],
   };
-  const properties = { type: { const: "event" }, channel: channelName, data: named };
+  const properties = { type: { const: "event" }, channel: channelName, data: named, seq };
   return closedObject(properties, ["type", "channel", "data"]);
 }
 
@@ -101,14 +103,19 @@ const TOKEN: JsonSchema = {
   description: "Instead of the header Authorization, which browsers cannot set on sockets",
 };
 const VERSION: JsonSchema = {
-  const: "2",
+  enum: ["2", "3"],
   description:
-    "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array",
+    "Asks for protocol 2: `hello`, `presence.diff`, acks, errors as events, and several frames in one message, as a JSON array; or for protocol 3, whose frames have a `seq` and whose sessions can be resumed",
+};
+const RESUME: JsonSchema = {
+  type: "string",
+  description:
+    "With `v=3`: `<session>:<epoch>:<seq>`, the session to resume and the number of the last frame that came; without the number where the page is new",
 };
 const PROBE: JsonSchema = {
   const: "1",
   description:
-    "With `v=2`: once no `probed` has come for `lookMs` of `hello`, this client sends a `probe` in place of its next ping, which makes the server look for dead sockets",
+    "With `v=2` or `v=3`: once no `probed` has come for `lookMs` of `hello`, this client sends a `probe` in place of its next ping, which makes the server look for dead sockets",
 };
 
 /** The parameters of a socket's URL. */
@@ -118,7 +125,7 @@ function queryOf({ query, security = [], wire, probes }: ChannelDescription): Js
   return closedObject(
     {
       ...(takesToken && { token: TOKEN }),
-      ...(wire === "room" && { v: VERSION }),
+      ...(wire === "room" && { v: VERSION, resume: RESUME }),
       ...(probes && { probe: PROBE }),
       ...properties,
     },
