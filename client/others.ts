@@ -71,8 +71,12 @@ export class Others {
 
   #rebuild(roster: Roster, changed: ReadonlySet<string>): boolean {
     const now = Date.now() + this.#aheadMs;
+    // Those that stay keep their places.
     const next = new Map(this.all);
-    for (const [id, { userId }] of next) if (changed.has(userId)) next.delete(id);
+    for (const [id, { userId }] of next) {
+      const isGone = !roster.get(userId)?.sessions?.some(({ session }) => session === id);
+      if (changed.has(userId) && isGone) next.delete(id);
+    }
     if (this.me && changed.has(this.me.userId)) this.me = null;
     for (const userId of changed) {
       const entry = roster.get(userId);
