@@ -1,6 +1,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import fc from "fast-check";
+import { afterEach, describe, expect, inject, it, vi } from "vitest";
 import type { PresentSession, RosterEntry } from "../../rooms/presence/roster.ts";
 import type { Hello, Untyped } from "../../src/wire/frames.ts";
 import { type Board, type Crowd, changes } from "./presence.ts";
@@ -470,4 +471,136 @@ describe("a room above its rosterLimit", () => {
       answers.some(({ type, error }) => type === "nack" && error?.code === "rate_limited"),
     ).toBe(true);
   });
+});
+
+type Act =
+  | { do: "set"; who: number; value: number; ttlMs?: number }
+  | { do: "clear" | "cut" | "resume" | "leave" | "join"; who: number }
+  | { do: "sleep" | "wait" };
+
+const who = fc.nat(3);
+const acts: fc.Arbitrary<Act[]> = fc.array(
+  fc.oneof(
+    { weight: 6, arbitrary: fc.record({ do: fc.constant("set" as const), who, value: fc.nat(5) }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        ...{ do: fc.constant("set" as const), who, value: fc.nat(5) },
+        ttlMs: fc.constantFrom(100, 600_000),
+      }),
+    },
+    {
+      weight: 8,
+      arbitrary: fc.record({
+        do: fc.constantFrom("clear" as const, "cut", "resume", "resume", "leave", "join"),
+        who,
+      }),
+    },
+    { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("sleep" as const, "wait") }) },
+  ),
+  { minLength: 3, maxLength: 16 },
+);
+
+/** The states that a client is shown now, by session; of its own, it knows best itself. */
+function pictureOf({ roster }: TestSocket, own: string): string {
+  const shown = [...roster.values()].flatMap(({ userId, sessions = [] }) =>
+    sessions
+      .filter(({ session }) => session !== own)
+      .map(({ session, state, untilMs = Number.POSITIVE_INFINITY }) => {
+        const isShown = state !== undefined && untilMs > Date.now();
+        return `${userId} ${session} ${isShown ? JSON.stringify(state) : ""}`;
+      }),
+  );
+  return shown.sort().join("\n");
+}
+
+/** A user of a play: with a socket, with one that was cut, or away. */
+interface Player {
+  socket: TestSocket | undefined;
+  lost: TestSocket | undefined;
+  /** What it said last. */
+  said: { text: string; untilMs: number };
+}
+
+async function play(script: Act[]): Promise<void> {
+  const stub = newBoard();
+  const path = (user: number) => `player-${user}`;
+  const players: Player[] = Array.from({ length: 4 }, () => ({
+    ...{ socket: undefined, lost: undefined },
+    said: { text: "", untilMs: Number.POSITIVE_INFINITY },
+  }));
+  const join = async (player: Player, user: number): Promise<void> => {
+    player.socket = await enter(stub, path(user));
+    player.lost = undefined;
+    player.said = { text: "", untilMs: Number.POSITIVE_INFINITY };
+    await player.socket.event("presence.sync");
+  };
+  for (const user of [0, 1]) await join(players[user] as Player, user);
+  for (const act of script) {
+    if (act.do === "sleep") await evictDurableObject(stub);
+    else if (act.do === "wait") await scheduler.wait(110);
+    else if ("who" in act) {
+      const player = players[act.who] as Player;
+      const { socket, lost } = player;
+      if (act.do === "join" && !socket && !lost) await join(player, act.who);
+      else if (act.do === "resume" && lost) {
+        player.socket = await resume(stub, lost, path(act.who));
+        player.lost = undefined;
+      } else if (socket && act.do === "set") {
+        const { value, ttlMs } = act;
+        move(socket, at(value), ttlMs ? { ttlMs } : {});
+        const untilMs = ttlMs ? Date.now() + ttlMs : Number.POSITIVE_INFINITY;
+        player.said = { text: JSON.stringify(at(value)), untilMs };
+      } else if (socket && act.do === "clear") {
+        move(socket, null);
+        player.said = { text: "", untilMs: Number.POSITIVE_INFINITY };
+      } else if (socket && (act.do === "cut" || act.do === "leave")) {
+        await socket.caughtUp();
+        await socket.close(act.do === "cut" ? 3_000 : 1_000);
+        player.socket = undefined;
+        if (act.do === "cut") player.lost = socket;
+      }
+    }
+  }
+  const connected = players.flatMap(({ socket }) => socket ?? []);
+  if (connected.length === 0) return;
+  await scheduler.wait(110);
+  for (const socket of connected) await socket.caughtUp();
+  const late = await enter(stub, "late");
+  await late.event("presence.sync");
+  const differing = () =>
+    connected.flatMap((socket) => {
+      const own = ownOf(socket);
+      late.roster.delete("late");
+      socket.roster.delete("late");
+      const [seen, truth] = [pictureOf(socket, own), pictureOf(late, own)];
+      return seen === truth ? [] : [{ seen, truth }];
+    });
+  for (let n = 0; n < 40 && differing().length > 0; n++) await scheduler.wait(50);
+  expect(differing()).toEqual([]);
+  for (const [user, { socket, said }] of players.entries()) {
+    if (!socket) continue;
+    const text = said.untilMs > Date.now() ? said.text : "";
+    expect(`${path(user)} ${JSON.stringify(stateAt(late, path(user))) ?? ""}`).toBe(
+      `${path(user)} ${text}`,
+    );
+  }
+}
+
+function ownOf({ received }: TestSocket): string {
+  return received.find(({ event }) => event === "hello")?.data.session;
+}
+
+function stateAt(socket: TestSocket, user: string): Untyped {
+  const [{ state, untilMs = Number.POSITIVE_INFINITY } = {}] = sessionsOf(socket, user);
+  return untilMs > Date.now() ? state : undefined;
+}
+
+describe("after any states, cuts, resumes and sleeps", () => {
+  it("all who are connected see the same picture, and so does who comes later", async () => {
+    await fc.assert(fc.asyncProperty(acts, play), {
+      numRuns: inject("plays"),
+      endOnFailure: false,
+    });
+  }, 600_000);
 });
