@@ -537,8 +537,11 @@ async function play(script: Act[]): Promise<void> {
   };
   for (const user of [0, 1]) await join(players[user] as Player, user);
   for (const act of script) {
-    if (act.do === "sleep") await evictDurableObject(stub);
-    else if (act.do === "wait") await scheduler.wait(110);
+    if (act.do === "sleep") {
+      // An actor that does not run cannot be evicted.
+      await runInDurableObject(stub, () => {});
+      await evictDurableObject(stub);
+    } else if (act.do === "wait") await scheduler.wait(110);
     else if ("who" in act) {
       const player = players[act.who] as Player;
       const { socket, lost } = player;
