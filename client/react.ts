@@ -11,7 +11,14 @@ import { type RoomHandle, type RoomOptions, soon, useEvent, useLatest, useRoom }
 
 export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 export type { RosterEntry, RosterSync, Status } from "../rooms/presence/roster.ts";
-export type { EventsOf, Other, OtherOf, StateOf, StateOptions } from "./client.ts";
+export type {
+  EventsOf,
+  Other,
+  OtherOf,
+  PresenceEvents,
+  StateOf,
+  StateOptions,
+} from "./client.ts";
 export type { Device } from "./devices.ts";
 export { useCount, useMyState, useOthers, useTyping } from "./hooks.ts";
 export { type RoomHandle, type RoomOptions, useEvent, useRoom } from "./room.ts";
