@@ -8,7 +8,13 @@ const SEATS = ["first", "second", "third", "fourth", "fifth"];
 /** Devices that are drawn one by one. */
 const PIPS = 6;
 
-function Person({ person, isSelf }: { person: RosterEntry; isSelf: boolean }) {
+interface PersonProps {
+  person: RosterEntry;
+  isSelf: boolean;
+  note: string | undefined;
+}
+
+function Person({ person, isSelf, note }: PersonProps) {
   const { username, devices, status } = person;
   return (
     <li class="person" data-status={status} data-user={person.userId}>
@@ -19,6 +25,7 @@ function Person({ person, isSelf }: { person: RosterEntry; isSelf: boolean }) {
         <b>{username}</b>
         {isSelf && <span class="self">you</span>}
       </span>
+      {note && <q class="note">{note}</q>}
       <span class="status">{status}</span>
       <span class="devices-count">
         <span class="pips" style={{ "--devices": Math.min(devices, PIPS) }} />
@@ -52,6 +59,7 @@ export function RoomPanel(props: { room: Room; self: string; tabAddress: string 
   const people = useStore(room.people);
   const status = useStore(room.status);
   const guests = useStore(room.guests);
+  const notes = useStore(room.notes);
   const devices = people.reduce((sum, person) => sum + person.devices, 0);
   return (
     <Panel
@@ -74,7 +82,12 @@ export function RoomPanel(props: { room: Room; self: string; tabAddress: string 
       </div>
       <ul class="people" aria-label="People in the room">
         {people.map((person) => (
-          <Person key={person.userId} person={person} isSelf={person.userId === self} />
+          <Person
+            key={person.userId}
+            person={person}
+            isSelf={person.userId === self}
+            note={notes.get(person.userId)}
+          />
         ))}
         {SEATS.slice(people.length).map((seat, at) => {
           const isOffered = at === 0 && tabAddress !== null;
@@ -89,6 +102,14 @@ export function RoomPanel(props: { room: Room; self: string; tabAddress: string 
           );
         })}
       </ul>
+      <label class="saying">
+        <span>This tab's state</span>
+        <input
+          maxLength={60}
+          placeholder="What are you up to? Others see each letter."
+          onInput={(event) => room.setNote(event.currentTarget.value.trim())}
+        />
+      </label>
       {tabAddress !== null && (
         <div class="actions">
           <button type="button" onClick={() => void room.bringGuest()}>

@@ -1,4 +1,10 @@
-import { type OpenInfo, type RosterEntry, type Status, VeraniClient } from "../../client/client.ts";
+import {
+  type OpenInfo,
+  type PresenceEvents,
+  type RosterEntry,
+  type Status,
+  VeraniClient,
+} from "../../client/client.ts";
 import { type Access, accessOfDevelopment } from "./access.ts";
 import { type Line, PING_INTERVAL_MS, RECONNECTION } from "./line.ts";
 import { Store } from "./store.ts";
@@ -12,7 +18,20 @@ export interface RoomNews {
   text: string;
 }
 
+/** What a tab says of itself: the state of its connection. */
+interface TabState {
+  note: string;
+}
+type Client = VeraniClient<PresenceEvents<Status, TabState>>;
+
 const NEWS_LENGTH = 7;
+/** How somebody left, in words. */
+const LEFT = {
+  left: "left",
+  lost: "was lost",
+  kicked: "was kicked",
+  expired: "left: the token expired",
+} as const;
 /** A guest that this tab has brought in. */
 const GUESTS = [
   "Grace",
@@ -42,9 +61,11 @@ export class Room {
   /** What this tab chose; sent to the server as soon as possible. */
   readonly status = new Store<Status>("online");
   readonly guests = new Store<readonly string[]>([]);
+  /** What somebody's tabs say of themselves, by user. */
+  readonly notes = new Store<ReadonlyMap<string, string>>(new Map());
   readonly #access: Access;
   readonly #name: string;
-  readonly #client: VeraniClient;
+  readonly #client: Client;
   readonly #guests: Guest[] = [];
   #known: ReadonlyMap<string, RosterEntry> | null = null;
   #newsId = 0;
@@ -68,9 +89,10 @@ export class Room {
     this.#client.on("presence.online", ({ username }) => {
       this.#changed("arrived", username, "arrived");
     });
-    this.#client.on("presence.offline", ({ username }) => {
-      this.#changed("left", username, "left");
+    this.#client.on("presence.offline", ({ username, reason = "left" }) => {
+      this.#changed("left", username, LEFT[reason]);
     });
+    this.#client.on("others", () => this.#noted());
     this.#client.on("presence.update", ({ username, devices }) => {
       this.#changed("devices", username, deviceWords(devices));
     });
@@ -89,6 +111,21 @@ export class Room {
     // While the line is cut it waits in the client's queue.
     this.#isQueued = !this.#client.isConnected();
     this.#client.emit("presence.status", { status });
+  }
+
+  /** What this tab says of itself, letter by letter; the others see it at most 20 times a second. */
+  setNote(note: string): void {
+    this.#client.setState(note === "" ? null : { note });
+    this.#noted();
+  }
+
+  #noted(): void {
+    const notes = new Map<string, string>();
+    const { me, others } = this.#client;
+    for (const { userId, state } of [...others.values(), ...(me ? [me] : [])]) {
+      if (state?.note) notes.set(userId, state.note);
+    }
+    this.notes.value = notes;
   }
 
   /** Another name joins over a connection of its own, as if from another tab. */

@@ -22,6 +22,8 @@ const FRAME_MS = 80;
 const NEWS_SHOWN = 6;
 /** How long sockets may take to close before we end anyway. */
 const LEAVE_MS = 1_500;
+/** How long what somebody says is shown, in ms. */
+const SAID_MS = 30_000;
 
 const COLORS = { online: "green", away: "yellow", busy: "red" } as const;
 
@@ -101,7 +103,12 @@ function list(): void {
 
 function row({ userId, username, status, devices }: RosterEntry): string {
   const name = shown(username) + (userId === options.name ? " (you)" : "");
-  const more = devices === 1 ? "" : styleText("dim", `${devices} devices`);
+  const says = [...me.others.values(), ...(me.me ? [me.me] : [])]
+    .filter((one) => one.userId === userId && typeof one.state?.says === "string")
+    .map(({ state }) => `“${shown(state?.says)}”`);
+  const more = [...says, ...(devices === 1 ? [] : [styleText("dim", `${devices} devices`)])].join(
+    "  ",
+  );
   return `  ${styleText(COLORS[status], "●")} ${name.padEnd(31)} ${status.padEnd(8)} ${more}`;
 }
 
@@ -130,7 +137,7 @@ function draw(): void {
       "",
       ...news,
       "",
-      styleText("dim", `${STATUSES.join(" · ")} · list · quit`),
+      styleText("dim", `${STATUSES.join(" · ")} · say <words> · list · quit`),
     ];
     process.stdout.write(`\x1b[2J\x1b[H${lines.join("\n")}\n`);
     input.prompt(true);
@@ -143,6 +150,9 @@ const input = createInterface({
   prompt: "› ",
 });
 const me = join(options.name);
+
+/** What each connection said last. */
+const heard = new Map<string, unknown>();
 
 let isLost = false;
 me.onStateChange((state) => {
@@ -158,7 +168,19 @@ me.onClose(({ code, reason }) => code >= 4400 && print(`Closed: ${code} ${reason
 me.on("error", ({ message }) => print(message));
 me.on("presence.sync", list);
 me.on("presence.online", ({ username }) => print(`${shown(username)} came`));
-me.on("presence.offline", ({ username }) => print(`${shown(username)} left`));
+me.on("presence.offline", ({ username, reason = "left" }) =>
+  print(`${shown(username)} left${reason === "left" ? "" : ` (${reason})`}`),
+);
+me.on("others", (others) => {
+  for (const { session, username, state } of others.values()) {
+    const said = state?.says;
+    if (typeof said === "string" && heard.get(session) !== said) {
+      print(`${shown(username)} says ${shown(said)}`);
+    }
+    heard.set(session, said);
+  }
+  draw();
+});
 me.on("presence.status", ({ username, status }) => print(`${shown(username)} is ${status}`));
 me.on("presence.update", ({ username, devices }) =>
   print(`${shown(username)} is on ${count(devices, "device", "devices")}`),
@@ -173,7 +195,8 @@ input.on("line", (line) => {
   if (isStatus(word)) me.emit("presence.status", { status: word });
   else if (word === "list") me.emit("presence.list", {});
   else if (word === "quit") leave();
-  else if (word !== "") print(`Try ${STATUSES.join(", ")}, list or quit`);
+  else if (word.startsWith("say ")) me.setState({ says: line.trim().slice(4) }, { ttlMs: SAID_MS });
+  else if (word !== "") print(`Try ${STATUSES.join(", ")}, say <words>, list or quit`);
   draw();
 });
 input.on("SIGINT", leave);

@@ -69,6 +69,17 @@ async function publish(page: Page, what: { to?: string; type?: string; payload?:
 }
 
 describe("the room", () => {
+  test("what a tab says of itself is seen beside its person, and goes with the tab", async () => {
+    const [ada, grace] = [await join("Ada"), await context.newPage()];
+    watchFaults(grace, faults);
+    await join("Grace", grace);
+    await grace.getByLabel("This tab's state").pressSequentially("writing tests");
+    await person(ada, "Grace").getByText("writing tests").waitFor();
+    await person(grace, "Grace").getByText("writing tests").waitFor();
+    await grace.getByLabel("This tab's state").fill("");
+    await person(ada, "Grace").locator(".note").waitFor({ state: "detached" });
+  });
+
   test("two tabs see each other within a second, and one sees the other close after the grace", async () => {
     const ada = await join("Ada");
     using witness = startWitness();
