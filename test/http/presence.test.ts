@@ -20,10 +20,10 @@ async function refusal(response: Response): Promise<[number, string]> {
 const nowSeconds = () => Math.floor(Date.now() / 1000);
 
 describe("a snapshot of a presence room over HTTP", () => {
-  it("has the content of presence.sync", async () => {
+  it("has the content of presence.sync, as clients of protocol 3 get it", async () => {
     const room = freshName();
-    const token = await signedToken({ userId: "anna", username: "Anna" });
-    const socket = await connect(null, `/ws/presence?token=${token}&room=${room}`, {
+    const token = await signedToken({ userId: "anna", username: "Anna", user: { team: "red" } });
+    const socket = await connect(null, `/ws/presence?v=3&token=${token}&room=${room}`, {
       "User-Agent": "Mobile",
     });
     const { type: _, ...sync } = await socket.event("presence.sync");
@@ -31,7 +31,13 @@ describe("a snapshot of a presence room over HTTP", () => {
     expect(response.status).toBe(200);
     expect(await response.json()).toEqual(sync);
     expect(sync).toEqual({
-      users: [{ userId: "anna", username: "Anna", devices: 1, status: "online" }],
+      users: [
+        {
+          ...{ userId: "anna", username: "Anna", devices: 1, status: "online" },
+          user: { team: "red" },
+          sessions: [{ session: expect.any(String), device: "mobile", since: expect.any(Number) }],
+        },
+      ],
       totalUsers: 1,
       totalConnections: 1,
     });
