@@ -1,16 +1,16 @@
 import { type Authenticate, identify } from "../../src/access/authenticate.ts";
-import { requestToken } from "../../src/access/bearer.ts";
-import { expiryOf, verifyJwt } from "../../src/access/jwt.ts";
-import { requireSecret } from "../../src/access/secrets.ts";
+import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
+import type { TokenEnv } from "../../src/access/jwt.ts";
+import { type Identity, readToken } from "../../src/access/token.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { USER_ID_LENGTH } from "./contract.ts";
 
 /** The variables that the defaults of `FanoutOptions` read. */
-export interface FanoutEnv {
-  ENVIRONMENT?: string;
-  /** Signs users' tokens. */
-  JWT_SECRET?: string;
-  /** `true`: a token needs the scope `publish` to publish. A misspelt value means `true` as well. */
+export interface FanoutEnv extends TokenEnv, GrantEnv {
+  /**
+   * `true`: only what a token itself says lets it publish: the scope `publish`, or its claim `cap`. A
+   * misspelt value means `true` as well.
+   */
   PUBLISH_REQUIRES_SCOPE?: string;
   /** How long envelopes are kept, in ms. */
   FANOUT_HISTORY_MS?: string;
@@ -29,12 +29,16 @@ export type AuthenticateSubscriber<E> = Authenticate<E, Subscriber>;
 
 /** A client that may publish. */
 export interface Publisher {
-  /** Idempotency keys belong to the publisher of this name: others neither see nor block them. */
+  /**
+   * A userId. Envelopes name it, and idempotency keys belong to it: others neither see nor block them.
+   */
   publisher: string;
+  /** Whether it may publish to a user. Default: to every user. */
+  mayPublishTo?(userId: string): boolean;
 }
 
 /**
- * Whether the sender of a request may publish, to every user. Called in the Worker only.
+ * Whether the sender of a request may publish. Called in the Worker only.
  *
  * @returns who publishes; true where all publishers are one; false, or throws a RollcallError, to
  *   refuse the request
@@ -83,55 +87,47 @@ export async function requirePublisher<E>(
   request: Request,
   env: E,
   authenticate: AuthenticatePublisher<E>,
-): Promise<string> {
+): Promise<Publisher> {
   // A null identity refuses, as does an error in an app's own function.
   const allowed = await identify(
     request,
     env,
     async () => (await authenticate(request, env)) || null,
   );
-  return allowed === true ? "" : allowed.publisher;
+  return allowed === true ? { publisher: "" } : allowed;
 }
 
-function scopesOf(scope: unknown): ReadonlySet<string> {
-  if (Array.isArray(scope)) return new Set(scope.filter((word) => typeof word === "string"));
-  return new Set(typeof scope === "string" ? scope.split(/\s+/) : []);
-}
-
-async function readToken(
-  request: Request,
-  env: FanoutEnv,
-): Promise<Subscriber & { scopes: ReadonlySet<string> }> {
-  const secret = requireSecret(env, "JWT_SECRET");
-  const token = requestToken(request);
-  if (token === null) throw new RollcallError("unauthorized", "A token is required");
-  const claims = await verifyJwt(token, secret);
-  // `sub` is no substitute for `userId`.
-  const { userId, scope } = claims;
-  if (!isUserId(userId)) throw new RollcallError("unauthorized", "The token names no userId");
-  const expiresAtMs = expiryOf(claims);
-  return { userId, scopes: scopesOf(scope), ...(expiresAtMs !== undefined && { expiresAtMs }) };
+/** @throws RollcallError `unauthorized` for a userId that addresses nobody */
+async function readUser(request: Request, env: FanoutEnv): Promise<Identity> {
+  const identity = await readToken(request, env);
+  if (isUserId(identity.userId)) return identity;
+  throw new RollcallError("unauthorized", "The token names no userId");
 }
 
 /**
- * The default {@link AuthenticateSubscriber}: a JWT with `userId`, in the header or in the query.
+ * The default {@link AuthenticateSubscriber}: a JWT, in the header or in the query, that allows
+ * `subscribe` on `user:<its user>`.
  *
- * @throws RollcallError `unauthorized` or `token_expired`, `unavailable` without `JWT_SECRET`
+ * @throws RollcallError `unauthorized`, `token_expired` or `forbidden`, `unavailable` without keys
  */
 export async function authenticateUser(request: Request, env: FanoutEnv): Promise<Subscriber> {
-  const { scopes: _, ...subscriber } = await readToken(request, env);
-  return subscriber;
+  const { userId, grant, expiresAtMs } = await readUser(request, env);
+  grant.require(`user:${userId}`, "subscribe");
+  return { userId, ...(expiresAtMs !== undefined && { expiresAtMs }) };
 }
 
 /**
- * The default {@link AuthenticatePublisher}: any JWT with `userId`, or only one with the scope
- * `publish` where `PUBLISH_REQUIRES_SCOPE` is set.
+ * The default {@link AuthenticatePublisher}: a JWT that allows `publish` on `user:<id>`. The scope
+ * `publish` allows it for every user.
  *
- * @throws RollcallError like {@link authenticateUser}, and `forbidden` without the scope
+ * @throws RollcallError like {@link authenticateUser}; `forbidden` where it may publish to nobody
  */
 export async function authenticateScope(request: Request, env: FanoutEnv): Promise<Publisher> {
-  const { scopes, userId } = await readToken(request, env);
+  const { userId, claims } = await readUser(request, env);
   const isOpen = ["", "false", "0"].includes(env.PUBLISH_REQUIRES_SCOPE ?? "");
-  if (isOpen || scopes.has("publish")) return { publisher: userId };
-  throw new RollcallError("forbidden", "The token lacks the scope publish");
+  const grant = grantOf(claims, userId, env, !isOpen);
+  if (!grant.mentions("publish")) {
+    throw new RollcallError("forbidden", "The token does not allow to publish");
+  }
+  return { publisher: userId, mayPublishTo: (to) => grant.can(`user:${to}`, "publish") };
 }

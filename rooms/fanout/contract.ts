@@ -58,6 +58,8 @@ export const publication = z.object({
   /** As JSON text, which it stays, so that subscribers receive what the publisher wrote. */
   payload: z.optional(z.string()),
   ackTimeoutMs: z.number().check(z.gte(0), z.lte(ACK_TIMEOUT_MS)),
+  /** The userId of its publisher. Absent from a Worker of the release before. */
+  from: z.optional(z.string()),
   /** `digest` differs when the same key comes with another body. */
   idempotency: z.optional(
     z.object({
@@ -112,6 +114,7 @@ export function describeFanout(): SystemDescription {
     userId: z.string(),
     timestamp: z.iso.datetime(),
     cursor: z.exactOptional(cursor),
+    publisher: z.exactOptional(z.string()),
     payload: z.optional(z.unknown()),
   }) satisfies z.ZodMiniType<Envelope>;
 

@@ -10,6 +10,8 @@ export interface Envelope<P = Untyped> {
   timestamp: string;
   /** Where a reader of the user's envelopes is, once it has this one. */
   cursor?: string;
+  /** The user who published it, as the server verified. Absent where an app's own login names nobody. */
+  publisher?: string;
   /** Absent when the publisher gave none. */
   payload?: P;
 }

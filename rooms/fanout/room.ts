@@ -228,7 +228,7 @@ class Fanout {
     message: Publication,
     isKept = false,
   ): { answer: Promise<string>; soFar: string; envelope: Entry | undefined } {
-    const { type, payload, ackTimeoutMs } = message;
+    const { type, payload, ackTimeoutMs, from } = message;
     const fields: unknown = payload === undefined ? undefined : JSON.parse(payload);
     const envelopeId = crypto.randomUUID();
     const timestamp = new Date().toISOString();
@@ -237,6 +237,7 @@ class Fanout {
     const entry = this.#actor.log.append((at) => {
       cursor = at;
       const envelope: Envelope = { envelopeId, type, userId, timestamp, cursor };
+      if (from !== undefined) envelope.publisher = from;
       const head = JSON.stringify(envelope);
       return payload === undefined ? head : `${head.slice(0, -1)},"payload":${payload}}`;
     }, isKept);

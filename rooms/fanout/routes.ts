@@ -14,6 +14,7 @@ import {
   type AuthenticatePublisher,
   type AuthenticateSubscriber,
   authorizeSubscriber,
+  type Publisher,
   requirePublisher,
 } from "./access.ts";
 import {
@@ -109,15 +110,27 @@ function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
  * A message as its publisher wrote it: JSON.parse would round the digits of long numbers.
  *
  * @param publisher who sends it, to whom an idempotency key belongs
- * @throws RollcallError `bad_request` for a body that is no publish, or a malformed key
+ * @throws RollcallError `bad_request` for a body that is no publish, or a malformed key; `forbidden`
+ *   where it may not publish to this user
  */
-async function toAddressed(body: Body, given: unknown, publisher: string): Promise<Addressed> {
+async function toAddressed(
+  body: Body,
+  given: unknown,
+  { publisher, mayPublishTo }: Publisher,
+): Promise<Addressed> {
   const { userId, type, payload, ackTimeoutMs } = parse(publishBody, toObject(body.value));
+  if (mayPublishTo?.(userId) === false) {
+    throw new RollcallError("forbidden", "The token does not allow to publish to this user");
+  }
   const message: Publication = { type, ackTimeoutMs };
+  const addressed = () => ({
+    userId,
+    message: { ...message, ...(publisher !== "" && { from: publisher }) },
+  });
   // The value's text finds values that nest too deeply.
   const parsedText = payload === undefined ? undefined : toText(payload);
   if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
-  if (given === undefined || given === null) return { userId, message };
+  if (given === undefined || given === null) return addressed();
   const key = parse(idempotencyKey, given);
   // Of the value's own text, as earlier releases made it: a retry may be written in another way. Where
   // parsing would round a number, it is of the text that the publisher wrote.
@@ -128,7 +141,7 @@ async function toAddressed(body: Body, given: unknown, publisher: string): Promi
     digest: await digestOf(JSON.stringify(value)),
     publisher: (await digestOf(publisher)).slice(0, PUBLISHER_DIGITS),
   };
-  return { userId, message };
+  return addressed();
 }
 
 /** Equal for equal texts only. */

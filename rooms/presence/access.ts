@@ -1,10 +1,13 @@
 import { identify } from "../../src/access/authenticate.ts";
 import { requestToken } from "../../src/access/bearer.ts";
-import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
-import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
+import type { GrantEnv } from "../../src/access/grant.ts";
+import { isMember, type TokenEnv } from "../../src/access/jwt.ts";
+import { isDevelopment } from "../../src/access/secrets.ts";
+import { readToken } from "../../src/access/token.ts";
 import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { exceedsBytes } from "../../src/wire/frames.ts";
+import type { Cap } from "../../src/wire/grant.ts";
 import type { AnyUser } from "./roster.ts";
 
 /** Room names of the presence contract. */
@@ -31,6 +34,10 @@ export interface Visitor {
   user?: AnyUser;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
+  /** False: the user sees the room, and is not seen in it. Default: as the query `listed=0` says. */
+  listed?: boolean;
+  /** What the token allows, of which a room asks for `state`. Default: everything. */
+  cap?: Cap;
 }
 
 /**
@@ -54,11 +61,13 @@ export interface RoomVisitor extends Visitor {
   watch?: string[];
 }
 
-/** The variables that {@link authenticateToken} reads. */
-export interface PresenceEnv {
-  ENVIRONMENT?: string;
-  JWT_SECRET?: string;
+/** Whether a client asks to see the room without being seen. */
+function isUnlisted(request: Request): boolean {
+  return new URL(request.url).searchParams.get("listed") === "0";
 }
+
+/** The variables that {@link authenticateToken} reads. */
+export type PresenceEnv = TokenEnv & GrantEnv;
 
 /**
  * Who sends a request for a presence room, and for which room.
@@ -75,8 +84,10 @@ export async function authorizeVisitor<E>(
 ): Promise<RoomVisitor> {
   const room = roomOf(request);
   const view = viewOf(request);
-  const { userId, expiresAtMs, ...visitor } = await identify(request, env, (request, env) =>
-    authenticate(request, env, room),
+  const { userId, expiresAtMs, cap, listed, ...visitor } = await identify(
+    request,
+    env,
+    (request, env) => authenticate(request, env, room),
   );
   if (!userId) throw new RollcallError("unauthorized", "Not authenticated");
   const username = visitor.username || userId;
@@ -88,6 +99,8 @@ export async function authorizeVisitor<E>(
     ...{ room, userId, username, ...view },
     ...(user && { user }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(cap && { cap }),
+    ...((listed === false || isUnlisted(request)) && { listed: false }),
   };
 }
 
@@ -134,10 +147,11 @@ function roomOf(request: Request): string {
 
 /**
  * The default {@link Authenticate}: a JWT signed with `JWT_SECRET`, whose claim `workspaces` must name
- * the workspace of a room `workspace:<id>`; in development also `user:<name>`.
+ * the workspace of a room `workspace:<id>`; in development also `user:<name>`. Its grant must allow
+ * `join` on `room:<name>`; with `watch` the user sees the room without being seen, as `listed=0` asks.
  *
  * @throws RollcallError `unauthorized`/`token_expired` for the token, `forbidden` for the room of
- *   another workspace, `unavailable` without `JWT_SECRET`
+ *   another workspace, `unavailable` without keys
  */
 export async function authenticateToken(
   request: Request,
@@ -153,22 +167,22 @@ export async function authenticateToken(
     return { userId: developer };
   }
 
-  const secret = requireSecret(env, "JWT_SECRET");
-  if (token === null) throw new RollcallError("unauthorized", "A token is required");
-  const claims = await verifyJwt(token, secret);
-  const userId = claims.userId ?? claims.sub;
-  if (typeof userId !== "string" || userId === "") {
-    throw new RollcallError("unauthorized", "The token names no userId");
-  }
+  const { userId, claims, grant, cap, expiresAtMs } = await readToken(request, env);
   if (workspace !== null && !isMember(claims, workspace)) {
     throw new RollcallError("forbidden", "Not a member of this workspace");
   }
   const { username, user } = claims;
-  const expiresAtMs = expiryOf(claims);
+  const resource = `room:${room}`;
+  const mayWatch = grant.can(resource, "watch");
+  if (isUnlisted(request) ? !mayWatch : !mayWatch && !grant.can(resource, "join")) {
+    throw new RollcallError("forbidden", "The token does not allow to join this room");
+  }
   return {
     userId,
     ...(typeof username === "string" && username !== "" && { username }),
     ...(isObject(user) && { user }),
+    ...(cap && { cap }),
+    ...(!grant.can(resource, "join") && { listed: false }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
   };
 }

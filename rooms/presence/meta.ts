@@ -16,6 +16,8 @@ export interface PresenceMeta extends ConnectionMeta {
   detail?: Exclude<Detail, "roster">;
   /** The users that the client asked for with `watch=`. */
   watch?: string[];
+  /** It sees the room, and is not seen in it. */
+  listed?: boolean;
   /** When the session began: server time in ms. */
   since?: number;
 }

@@ -1,3 +1,4 @@
+import { can } from "../../src/actor/meta.ts";
 import type { Departure } from "../../src/actor/session.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { Audience, isFull } from "./audience.ts";
@@ -54,6 +55,8 @@ export interface PresenceOptions<S extends string> {
  */
 export class Presence<S extends string> {
   readonly roster: Roster<S> = new Map();
+  /** Sum of the entries' devices. */
+  #connections = 0;
   readonly #actor: PresenceActor<S>;
   readonly #options: PresenceOptions<S>;
   readonly #statuses: Statuses<S>;
@@ -92,23 +95,28 @@ export class Presence<S extends string> {
     this.#statuses = new Statuses(actor.getStorage(), options.statuses);
     this.#audience = new Audience(actor, () => ({
       totalUsers: this.roster.size,
-      totalConnections: actor.getSessionCount(),
+      totalConnections: this.#connections,
     }));
   }
 
   // ── Entries ─────────────────────────────────────────────────────────────────────────────────
 
+  /** The sessions of a user that others see. */
+  #listedOf(userId: string): PresenceSession[] {
+    return [...this.#actor.sessionsOf(userId)].filter(({ meta }) => meta.listed !== false);
+  }
+
   /** As clients of protocol 1 and 2 see a user; undefined for nobody. */
   #plainEntry(userId: string): RosterEntry<S> | undefined {
-    const sessions = this.#actor.sessionsOf(userId);
+    const sessions = this.#listedOf(userId);
     const [first] = sessions;
     if (!first) return undefined;
     const { username } = first.meta;
-    return { userId, username, devices: sessions.size, status: this.#statuses.of(userId) };
+    return { userId, username, devices: sessions.length, status: this.#statuses.of(userId) };
   }
 
   #sessionsOf(userId: string, now: number, withStates = true): PresentSession[] {
-    return Array.from(this.#actor.sessionsOf(userId), (session) => ({
+    return this.#listedOf(userId).map((session) => ({
       session: session.id,
       device: session.meta.device,
       since: session.meta.since ?? now,
@@ -117,7 +125,7 @@ export class Presence<S extends string> {
   }
 
   #userOf(userId: string) {
-    const [first] = this.#actor.sessionsOf(userId);
+    const [first] = this.#listedOf(userId);
     return first?.meta.user;
   }
 
@@ -139,7 +147,7 @@ export class Presence<S extends string> {
 
   #toldOf(userId: string, { username, devices, status }: RosterEntry<S>): Told<S> {
     let ids = "";
-    for (const { id } of this.#actor.sessionsOf(userId)) ids += id;
+    for (const { id } of this.#listedOf(userId)) ids += id;
     const user = this.#userOf(userId);
     const about = user ? JSON.stringify(user) : "";
     return { userId, username, devices, status, ids, about };
@@ -166,6 +174,7 @@ export class Presence<S extends string> {
 
   #put(userId: string, entry: RosterEntry<S>): void {
     if (!this.roster.has(userId)) this.#userIds.add(userId);
+    this.#connections += entry.devices - (this.roster.get(userId)?.devices ?? 0);
     this.roster.set(userId, entry);
   }
 
@@ -214,7 +223,7 @@ export class Presence<S extends string> {
   }
 
   #totals(): string {
-    return `"totalUsers":${this.roster.size},"totalConnections":${this.#actor.getSessionCount()}`;
+    return `"totalUsers":${this.roster.size},"totalConnections":${this.#connections}`;
   }
 
   #frame(users: string, more: string): string {
@@ -240,7 +249,7 @@ export class Presence<S extends string> {
   }
 
   #encodeEntry(userId: string, now: number): string {
-    for (const { state } of this.#actor.sessionsOf(userId)) {
+    for (const { state } of this.#listedOf(userId)) {
       const { untilMs = Number.POSITIVE_INFINITY } = state ?? {};
       if (untilMs > now) this.#usersUntilMs = Math.min(this.#usersUntilMs, untilMs);
     }
@@ -324,7 +333,7 @@ export class Presence<S extends string> {
   disconnected(session: PresenceSession, reason: Departure): void {
     const { userId } = session.meta;
     this.#newcomers.delete(session);
-    if (this.#actor.sessionsOf(userId).size === 0) {
+    if (this.#listedOf(userId).length === 0) {
       this.#pace.forget(userId);
       this.#statuses.delete(userId);
       this.#reasons.set(userId, reason);
@@ -337,7 +346,8 @@ export class Presence<S extends string> {
    * later, since each is a row and a message to all.
    */
   setStatus(session: PresenceSession, status: S): void {
-    const { userId, username } = session.meta;
+    const { userId, username, listed } = session.meta;
+    if (listed === false) throw new RollcallError("forbidden", "You are not listed here");
     this.#pace.run(userId, STATUSES_PER_SECOND, () => this.#changeStatus(userId, username, status));
   }
 
@@ -360,6 +370,10 @@ export class Presence<S extends string> {
 
   /** @param text of `encodeState` */
   setState(session: PresenceSession, text: string, ttlMs: number | undefined): void {
+    const { meta } = session;
+    if (meta.listed === false || !can(meta, this.#actor.name, "state")) {
+      throw new RollcallError("forbidden", "You may not set a state here");
+    }
     this.#states.set(session, text, ttlMs === undefined ? undefined : Date.now() + ttlMs);
     this.#users = null;
     this.#requestFlush();
@@ -370,7 +384,10 @@ export class Presence<S extends string> {
     const old = this.roster.get(userId);
     const now = this.#plainEntry(userId);
     if (now) this.#put(userId, now);
-    else if (this.roster.delete(userId)) this.#userIds.delete(userId);
+    else if (this.roster.delete(userId)) {
+      this.#userIds.delete(userId);
+      this.#connections -= old?.devices ?? 0;
+    }
     if (!old && now && this.#plainUsers !== null) {
       this.#plainUsers += `${this.#plainUsers === "" ? "" : ","}${JSON.stringify(now)}`;
     } else this.#plainUsers = null;
@@ -523,7 +540,7 @@ export class Presence<S extends string> {
     const sees = this.#audience.usersOf(session, this.#isLarge) ?? this.roster.keys();
     const sessions: PresenceSession[] = [];
     for (const userId of sees) {
-      for (const one of this.#actor.sessionsOf(userId)) {
+      for (const one of this.#listedOf(userId)) {
         if (one !== session && one.state) sessions.push(one);
       }
     }

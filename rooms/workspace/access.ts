@@ -1,6 +1,14 @@
 import type { JWTPayload } from "jose";
 import { bearerToken, equalSecrets } from "../../src/access/bearer.ts";
-import { expiryOf, isMember, verifyJwt } from "../../src/access/jwt.ts";
+import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
+import {
+  expiryOf,
+  isMember,
+  requireKeys,
+  type TokenEnv,
+  userOf,
+  verifyToken,
+} from "../../src/access/jwt.ts";
 import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { log } from "../../src/log.ts";
@@ -35,8 +43,7 @@ export function refusalResponse(thrown: unknown): Response {
 }
 
 /** What the membership check reads of the Worker's bindings and variables. */
-export interface MembershipEnv {
-  ENVIRONMENT?: string;
+export interface MembershipEnv extends TokenEnv {
   /** `true` turns the check on in development too. */
   REQUIRE_AUTH?: string;
   /** For how long an expired token still syncs, in seconds. Default 86 400. */
@@ -119,14 +126,6 @@ function gracePeriodSeconds(env: MembershipEnv): number {
   throw new SyncRefusal("AUTH_SERVICE_ERROR", "GRACE_PERIOD_SECONDS is not a number of seconds");
 }
 
-function jwtSecret(env: MembershipEnv): string {
-  try {
-    return requireSecret(env, "JWT_SECRET");
-  } catch {
-    throw new SyncRefusal("AUTH_SERVICE_ERROR", "JWT_SECRET is not configured");
-  }
-}
-
 function isServer(given: unknown, env: MembershipEnv): boolean {
   if (!isText(given)) return false;
   let expected: string;
@@ -139,11 +138,14 @@ function isServer(given: unknown, env: MembershipEnv): boolean {
   return equalSecrets(given, expected);
 }
 
-async function verifyToken(token: string, env: MembershipEnv): Promise<JWTPayload> {
+async function verifyMember(token: string, env: MembershipEnv): Promise<JWTPayload> {
   try {
-    return await verifyJwt(token, jwtSecret(env), gracePeriodSeconds(env));
+    return await verifyToken(token, env, gracePeriodSeconds(env));
   } catch (thrown) {
     if (!(thrown instanceof RollcallError)) throw thrown;
+    if (thrown.code === "unavailable") {
+      throw new SyncRefusal("AUTH_SERVICE_ERROR", thrown.message);
+    }
     throw thrown.code === "token_expired"
       ? new SyncRefusal("GRACE_PERIOD_EXPIRED", "The token expired too long ago")
       : new SyncRefusal("TOKEN_INVALID", "The token is not valid");
@@ -184,9 +186,10 @@ export async function authorizeMember(url: URL, env: MembershipEnv): Promise<Mem
   }
 
   if (!isText(authToken)) throw new SyncRefusal("TOKEN_MISSING", "authToken is missing");
-  const claims = await verifyToken(authToken, env);
-  const { userId, workspaceClaimsVersion: claimsVersion } = claims;
-  if (!isText(userId)) throw new SyncRefusal("TOKEN_INVALID", "The token has no userId");
+  const claims = await verifyMember(authToken, env);
+  const { workspaceClaimsVersion: claimsVersion } = claims;
+  const userId = userOf(claims);
+  if (userId === undefined) throw new SyncRefusal("TOKEN_INVALID", "The token has no userId");
   requireInstance(instanceId, storeId);
   warnOfLargeClaim(claims);
   if (!isMember(claims, storeId)) {
@@ -252,21 +255,26 @@ export function parseMember(text: string): Member {
  * The user of `Authorization: Bearer <JWT>`. Required in development too: images and completions
  * cost money.
  *
+ * @param operation what its grant must allow, on this resource
  * @returns null when there is no valid token with a userId
- * @throws RollcallError `unavailable` without `JWT_SECRET`
+ * @throws RollcallError `unavailable` without keys, `forbidden` without the grant
  */
 export async function bearerUser(
   request: Request,
-  env: { ENVIRONMENT?: string },
+  env: TokenEnv & GrantEnv,
+  resource: string,
+  operation: string,
 ): Promise<string | null> {
   const token = bearerToken(request);
-  const secret = requireSecret(env, "JWT_SECRET");
+  requireKeys(env);
   if (token === null) return null;
   try {
-    const { userId } = await verifyJwt(token, secret);
-    return isText(userId) ? userId : null;
+    const claims = await verifyToken(token, env);
+    const userId = userOf(claims);
+    if (userId !== undefined) grantOf(claims, userId, env).require(resource, operation);
+    return userId ?? null;
   } catch (thrown) {
-    if (thrown instanceof RollcallError) return null;
+    if (thrown instanceof RollcallError && thrown.status === 401) return null;
     throw thrown;
   }
 }

@@ -60,12 +60,21 @@ export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
 
   app.post("/api/upload-image", async (c) => {
     const request = c.req.raw;
-    const refuse = async (status: 400 | 401, code: string, error: string): Promise<Response> => {
+    const refuse = async (
+      status: 400 | 401 | 403,
+      code: string,
+      error: string,
+    ): Promise<Response> => {
       await drainBody(request);
       return c.json({ error, code }, status);
     };
-    if ((await bearerUser(request, c.env)) === null) {
-      return refuse(401, "AUTH_REQUIRED", "A valid token is required");
+    try {
+      if ((await bearerUser(request, c.env, "images", "upload")) === null) {
+        return refuse(401, "AUTH_REQUIRED", "A valid token is required");
+      }
+    } catch (thrown) {
+      if (!(thrown instanceof RollcallError) || thrown.code !== "forbidden") throw thrown;
+      return refuse(403, "FORBIDDEN", thrown.message);
     }
     let file: File | null | undefined;
     try {

@@ -4,6 +4,7 @@ import { readBody } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { log } from "../../src/log.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 import { bearerUser } from "./access.ts";
 import { completionRequest, type ToolDefinition, toolDefinition } from "./contract.ts";
 import { TOOLS } from "./tools.ts";
@@ -29,6 +30,7 @@ const MESSAGE_LENGTH = 500;
 /** HTTP statuses by the code that a client receives. */
 const FAULTS = {
   unauthorized: 401,
+  forbidden: 403,
   invalid_request: 400,
   unknown_tool: 400,
   request_too_large: 413,
@@ -265,12 +267,22 @@ function forwardStream(
   });
 }
 
+/** A call costs money: it takes a user whose grant allows it. */
+async function requireUser(request: Request, env: LlmEnv): Promise<void> {
+  let userId: string | null;
+  try {
+    userId = await bearerUser(request, env, "llm", "call");
+  } catch (thrown) {
+    const isForbidden = thrown instanceof RollcallError && thrown.code === "forbidden";
+    throw isForbidden ? new LlmFault("forbidden", thrown.message) : thrown;
+  }
+  if (userId === null) throw new LlmFault("unauthorized", "A valid token is required");
+}
+
 async function complete<E extends LlmEnv>(c: Context<{ Bindings: E }>): Promise<Response> {
   const { env } = c;
   const { BRAINTRUST_API_KEY: key, BRAINTRUST_PROJECT_ID: project } = env;
-  if ((await bearerUser(c.req.raw, env)) === null) {
-    throw new LlmFault("unauthorized", "A valid token is required");
-  }
+  await requireUser(c.req.raw, env);
   if (!key) throw new LlmFault("not_configured", "No upstream is configured");
   const body = await readRequest(c.req.raw, env);
 

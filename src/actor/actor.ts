@@ -17,7 +17,7 @@ import { HistoryPages, type RoomLog } from "./history.ts";
 import { LIMITS } from "./limits.ts";
 import { LIVENESS, Sweeper } from "./liveness.ts";
 import { LOG } from "./log.ts";
-import type { ConnectionMeta } from "./meta.ts";
+import { type ConnectionMeta, can } from "./meta.ts";
 import { FLUSH_MS, Outbox } from "./outbox.ts";
 import { isSettledSoon } from "./retry.ts";
 import type { Room, VeraniActor } from "./room.ts";
@@ -116,7 +116,7 @@ export function createActorHandler<
         frameBytes: limits.frameBytes,
         history: new HistoryPages(
           this.log,
-          (meta) => continuity.log.durable && room.mayReadHistory?.(meta) !== false,
+          (meta) => continuity.log.durable && this.#mayReadHistory(meta),
         ),
       });
       state.setWebSocketAutoResponse(new WebSocketRequestResponsePair(codec.ping, codec.pong));
@@ -179,6 +179,7 @@ export function createActorHandler<
       await this.#wake();
       return answerUpgrade(request, {
         room,
+        mayReadHistory: (meta) => this.#mayReadHistory(meta),
         env: this.env,
         websocketPath,
         label,
@@ -253,6 +254,10 @@ export function createActorHandler<
         // Without it no deadline would ever come again.
         this.timers.rearm();
       }
+    }
+
+    #mayReadHistory(meta: M): boolean {
+      return room.mayReadHistory?.(meta) ?? can(meta, this.name, "history");
     }
 
     /** The earliest deadline of a session, in ms; Infinity for none. */

@@ -7,7 +7,7 @@ import type { CallResult } from "./call.ts";
 import type { EmitBuilder, Emitter, EventMap, SocketEmit } from "./emit.ts";
 import type { HistoryPages } from "./history.ts";
 import type { Sweeper } from "./liveness.ts";
-import type { ConnectionMeta } from "./meta.ts";
+import { type ConnectionMeta, can } from "./meta.ts";
 import { NewestEvents, type Received } from "./newest.ts";
 import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
 import { validate } from "./schema.ts";
@@ -47,6 +47,10 @@ class Context<M extends ConnectionMeta, E, V extends EventMap> implements Messag
 
   get toChannel(): (channel: string) => EmitBuilder<V> {
     return (channel) => this.#emitter.toOthers(channel, this.session);
+  }
+
+  can(operation: string): boolean {
+    return can(this.session.meta, this.actor.name, operation);
   }
 
   get meta(): M {

@@ -1,4 +1,5 @@
 import { RollcallError } from "../wire/errors.ts";
+import { allows, type Cap } from "../wire/grant.ts";
 import { requireWellFormed } from "../wire/text.ts";
 
 /** Characters of a user's or a client's id. */
@@ -15,6 +16,13 @@ export interface ConnectionMeta {
   channels: string[];
   /** Server time in ms at which the connection is closed with 4401, for tokens that expire. */
   expiresAtMs?: number;
+  /** What its token allows, for `ctx.can`. Absent: `extractMeta` alone decided. */
+  cap?: Cap;
+}
+
+/** Whether a connection may do something in the room of this name. */
+export function can({ cap, userId }: ConnectionMeta, room: string, operation: string): boolean {
+  return cap === undefined || allows(cap, userId, `room:${room}`, operation);
 }
 
 /**

@@ -96,6 +96,11 @@ export interface RoomContext<
   toUser(userId: string): EmitBuilder<V>;
   /** Emits to all in a channel but this socket. */
   toChannel(channel: string): EmitBuilder<V>;
+  /**
+   * Whether the token allows an operation in this room: `meta.cap`, as `rollcall/access` reads it, on
+   * `room:<name of the actor>`. True where the meta has no `cap`.
+   */
+  can(operation: string): boolean;
 }
 
 /** The argument of event handlers. */
@@ -181,7 +186,7 @@ export interface RoomDefinition<
   log?: Partial<LogOptions> | ((env: E) => Partial<LogOptions>);
   /**
    * Whether a client may read events of before it connected, in a room whose log is durable. Default:
-   * every client, of the channels that it is in.
+   * every client whose token allows `history`, of the channels that it is in.
    */
   mayReadHistory?(meta: M): boolean;
   /** The events of `actor.log.append` that the room has stored itself, with a row of its own. */

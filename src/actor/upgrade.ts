@@ -15,7 +15,8 @@ import { Session } from "./session.ts";
 
 /** What upgrades to the sockets of a room need. */
 interface UpgradeOptions<M extends ConnectionMeta, E> {
-  room: Pick<RoomDefinition<M, E>, "extractMeta" | "mayReadHistory">;
+  room: Pick<RoomDefinition<M, E>, "extractMeta">;
+  mayReadHistory(meta: M): boolean;
   env: E;
   websocketPath: string;
   /** Names the room in the log. */
@@ -100,12 +101,12 @@ function greet<M extends ConnectionMeta, E>(
   reason: ResumeRefusal | undefined,
 ): void {
   if (session.protocol < 2) return;
-  const { connections, room } = options;
+  const { connections } = options;
   const { log, continuity } = connections;
   const since = query.get("since");
   const rewind = Math.min(Number(query.get("rewind")) || 0, continuity.options.log.events);
   const isWanted = since !== null || rewind > 0;
-  const mayRead = room.mayReadHistory?.(session.meta) ?? true;
+  const mayRead = options.mayReadHistory(session.meta);
   if (!isWanted || !mayRead || !session.reader || !continuity.options.log.durable) {
     session.enqueue(helloOf(session, options, { reason }));
     return;

@@ -200,12 +200,13 @@ describe("in production", () => {
     }
   });
 
-  it("every token is refused with 503 while the secret is missing or the example's", async () => {
+  it("every token is refused with 503 while the secret is missing, short, or the example's", async () => {
     const token = await signedToken({ userId: "anna" });
-    for (const JWT_SECRET of [undefined, "", env.JWT_SECRET]) {
+    for (const JWT_SECRET of [undefined, "", "x".repeat(31), env.JWT_SECRET]) {
       expect(await refusal(await ask({ JWT_SECRET }, token))).toEqual([503, "unavailable"]);
     }
-    const real = await signedToken({ userId: "anna" }, { secret });
+    const exp = nowSeconds() + 60;
+    const real = await signedToken({ userId: "anna", exp }, { secret });
     expect((await ask({ JWT_SECRET: secret }, real)).status).toBe(200);
   });
 

@@ -35,6 +35,7 @@ describe("filters", () => {
       userId: user,
       timestamp: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/),
       cursor: expect.stringMatching(/^[0-9a-f]{8}:\d+$/),
+      publisher: "backend",
       payload: { questId: "q1", text: "hi", deep: [1, {}] },
     });
     alice.ack(envelope, { read: true });
@@ -79,7 +80,8 @@ describe("filters", () => {
     await alice.subscribe({ type: "message" });
     await publish(user, { ackTimeoutMs: 0 });
     const envelope = await alice.next();
-    expect(Object.keys(envelope)).toEqual(["envelopeId", "type", "userId", "timestamp", "cursor"]);
+    const fields = ["envelopeId", "type", "userId", "timestamp", "cursor", "publisher"];
+    expect(Object.keys(envelope)).toEqual(fields);
     expect(envelope.type).toBe("message");
     await publish(user, { payload: null, ackTimeoutMs: 0 });
     expect((await alice.next()).payload).toBeNull();

@@ -1,0 +1,44 @@
+import type { JWTPayload } from "jose";
+import { RollcallError } from "../wire/errors.ts";
+import type { Cap } from "../wire/grant.ts";
+import { requestToken } from "./bearer.ts";
+import { type Grant, type GrantEnv, grantOf } from "./grant.ts";
+import { expiryOf, requireKeys, type TokenEnv, userOf, verifyToken } from "./jwt.ts";
+
+/** Who sends a request, by its token. */
+export interface Identity {
+  userId: string;
+  /** Server time in ms. Absent in development only, for a token that does not expire. */
+  expiresAtMs?: number;
+  /** What the token allows; absent: everything. As a meta has it, for `ctx.can`. */
+  cap?: Cap;
+  grant: Grant;
+  claims: JWTPayload;
+}
+
+/**
+ * The user whose JWT comes with a request.
+ *
+ * @throws RollcallError `unauthorized` or `token_expired` for the token, `unavailable` without keys
+ *
+ * @example
+ * async extractMeta(request, env: Env) {
+ *   const { userId, expiresAtMs, cap } = await readToken(request, env);
+ *   return { userId, expiresAtMs, cap, clientId: crypto.randomUUID(), channels: ["default"] };
+ * }
+ */
+export async function readToken(request: Request, env: TokenEnv & GrantEnv): Promise<Identity> {
+  requireKeys(env);
+  const token = requestToken(request);
+  if (token === null) throw new RollcallError("unauthorized", "A token is required");
+  const claims = await verifyToken(token, env);
+  const userId = userOf(claims);
+  if (userId === undefined) throw new RollcallError("unauthorized", "The token names no userId");
+  const grant = grantOf(claims, userId, env);
+  const expiresAtMs = expiryOf(claims);
+  return {
+    ...{ userId, grant, claims },
+    ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(grant.cap && { cap: grant.cap }),
+  };
+}

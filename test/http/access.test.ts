@@ -1,0 +1,291 @@
+import { env } from "cloudflare:workers";
+import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "jose";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { Grant, grantOf } from "../../src/access/grant.ts";
+import { verifyToken } from "../../src/access/jwt.ts";
+import worker from "../../src/server/worker.ts";
+import { allows } from "../../src/wire/grant.ts";
+import { freshName } from "../room/socket.ts";
+
+const SECRET = "an-own-secret-of-a-deployment-0123456789";
+const nowS = () => Math.floor(Date.now() / 1_000);
+
+interface Signing {
+  key?: CryptoKey | string;
+  alg?: string;
+  kid?: string;
+  typ?: string;
+}
+
+function sign(claims: JWTPayload, { key = SECRET, alg = "HS256", kid, typ }: Signing = {}) {
+  const bytes = typeof key === "string" ? new TextEncoder().encode(key) : key;
+  const header = { alg, ...(kid && { kid }), ...(typ && { typ }) };
+  return new SignJWT(claims).setProtectedHeader(header).sign(bytes);
+}
+
+/** A deployment's variables. */
+const production = (more: Record<string, string | undefined> = {}) =>
+  ({ ...env, ENVIRONMENT: "production", JWT_SECRET: SECRET, ...more }) as unknown as Env;
+const good = (more: JWTPayload = {}): JWTPayload => ({ userId: "ann", exp: nowS() + 60, ...more });
+
+const KINDS = ["RS256", "ES256", "EdDSA"] as const;
+const pairs = new Map<string, { privateKey: CryptoKey; jwk: JWK }>();
+beforeAll(async () => {
+  for (const alg of [...KINDS, "old", "new"]) {
+    const { privateKey, publicKey } = await generateKeyPair(
+      (KINDS as readonly string[]).includes(alg) ? alg : "ES256",
+      { extractable: true },
+    );
+    pairs.set(alg, { privateKey, jwk: { ...(await exportJWK(publicKey)), kid: `kid-${alg}` } });
+  }
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.useRealTimers();
+});
+
+const pair = (name: string) => {
+  const found = pairs.get(name);
+  if (!found) throw new Error(`no key ${name}`);
+  return found;
+};
+const keySet = (...names: string[]) =>
+  JSON.stringify({ keys: names.map((name) => pair(name).jwk) });
+
+/** Each with what becomes of it, in a deployment whose issuer and audience are set. */
+const TOKENS: [string, () => string | Promise<string>, number][] = [
+  ["a malformed one", () => "a.b.c", 401],
+  ["a development name", () => "user:ann", 401],
+  ["another algorithm", () => sign(good(OURS), { alg: "HS512" }), 401],
+  ["another key", () => sign(good(OURS), { key: "x".repeat(40) }), 401],
+  ["an expired one", () => sign(good({ ...OURS, exp: nowS() - 1 })), 401],
+  ["one that is not yet valid", () => sign(good({ ...OURS, nbf: nowS() + 60 })), 401],
+  ["one without exp", () => sign({ userId: "ann", ...OURS }), 401],
+  ["one that lives for too long", () => sign(good({ ...OURS, exp: nowS() + 700_000 })), 401],
+  ["one that lived for too long", () => sign(good({ ...OURS, iat: nowS() - 700_000 })), 401],
+  ["another issuer", () => sign(good({ ...OURS, iss: "other" })), 401],
+  ["another audience", () => sign(good({ ...OURS, aud: "other" })), 401],
+  ["no issuer", () => sign(good({ aud: "app" })), 401],
+  ["another kind", () => sign(good(OURS), { typ: "refresh+jwt" }), 401],
+  ["no user", () => sign({ exp: nowS() + 60, ...OURS }), 401],
+  ["a malformed cap", () => sign(good({ ...OURS, cap: ["room:*"] })), 401],
+  ["no grant", () => sign(good({ ...OURS, cap: {} })), 403],
+  ["another's resource", () => sign(good({ ...OURS, cap: { "room:other": ["join"] } })), 403],
+  ["a valid one", () => sign(good(OURS)), 200],
+  [
+    "a valid one that names the user as sub",
+    () => sign({ sub: "ann", exp: nowS() + 60, ...OURS }),
+    200,
+  ],
+  ["a valid access token of RFC 9068", () => sign(good(OURS), { typ: "at+jwt" }), 200],
+];
+const OURS = { iss: "https://issuer.test", aud: ["app", "other-app"] };
+const vars = () => production({ JWT_ISSUER: OURS.iss, JWT_AUDIENCE: "app" });
+
+describe("in production, a token", () => {
+  it.each(TOKENS)("%s", async (_, make, status) => {
+    const headers = { Authorization: `Bearer ${await make()}` };
+    const url = `https://rollcall.test/api/v1/presence?room=${freshName()}`;
+    const answer = await worker.fetch(new Request(url, { headers }), vars());
+    expect(answer.status).toBe(status);
+    const upgrade = { ...headers, Upgrade: "websocket" };
+    // In the Worker: the actors of this test have the variables of development.
+    const path = new Request(`https://rollcall.test/fanout/stream?type=a`, { headers: upgrade });
+    if (status === 401) expect((await worker.fetch(path, vars())).status).toBe(401);
+  });
+
+  it("missing at all", async () => {
+    const url = `https://rollcall.test/api/v1/presence?room=${freshName()}`;
+    expect((await worker.fetch(new Request(url), vars())).status).toBe(401);
+  });
+});
+
+describe("a secret", () => {
+  it("of before is good until it is removed", async () => {
+    const older = "the-secret-of-before-0123456789abcdef";
+    const token = await sign(good(), { key: older });
+    expect(await verifyToken(token, production({ JWT_SECRET_PREVIOUS: older }))).toMatchObject({
+      userId: "ann",
+    });
+    await expect(verifyToken(token, production())).rejects.toMatchObject({ code: "unauthorized" });
+  });
+
+  it("that is short counts as none, and only the log names it", async () => {
+    const said = vi.spyOn(console, "log").mockImplementation(() => {});
+    const vars = production({ JWT_SECRET: "x".repeat(31) });
+    const error = await verifyToken("a.b.c", vars).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "unavailable", message: "Not configured" });
+    expect(JSON.stringify(said.mock.calls)).toContain("JWT_SECRET");
+    expect(JSON.stringify(said.mock.calls)).not.toContain("xxx");
+  });
+});
+
+describe("a public key", () => {
+  it.each(KINDS)("of %s verifies a token, and a secret of that text does not", async (alg) => {
+    const { privateKey, jwk } = pair(alg);
+    const JWT_JWKS = keySet(...KINDS);
+    const vars = production({ JWT_JWKS, JWT_SECRET: undefined });
+    const token = await sign(good(), { key: privateKey, alg, kid: `kid-${alg}` });
+    expect(await verifyToken(token, vars)).toMatchObject({ userId: "ann" });
+    // The key determines the algorithm: its public part is no secret.
+    for (const key of [JSON.stringify(jwk), JWT_JWKS]) {
+      const confused = await sign(good(), { key, kid: `kid-${alg}` });
+      await expect(verifyToken(confused, vars)).rejects.toMatchObject({ code: "unauthorized" });
+    }
+  });
+});
+
+describe("a login provider's key set", () => {
+  let urls = 0;
+  /** A provider at a URL of its own, and how often it was asked. */
+  function provider(answer: () => Response | Promise<Response>) {
+    const JWT_JWKS_URL = `https://login-${++urls}.test/jwks.json`;
+    const fetched = vi.spyOn(globalThis, "fetch").mockImplementation(async () => answer());
+    return { vars: production({ JWT_JWKS_URL, JWT_SECRET: undefined }), fetched };
+  }
+  const tokenOf = (name: string) =>
+    sign(good(), { key: pair(name).privateKey, alg: "ES256", kid: `kid-${name}` });
+
+  it("is read once, again for a key that is not known, and at most once in 30 s", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    let keys = keySet("old");
+    const { vars, fetched } = provider(() => new Response(keys));
+    const [old, next] = [await tokenOf("old"), await tokenOf("new")];
+    await Promise.all(Array.from({ length: 20 }, () => verifyToken(old, vars)));
+    expect(fetched).toHaveBeenCalledTimes(1);
+    for (let n = 0; n < 5; n++) {
+      await expect(verifyToken(next, vars)).rejects.toMatchObject({ code: "unauthorized" });
+    }
+    expect(fetched).toHaveBeenCalledTimes(1);
+    vi.setSystemTime(Date.now() + 31_000);
+    keys = keySet("old", "new");
+    for (const token of [old, next, old]) await verifyToken(token, vars);
+    expect(fetched).toHaveBeenCalledTimes(2);
+  });
+
+  it("is forgotten after 5 minutes, and with it a key that was withdrawn", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    let keys = keySet("old", "new");
+    const { vars } = provider(() => new Response(keys));
+    const claims = good({ exp: nowS() + 3_600 });
+    const of = (name: string) =>
+      sign(claims, { key: pair(name).privateKey, alg: "ES256", kid: `kid-${name}` });
+    const [old, next] = [await of("old"), await of("new")];
+    await verifyToken(old, vars);
+    keys = keySet("new");
+    vi.setSystemTime(Date.now() + 301_000);
+    await verifyToken(next, vars);
+    await expect(verifyToken(old, vars)).rejects.toMatchObject({ code: "unauthorized" });
+  });
+
+  it.each<[string, () => Response]>([
+    ["garbage", () => new Response("<html>")],
+    ["no key set", () => new Response("{}")],
+    [
+      "a redirect",
+      () => new Response(null, { status: 302, headers: { Location: "https://x.test" } }),
+    ],
+    ["an error", () => new Response("no", { status: 500 })],
+    ["10 MB", () => new Response(new Uint8Array(10_000_000))],
+  ])("that is %s lets nobody in, and is not asked for each token", async (_, answer) => {
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    const { vars, fetched } = provider(answer);
+    for (let n = 0; n < 10; n++) {
+      await expect(verifyToken(await tokenOf("old"), vars)).rejects.toMatchObject({ status: 503 });
+    }
+    expect(fetched).toHaveBeenCalledTimes(1);
+  });
+
+  it("that fails later is used as it was last", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    let works = true;
+    const { vars } = provider(() => {
+      if (works) return new Response(keySet("old"));
+      throw new Error("unreachable");
+    });
+    const claims = good({ exp: nowS() + 3_600 });
+    const old = await sign(claims, { key: pair("old").privateKey, alg: "ES256", kid: "kid-old" });
+    await verifyToken(old, vars);
+    works = false;
+    vi.setSystemTime(Date.now() + 400_000);
+    expect(await verifyToken(old, vars)).toMatchObject({ userId: "ann" });
+  });
+
+  it("is read over https only, outside development", async () => {
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    const vars = production({ JWT_JWKS_URL: "http://login.test/jwks.json", JWT_SECRET: undefined });
+    await expect(verifyToken(await tokenOf("old"), vars)).rejects.toMatchObject({ status: 503 });
+  });
+});
+
+describe("a grant", () => {
+  it.each([
+    ["room:lobby", "room:lobby", true],
+    ["room:lobby", "room:lobby2", false],
+    ["room:*", "room:anything", true],
+    ["*", "user:ben", true],
+    ["user:<self>", "user:ann", true],
+    ["user:<self>", "user:ben", false],
+    ["user:*", "user:ben", true],
+    ["room:<self>:*", "room:ann:1", true],
+    ["room:<self>:*", "room:ben:1", false],
+  ])("for %s reaches %s: %s", (pattern, resource, isAllowed) => {
+    expect(allows({ [pattern]: ["join"] }, "ann", resource, "join")).toBe(isAllowed);
+    expect(allows({ [pattern]: ["join"] }, "ann", resource, "kick")).toBe(false);
+  });
+
+  it("gains nothing by a user named *", () => {
+    expect(allows({ "user:<self>": ["publish"] }, "*", "user:ben", "publish")).toBe(false);
+    expect(allows({ "user:<self>": ["publish"] }, "$&", "user:$&", "publish")).toBe(true);
+  });
+
+  it("is everything in development, and the shipped default elsewhere", () => {
+    const of = (vars: { ENVIRONMENT?: string; DEFAULT_CAP?: string }) => grantOf({}, "ann", vars);
+    expect(of({ ENVIRONMENT: "development" }).can("llm", "call")).toBe(true);
+    const closed = of({ ENVIRONMENT: "production" });
+    expect(closed.can("room:lobby", "join")).toBe(true);
+    expect(closed.can("user:ann", "subscribe")).toBe(true);
+    for (const [resource, operation] of [
+      ["room:lobby", "watch"],
+      ["room:lobby", "publish"],
+      ["user:ben", "subscribe"],
+      ["user:ben", "publish"],
+      ["llm", "call"],
+      ["images", "upload"],
+    ] as const) {
+      expect(closed.can(resource, operation), `${operation} on ${resource}`).toBe(false);
+    }
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    expect(of({ DEFAULT_CAP: "nonsense" }).can("room:lobby", "join")).toBe(false);
+    expect(new Grant("ann", {}).mentions("join")).toBe(false);
+  });
+
+  it("of the scope publish is to publish to everybody, beside the default", () => {
+    const grant = grantOf({ scope: "read publish" }, "ann", {});
+    expect(grant.can("user:ben", "publish")).toBe(true);
+    expect(grant.can("room:lobby", "join")).toBe(true);
+  });
+});
+
+describe("publishing in production", () => {
+  const publish = async (claims: JWTPayload, to: string) => {
+    const headers = {
+      Authorization: `Bearer ${await sign(good(claims))}`,
+      "Content-Type": "application/json",
+    };
+    const body = JSON.stringify({ userId: to, type: "x", ackTimeoutMs: 0 });
+    const request = new Request("https://rollcall.test/publish", { method: "POST", headers, body });
+    return (await worker.fetch(request, production({ PUBLISH_REQUIRES_SCOPE: "true" }))).status;
+  };
+
+  it("is for those whose token says so, to whom it says", async () => {
+    const ben = freshName();
+    expect(await publish({}, ben)).toBe(403);
+    expect(await publish({}, "ann")).toBe(403);
+    expect(await publish({ scope: "publish" }, ben)).toBe(200);
+    expect(await publish({ cap: { [`user:${ben}`]: ["publish"] } }, ben)).toBe(200);
+    expect(await publish({ cap: { [`user:${ben}`]: ["publish"] } }, freshName())).toBe(403);
+    expect(await publish({ cap: { "user:*": ["subscribe"] } }, ben)).toBe(403);
+  });
+});
