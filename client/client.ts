@@ -153,10 +153,12 @@ export interface VeraniClientOptions {
   /** Time until an attempt to connect has failed, in ms. Default 10 000. */
   connectionTimeout?: number;
   /**
-   * Sent as `token=` in the URL. A function is called anew for each connection; where it throws or
-   * rejects, the attempt has failed and the next one calls it again. Null or undefined: no token.
+   * Sent beside the URL, as a subprotocol. A function is called anew for each connection; where it throws
+   * or rejects, the attempt has failed and the next one calls it again. Null or undefined: no token.
    */
   token?: string | (() => Token | Promise<Token>);
+  /** `query`: the token is sent as `token=` in the URL, for servers that know no other way. */
+  tokenIn?: "query";
   /**
    * In a room whose log is durable: the last so many events of the client's channels come first, on
    * connecting; after a break, those that it has missed.
@@ -323,16 +325,14 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
 
     this.#socket = new ReconnectingSocket(
       async () => {
-        if (token !== undefined) {
-          const given = typeof token === "function" ? await token() : token;
-          setOrDelete(target.searchParams, "token", given ?? undefined);
-        }
+        const given = (typeof token === "function" ? await token() : token) ?? undefined;
+        if (options.tokenIn === "query") setOrDelete(target.searchParams, "token", given);
         setOrDelete(target.searchParams, "resume", this.#session.query);
         if (rewind) {
           target.searchParams.set("rewind", String(rewind));
           setOrDelete(target.searchParams, "since", this.#session.cursor);
         }
-        return target.href;
+        return { url: target.href, token: options.tokenIn === "query" ? undefined : given };
       },
       {
         ...this.#options,

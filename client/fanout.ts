@@ -100,9 +100,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       async () => {
         const { token } = options;
         const given = typeof token === "function" ? await token() : token;
-        if (given === null || given === undefined) target.searchParams.delete("token");
-        else target.searchParams.set("token", given);
-        return target.href;
+        return { url: target.href, token: given ?? undefined };
       },
       {
         reconnection: RECONNECTION,

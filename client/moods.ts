@@ -67,7 +67,7 @@ export function joinMoods(options: MoodOptions): MoodSession {
   const socket = new ReconnectingSocket(
     async () => {
       target.searchParams.set("mood", mood);
-      return target.href;
+      return { url: target.href };
     },
     {
       reconnection: {

@@ -1,6 +1,7 @@
 import { CLOSE, endsSession } from "../src/wire/close.ts";
 import { RollcallError } from "../src/wire/errors.ts";
 import { PING, PROBE, type Untyped } from "../src/wire/frames.ts";
+import { subprotocolsFor } from "../src/wire/subprotocol.ts";
 
 /**
  * A WebSocket that reconnects. It knows connections, not events: it carries text.
@@ -48,6 +49,15 @@ export interface WebSocketLike {
   ): void;
 }
 
+export type WebSocketClass = new (url: string, protocols?: string[]) => WebSocketLike;
+
+/** Where to connect. */
+export interface Address {
+  url: string;
+  /** Sent as a subprotocol, so that it stands in no URL. */
+  token?: string | undefined;
+}
+
 export interface SocketOptions {
   reconnection: ReconnectionConfig;
   /** Time between pings, in ms; 0: none, and a dead peer is not noticed, unless the server asks for pings. */
@@ -58,7 +68,7 @@ export interface SocketOptions {
   pongTimeout: number;
   /** Time from the request for the URL to an open socket, in ms. */
   connectionTimeout: number;
-  WebSocket?: new (url: string) => WebSocketLike;
+  WebSocket?: WebSocketClass;
 }
 
 export interface SocketListener {
@@ -115,7 +125,7 @@ interface Page {
   document?: { readonly hidden: boolean };
   addEventListener(type: string, listener: () => void, options: { signal: AbortSignal }): void;
   Worker: new (url: string) => TickerLike;
-  WebSocket: new (url: string) => WebSocketLike;
+  WebSocket: WebSocketClass;
 }
 interface TickerLike {
   onmessage: (() => void) | null;
@@ -176,7 +186,7 @@ export class ReconnectingSocket {
   /** Connections tried so far: the number of the current one. */
   connections = 0;
 
-  readonly #url: () => Promise<string>;
+  readonly #url: () => Promise<Address>;
   readonly #options: SocketOptions;
   readonly #on: SocketListener;
   readonly #alarm = new Alarm(() => this.#check(false));
@@ -206,11 +216,11 @@ export class ReconnectingSocket {
   #isProbing = false;
 
   /**
-   * @param url called anew for each attempt; a rejection is a failed attempt
+   * @param url where to connect; called anew for each attempt; a rejection is a failed attempt
    * @param on looked up when it fires
    * @throws TypeError where there is neither a global WebSocket nor the option
    */
-  constructor(url: () => Promise<string>, options: SocketOptions, on: SocketListener) {
+  constructor(url: () => Promise<Address>, options: SocketOptions, on: SocketListener) {
     if (!options.WebSocket && typeof page.WebSocket !== "function") {
       throw new TypeError(
         "There is no WebSocket here: give the option WebSocket, as of the package ws",
@@ -276,9 +286,12 @@ export class ReconnectingSocket {
     this.#watchPage();
     this.#enter("connecting", this.#options.connectionTimeout);
     try {
-      const url = await this.#url();
-      if (generation === this.#generation)
-        this.#attach(new (this.#options.WebSocket ?? page.WebSocket)(url));
+      const { url, token } = await this.#url();
+      if (generation !== this.#generation) return;
+      const WebSocket = this.#options.WebSocket ?? page.WebSocket;
+      this.#attach(
+        token === undefined ? new WebSocket(url) : new WebSocket(url, subprotocolsFor(token)),
+      );
     } catch (error) {
       if (generation === this.#generation) this.#fail(error);
     }

@@ -43,19 +43,21 @@ export class Line {
   /** For a client's `WebSocket` option. Those of the room are also timed. */
   get WebSocket(): new (
     url: string,
+    protocols?: string[],
   ) => WebSocketLike {
     return this.#socketClass(false);
   }
   get TimedWebSocket(): new (
     url: string,
+    protocols?: string[],
   ) => WebSocketLike {
     return this.#socketClass(true);
   }
 
-  #socketClass(timed: boolean): new (url: string) => WebSocketLike {
-    const connect = (url: string) => this.#connect(url, timed);
-    function Socket(url: string): WebSocketLike {
-      return connect(url);
+  #socketClass(timed: boolean): new (url: string, protocols?: string[]) => WebSocketLike {
+    const connect = (url: string, protocols?: string[]) => this.#connect(url, protocols, timed);
+    function Socket(url: string, protocols?: string[]): WebSocketLike {
+      return connect(url, protocols);
     }
     // A function called with `new` gives the object it returns.
     return Socket as unknown as new (
@@ -63,9 +65,11 @@ export class Line {
     ) => WebSocketLike;
   }
 
-  #connect(url: string, timed: boolean): WebSocketLike {
+  #connect(url: string, protocols: string[] | undefined, timed: boolean): WebSocketLike {
     if (this.cutUntilMs.value !== null) return new DeadSocket();
-    const socket = timed ? new TimedSocket(url, (ms) => this.#answered(ms)) : new WebSocket(url);
+    const socket = timed
+      ? new TimedSocket(url, protocols, (ms) => this.#answered(ms))
+      : new WebSocket(url, protocols);
     this.#sockets.add(socket);
     socket.addEventListener("close", () => this.#sockets.delete(socket));
     return socket;
@@ -114,8 +118,8 @@ export class Line {
 class TimedSocket extends WebSocket {
   #pingedAt: number | null = null;
 
-  constructor(url: string, answered: (ms: number) => void) {
-    super(url);
+  constructor(url: string, protocols: string[] | undefined, answered: (ms: number) => void) {
+    super(url, protocols);
     this.addEventListener("message", ({ data }) => {
       if (data !== PONG || this.#pingedAt === null) return;
       answered(performance.now() - this.#pingedAt);

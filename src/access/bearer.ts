@@ -1,3 +1,5 @@
+import { subprotocolToken } from "../wire/subprotocol.ts";
+
 const encoder = new TextEncoder();
 
 /** The token of `Authorization: Bearer <token>`, or null. */
@@ -7,13 +9,13 @@ export function bearerToken(request: Request): string | null {
 }
 
 /**
- * The token of a request, from the header or from `?token=`. If the header names the scheme Bearer,
- * the query is ignored, even when the header's token is blank or malformed. Other schemes are ignored:
+ * The token of a request, from the header, from the subprotocols of an upgrade or from `?token=`. If the
+ * header names the scheme Bearer, the others are ignored, even when the header's token is blank or malformed. Other schemes are ignored:
  * a proxy may have its own, such as Basic.
  */
 export function requestToken(request: Request): string | null {
   if (/^bearer\b/i.test(request.headers.get("Authorization") ?? "")) return bearerToken(request);
-  return new URL(request.url).searchParams.get("token") || null;
+  return subprotocolToken(request) ?? (new URL(request.url).searchParams.get("token") || null);
 }
 
 /** Bytes of the longest secret that can be compared. A longer one equals nothing. */

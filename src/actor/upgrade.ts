@@ -3,6 +3,7 @@ import { CLOSE } from "../wire/close.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { encodeFrame, type Hello, numberOf, type ResumeRefusal } from "../wire/frames.ts";
 import { closeFor, expectsClose } from "../wire/refusal.ts";
+import { selectedSubprotocol } from "../wire/subprotocol.ts";
 import { negotiateProtocol } from "../wire/version.ts";
 import type { Connections } from "./connections.ts";
 import type { Found } from "./continuity.ts";
@@ -46,7 +47,7 @@ export async function answerUpgrade<M extends ConnectionMeta, E>(
 }
 
 function refusal(request: Request, error: RollcallError): Response {
-  if (expectsClose(request)) return closeFor(error);
+  if (expectsClose(request)) return closeFor(request, error);
   return Response.json({ error: error.code, details: error.message }, { status: error.status });
 }
 
@@ -90,7 +91,8 @@ async function upgrade<M extends ConnectionMeta, E>(
     // The client's new session is there: the old one can end without a flicker.
     found?.superseded?.supersede();
   }
-  return new Response(null, { status: 101, webSocket: client });
+  const headers = selectedSubprotocol(request);
+  return new Response(null, { status: 101, webSocket: client, headers });
 }
 
 /** Sends `hello` to a new session, or to that of a new page, and the events that it asks for. */

@@ -28,7 +28,7 @@ export function errorResponse(
   const error = toRollcallError(thrown);
   const status = error === thrown ? error.status : (statusOf(thrown) ?? error.status);
   if (status === 500) log("request_failed", { error: thrown });
-  if (request && expectsClose(request)) return closeFor(error);
+  if (request && expectsClose(request)) return closeFor(request, error);
   return Response.json(word(error), { status });
 }
 

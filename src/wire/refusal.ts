@@ -1,5 +1,6 @@
 import { CLOSE, cutReason } from "./close.ts";
 import { ERRORS, type ErrorCode, type RollcallError } from "./errors.ts";
+import { selectedSubprotocol } from "./subprotocol.ts";
 
 /** Close codes for the status of a refusal whose error is not known. */
 const CLOSE_OF_STATUS: Record<number, number> = {
@@ -19,17 +20,18 @@ export function expectsClose(request: Request): boolean {
   return Number(new URL(request.url).searchParams.get("v") ?? 1) >= 3;
 }
 
-/** Accepts a client's socket and closes it at once. */
-export function closeAtOnce(code: number, reason: string): Response {
+/** Accepts the socket of a client and closes it at once. */
+export function closeAtOnce(request: Request, code: number, reason: string): Response {
   const { 0: client, 1: server } = new WebSocketPair();
   server.accept();
   server.close(code, cutReason(reason));
-  return new Response(null, { status: 101, webSocket: client });
+  const headers = selectedSubprotocol(request);
+  return new Response(null, { status: 101, webSocket: client, headers });
 }
 
 /** A refused upgrade, for a client that {@link expectsClose}. */
-export function closeFor(error: RollcallError): Response {
-  return closeAtOnce(error.closeCode, error.message);
+export function closeFor(request: Request, error: RollcallError): Response {
+  return closeAtOnce(request, error.closeCode, error.message);
 }
 
 /**
@@ -43,5 +45,5 @@ export async function translateRefusal(request: Request, answer: Response): Prom
   const known = typeof body.error === "string" && Object.hasOwn(ERRORS, body.error);
   const fallback = CLOSE_OF_STATUS[status] ?? (status < 500 ? CLOSE.badRequest : CLOSE.internal);
   const code = known ? ERRORS[body.error as ErrorCode].close : fallback;
-  return closeAtOnce(code, typeof body.details === "string" ? body.details : "Refused");
+  return closeAtOnce(request, code, typeof body.details === "string" ? body.details : "Refused");
 }

@@ -135,7 +135,7 @@ class SocketVisitor extends Visitor {
     this.#socket = new ReconnectingSocket(
       async () => {
         const query = new URLSearchParams({ sessionId: this.id, mood: this.mood });
-        return `${stage.wsUrl}/ws/moods?${query}`;
+        return { url: `${stage.wsUrl}/ws/moods?${query}` };
       },
       IMPATIENT,
       { state() {}, open() {}, message() {}, error() {}, close() {} },

@@ -3,8 +3,8 @@ import WebSocket from "ws";
 
 /** Without compression, whose CPU would be the clients'. */
 export class PlainWebSocket extends WebSocket {
-  constructor(url: string) {
-    super(url, { perMessageDeflate: false, skipUTF8Validation: true });
+  constructor(url: string, protocols: string[] = []) {
+    super(url, protocols, { perMessageDeflate: false, skipUTF8Validation: true });
   }
 }
 

@@ -340,17 +340,35 @@ describe("the token", () => {
     let asked = 0;
     newClient({ token: async () => `token ${++asked}` });
     await pass();
-    expect(latest().url.searchParams.get("token")).toBe("token 1");
+    expect(latest().token).toBe("token 1");
     latest().accept();
     latest().end(4401);
     await pass();
-    expect(latest().url.searchParams.get("token")).toBe("token 2");
+    expect(latest().token).toBe("token 2");
+  });
+
+  it("stands in no URL, unless the server knows no other way", async () => {
+    newClient({ token: "secret" });
+    await pass();
+    expect(latest().url.href).not.toContain("secret");
+    expect(latest().protocols).toEqual(["rollcall", "token.c2VjcmV0"]);
+    newClient({ token: "secret", tokenIn: "query" });
+    await pass();
+    expect(latest().url.searchParams.get("token")).toBe("secret");
+    expect(latest().protocols).toEqual([]);
+  });
+
+  it.each(["a", "ab", "abc", "ü – 語 🎉", '{"a":[1]}'])("%s arrives as it is", async (token) => {
+    newClient({ token });
+    await pass();
+    expect(latest().token).toBe(token);
+    expect(latest().protocols[1]).toMatch(/^token\.[\w-]+$/);
   });
 
   it("may be a string", async () => {
     newClient({ token: "user:alice&bob" });
     await pass();
-    expect(latest().url.searchParams.get("token")).toBe("user:alice&bob");
+    expect(latest().token).toBe("user:alice&bob");
   });
 
   it("that cannot be had is a failed attempt", async () => {

@@ -6,12 +6,14 @@ import { PING } from "../../src/wire/frames.ts";
 export class FakeWebSocket extends EventTarget {
   static all: FakeWebSocket[] = [];
   readonly url: URL;
+  readonly protocols: readonly string[];
   readonly sent: string[] = [];
   readyState = 0;
   closedWith: number | undefined;
 
-  constructor(url: string) {
+  constructor(url: string, protocols: string[] = []) {
     super();
+    this.protocols = protocols;
     this.url = new URL(url);
     FakeWebSocket.all.push(this);
   }
@@ -25,6 +27,12 @@ export class FakeWebSocket extends EventTarget {
   close(code = 1005): void {
     this.readyState = 2;
     this.closedWith = code;
+  }
+
+  /** The token that came beside the URL, as a server reads it. */
+  get token(): string | null {
+    const given = this.protocols.find((name) => name.startsWith("token."));
+    return given === undefined ? null : Buffer.from(given.slice(6), "base64url").toString();
   }
 
   // The server's side.
