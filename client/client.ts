@@ -210,6 +210,10 @@ function filled<T extends object>(defaults: T, given: Partial<T>): T {
 const READY_MS = 1_000;
 /** Emits that are sent before the server has said how many it takes. */
 const FIRST_EMITS = 20;
+/** A token is refreshed once this part of its time is over. */
+const REFRESH_AT = 0.75;
+/** However short a token lives, it is not refreshed more often, in ms. */
+const MIN_REFRESH_MS = 1_000;
 /** Answers to questions that are kept for a break. */
 const KEPT_ANSWERS = 20;
 const RESUMED_ELSEWHERE = "Resumed elsewhere";
@@ -296,6 +300,10 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   #hadSession = false;
   #limits: FrameLimits | undefined;
   #readyTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly #token: VeraniClientOptions["token"];
+  /** How far the server's clock is ahead, in ms. */
+  #aheadMs = 0;
+  #refreshTimer: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * @param url `ws:` or `wss:` (`http:` and `https:` do as well); in a page it may be relative
@@ -304,6 +312,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   constructor(url: string, options: VeraniClientOptions = {}) {
     const { token, log, rewind, WebSocket } = options;
     this.#options = filled(DEFAULTS, options);
+    this.#token = token;
     if (log) this.#callbacks.log = log;
     const target = toSocketUrl(url);
     this.#session = new ResumableSession(target.href);
@@ -639,12 +648,36 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     if (lookMs !== undefined) this.#socket.probeWithin(lookMs);
     this.#limits = limits;
     this.#presence.begin(hello);
+    const { expiresAtMs, nowMs = Date.now() } = hello;
+    this.#aheadMs = nowMs - Date.now();
+    if (expiresAtMs !== undefined) this.#refreshIn(expiresAtMs - nowMs);
     if (this.#info.resumed) return;
     for (const id of this.#unanswered) {
       this.#settle(id, new RollcallError("disconnected", "The session is a new one"));
     }
     this.#answers.clear();
     if (this.#hadSession) this.#presence.restart(reason === "restarted" ? graceMs : 0);
+  }
+
+  /** Shows the server a fresh token in time, so that it need not close the connection. */
+  #refreshIn(lifeMs: number): void {
+    const token = this.#token;
+    clearTimeout(this.#refreshTimer);
+    if (typeof token !== "function") return;
+    const refresh = async (): Promise<void> => {
+      try {
+        const given = await token();
+        if (!given || !this.isConnected()) return;
+        const { expiresAtMs } = await this.#ask("auth", { token: given });
+        const lifeMs = expiresAtMs - this.#aheadMs - Date.now();
+        if (expiresAtMs) this.#refreshIn(Math.max(lifeMs, MIN_REFRESH_MS));
+      } catch (error) {
+        // It is closed with 4401 then, and comes back with a token that it asks for anew.
+        this.#fail(error);
+      }
+    };
+    const waitMs = Math.min(lifeMs * REFRESH_AT, LONGEST_TIMER_MS);
+    this.#refreshTimer = setTimeout(() => void refresh(), Math.max(waitMs, 0));
   }
 
   /** The server has sent something: it has not refused the client. */
@@ -670,6 +703,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   #closed(event: CloseInfo, final: boolean): void {
     const { code, reason } = event;
     clearTimeout(this.#readyTimer);
+    clearTimeout(this.#refreshTimer);
     this.#state.close();
     const wasRefused = this.#protocol === 0 && REFUSALS[code] !== undefined;
     this.#outgoing.close(wasRefused);

@@ -1,6 +1,6 @@
 import type { Codec } from "../../src/wire/codec.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { exceedsBytes, type MessageFrame } from "../../src/wire/frames.ts";
+import { exceedsBytes, ID_LENGTH, type MessageFrame } from "../../src/wire/frames.ts";
 import { type FilterKey, parseFilter } from "./filters.ts";
 import { sliceMember } from "./slice.ts";
 
@@ -22,7 +22,13 @@ function parseMessage(raw: string): MessageFrame | null {
   try {
     const message: unknown = JSON.parse(raw);
     if (typeof message !== "object" || message === null) return null;
-    const { type, filters, since, envelopeId, result } = message as Record<string, unknown>;
+    const { type, filters, since, envelopeId, result, id, data } = message as Record<
+      string,
+      unknown
+    >;
+    if (type === "auth" && typeof id === "string" && id.length <= ID_LENGTH) {
+      return { type, id, data };
+    }
     if (type === "subscribe" && typeof since === "string") {
       const all = parseFilters(filters, FILTERS_SINCE);
       return all && { type, data: { filters: all, since } };

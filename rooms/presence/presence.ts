@@ -214,6 +214,7 @@ export class Presence<S extends string> {
   #sync(session: PresenceSession): void {
     const { protocol, meta } = session;
     this.#syncs += 1;
+    this.#states.told();
     if (protocol < 3) session.sendSnapshot(this.#encodePlainSync());
     else if (meta.detail === undefined) session.sendSnapshot(this.#encodeSync(session));
     else {
@@ -537,6 +538,7 @@ export class Presence<S extends string> {
   /** States are not sent again after a break: this is what they are now. */
   #sendStatesTo(session: PresenceSession): void {
     if (session.protocol < 3) return;
+    this.#states.told();
     const sees = this.#audience.usersOf(session, this.#isLarge) ?? this.roster.keys();
     const sessions: PresenceSession[] = [];
     for (const userId of sees) {

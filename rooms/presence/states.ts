@@ -40,8 +40,8 @@ export function stateOf({ state }: Session, now: number): { state?: Untyped; unt
 
 /** Which states of sessions have changed since others were told. */
 export class States<T extends Session> {
-  /** With what others were told before. */
-  readonly #changed = new Map<T, SessionState | undefined>();
+  /** With what others were told before; null where they were told different things. */
+  readonly #changed = new Map<T, SessionState | undefined | null>();
 
   /** @param text of {@link encodeState} */
   set(session: T, text: string, untilMs: number | undefined): void {
@@ -51,12 +51,21 @@ export class States<T extends Session> {
     session.setState({ text, ...(untilMs !== undefined && { untilMs }) });
   }
 
+  /** Somebody was told how all states are now. */
+  told(): void {
+    for (const session of this.#changed.keys()) this.#changed.set(session, null);
+  }
+
   /** The sessions whose state is another one than others were told, once. */
   takeChanged(now: number): T[] {
     const sessions: T[] = [];
     for (const [session, told] of this.#changed) {
       if (session.ended || session.loss?.gone) continue;
       const { state } = session;
+      if (told === null) {
+        sessions.push(session);
+        continue;
+      }
       const isTold = isVisible(told, now);
       if (!isTold && !isVisible(state, now)) continue;
       if (isTold && told.text === state?.text && told.untilMs === state.untilMs) continue;

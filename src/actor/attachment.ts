@@ -34,6 +34,8 @@ export interface Attachment {
   loss?: Loss;
   /** Protocol 3: digests of the meta's fields as `extractMeta` made them. */
   origin?: Record<string, number>;
+  /** Where it connected to, without secrets: for a client that refreshes its token. */
+  path?: string;
   /** What the room keeps with the session without writing rows. */
   state?: SessionState;
   /** Absent when it is in storage under the session's id. */

@@ -12,6 +12,7 @@ import { NewestEvents, type Received } from "./newest.ts";
 import type { MessageContext, ResumeInfo, Room, RoomContext, VeraniActor } from "./room.ts";
 import { validate } from "./schema.ts";
 import type { Session } from "./session.ts";
+import { metaWith } from "./upgrade.ts";
 
 /** The argument of handlers. A class: a literal would make its accessors anew for each message. */
 class Context<M extends ConnectionMeta, E, V extends EventMap> implements MessageContext<M, E, V> {
@@ -70,6 +71,13 @@ const DROPPED = { code: "rate_limited", message: "Too many frames; some were dro
 /** Whether a frame is for the room's handlers, and not an answer or of the protocol itself. */
 function isEvent({ type }: MessageFrame): boolean {
   return type !== "ack" && type !== "nack" && type !== "ping";
+}
+
+/** The type of a frame with a new token. */
+const AUTH = "auth";
+
+function isAuth({ type, data }: MessageFrame): boolean {
+  return type === AUTH && typeof data?.token === "string";
 }
 
 function isHistory({ type }: MessageFrame): boolean {
@@ -199,9 +207,29 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
     }
   }
 
+  /** The client shows a new token of the same user: its session lives on, with the new grant. */
+  async #refresh(session: Session<M>, { id, data }: MessageFrame): Promise<void> {
+    const options = { room: this.#room, env: this.#actor.env as E, label: this.#label };
+    try {
+      const fresh = await metaWith(session.path, data.token, options);
+      if (session.ended) return;
+      if (fresh.userId !== session.meta.userId) {
+        throw new RollcallError("forbidden", "The token is another user's");
+      }
+      session.renew(fresh);
+      this.#store(session);
+      if (id !== undefined) session.answer(id, { expiresAtMs: fresh.expiresAtMs ?? null });
+    } catch (error) {
+      const payload = toErrorPayload(error);
+      if (session.protocol >= 2 || id === undefined) session.sendError(payload, id);
+      else session.enqueue(encodeNack(id, payload));
+    }
+  }
+
   async #dispatch(session: Session<M>, frame: MessageFrame): Promise<void> {
     if (session.ended) return;
     if (isHistory(frame)) return this.#sendHistory(session, frame);
+    if (isAuth(frame) && this.#room.extractMeta) return this.#refresh(session, frame);
     const ctx = new Context(this.#actor, this.#emitter, session, frame);
     const handlers = this.#room.handlersOf(frame.type);
     try {

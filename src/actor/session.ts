@@ -182,8 +182,10 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     meta: M,
     protocol: Protocol,
     probes: boolean,
+    path?: string,
   ): Session<M> {
     const attachment = newAttachment(protocol, probes);
+    if (path !== undefined) attachment.path = path;
     if (protocol === 3) {
       attachment.reader = host.newReader(attachment.id).toStored();
       attachment.origin = digestMeta(meta);
@@ -352,6 +354,19 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     if (isChanged) checkMeta(this.meta);
     const { state } = this.#host;
     this.#isSpilled = writeMeta(state, this.ws, attachment, this.meta, this.#isSpilled);
+  }
+
+  /** @internal Where its client connected to, if its token expires. */
+  get path(): string | undefined {
+    return this.#attachment.path;
+  }
+
+  /** @internal The client has shown a new token, which `extractMeta` made `fresh` of. */
+  renew({ expiresAtMs, cap }: ConnectionMeta): void {
+    this.change();
+    const { expiresAtMs: _, cap: __, ...meta } = this.meta;
+    const renewed = { ...meta, ...(expiresAtMs !== undefined && { expiresAtMs }) };
+    this.meta = { ...renewed, ...(cap && { cap }) } as unknown as M;
   }
 
   // ── In ──────────────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,8 @@ async function upgrade<M extends ConnectionMeta, E>(
   } else {
     let session: Session<M>;
     try {
-      session = Session.accept(connections, server, meta, protocol, probes);
+      const path = pathOf(request, meta);
+      session = Session.accept(connections, server, meta, protocol, probes, path);
     } catch (thrown) {
       server.close(CLOSE.internal, "Internal error");
       throw thrown;
@@ -207,9 +208,34 @@ function helloOf<M extends ConnectionMeta, E>(
   return encodeFrame({ type: "hello", data: hello });
 }
 
+/** What of its URL a session keeps, whose client may refresh its token. */
+function pathOf({ url }: Request, { expiresAtMs }: ConnectionMeta): string | undefined {
+  if (expiresAtMs === undefined) return undefined;
+  const { pathname, searchParams } = new URL(url);
+  for (const name of ["token", "resume", "since", "rewind", "probe"]) searchParams.delete(name);
+  return `${pathname}?${searchParams}`;
+}
+
+/**
+ * The meta of a session whose client shows a new token.
+ *
+ * @throws RollcallError the refusals of `extractMeta`; `conflict` where it has to connect anew
+ */
+export function metaWith<M extends ConnectionMeta, E>(
+  path: string | undefined,
+  token: string,
+  options: Pick<UpgradeOptions<M, E>, "room" | "env" | "label">,
+): Promise<M> {
+  if (path === undefined) throw new RollcallError("conflict", "This connection does not expire");
+  // No host is known, and no other header: only what the path and the token say counts.
+  const url = new URL(path, "https://rollcall.invalid");
+  const headers = { Upgrade: "websocket", Authorization: `Bearer ${token}` };
+  return metaOf(new Request(url, { headers }), options);
+}
+
 async function metaOf<M extends ConnectionMeta, E>(
   request: Request,
-  { room, env, label }: UpgradeOptions<M, E>,
+  { room, env, label }: Pick<UpgradeOptions<M, E>, "room" | "env" | "label">,
 ): Promise<M> {
   let meta: M;
   try {
