@@ -2,6 +2,7 @@
  * The library: rooms as Durable Objects. It exports all of Verani 0.5's names, so that rooms written
  * for Verani run with the alias `"verani": "npm:rollcall"`, and Rollcall's own.
  */
+export { requestToken } from "./access/bearer.ts";
 export { createActorHandler, restoreSessions } from "./actor/actor.ts";
 export { storeAttachment } from "./actor/attachment.ts";
 export {

@@ -4,6 +4,7 @@ import {
   createActorHandler,
   defineRoom,
   RollcallError,
+  requestToken,
   type VeraniActor,
 } from "rollcall";
 import * as z from "zod/mini";
@@ -25,7 +26,7 @@ export async function identify(
   request: Request,
   env: Env,
 ): Promise<{ userId: string; expiresAtMs: number }> {
-  const token = new URL(request.url).searchParams.get("token") ?? "";
+  const token = requestToken(request) ?? "";
   const key = encoder.encode(env.JWT_SECRET);
   const required = { algorithms: ["HS256"], requiredClaims: ["sub", "exp"] };
   const { payload } = await jwtVerify(token, key, required).catch(() => {

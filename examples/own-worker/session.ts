@@ -1,3 +1,5 @@
+import { requestToken } from "rollcall";
+
 /** The app's own login. Rollcall knows nothing of it but `readSession`. */
 
 /** Where your user database is. */
@@ -37,11 +39,9 @@ export async function logIn(
   return `${content}.${btoa(String.fromCharCode(...new Uint8Array(signature)))}`;
 }
 
-/** The session of a request, by its token in the header or, for sockets, in the URL; else null. */
+/** The session of a request, by its token in the header or, for sockets, beside the URL; else null. */
 export async function readSession(request: Request, env: SessionEnv): Promise<Session | null> {
-  const [, bearer] = /^Bearer (.+)$/.exec(request.headers.get("Authorization") ?? "") ?? [];
-  const token = bearer ?? new URL(request.url).searchParams.get("token") ?? "";
-  const [userId = "", end = "", mac = ""] = token.split(".");
+  const [userId = "", end = "", mac = ""] = (requestToken(request) ?? "").split(".");
   const signature = decodeBase64(mac);
   if (!signature) return null;
   const content = encoder.encode(`${userId}.${end}`);
