@@ -1,5 +1,6 @@
 import { Hono } from "hono";
 import type * as z from "zod/mini";
+import { spend } from "../../src/access/quota.ts";
 import { requireSecret } from "../../src/access/secrets.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
@@ -141,6 +142,7 @@ export function deviceRoutes<E extends object>(
   app.post("/api/v1/daemon/presence/heartbeat", async (c) => {
     requireDaemon(await authenticateDaemon(c.req.raw, c.env));
     const beat = parse(heartbeat, await readBody(c.req.raw, BODY_BYTES));
+    await spend(c.env, "LIMIT_HEARTBEATS", beat.user_id);
     const [accepted] = await send(c.env, beat.user_id, [beat]);
     const { status, ...body } = resultOf(accepted);
     return status === 204 ? c.body(null, 204) : Response.json(body, { status });
@@ -164,11 +166,13 @@ export function deviceRoutes<E extends object>(
 
   app.get("/api/v1/mobile/presence", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     return Response.json(await call<DeviceRoom>(stubOf(c.env, userId)).list());
   });
 
   app.get("/api/v1/mobile/presence/stream", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     const query = new URLSearchParams({ v: "2", user_id: userId });
     const token = c.req.query("token");
     if (token) query.set("token", token);
@@ -178,6 +182,7 @@ export function deviceRoutes<E extends object>(
 
   app.get("/ws/devices", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     requireUpgrade(c.req.raw);
     return forwardUpgrade(stubOf(c.env, userId), c.req.raw);
   });

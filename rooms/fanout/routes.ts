@@ -1,5 +1,6 @@
 import { type Context, Hono } from "hono";
 import type * as z from "zod/mini";
+import { spend } from "../../src/access/quota.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
@@ -224,6 +225,7 @@ export function fanoutRoutes<E extends object>(
   async function publish(c: Context<{ Bindings: E }>): Promise<Response> {
     const request = c.req.raw;
     const publisher = await requirePublisher(request, c.env, authenticatePublisher);
+    await spend(c.env, "LIMIT_PUBLISHES", publisher.publisher);
     const body = await readBody(request, PUBLISH_BYTES);
     const key = request.headers.get("Idempotency-Key");
     const { userId, message } = await toAddressed(body, key, publisher);
@@ -235,6 +237,7 @@ export function fanoutRoutes<E extends object>(
   async function publishBatch(c: Context<{ Bindings: E }>): Promise<Response> {
     const request = c.req.raw;
     const publisher = await requirePublisher(request, c.env, authenticatePublisher);
+    await spend(c.env, "LIMIT_PUBLISHES", publisher.publisher);
     const { value, text } = await readBody(request, BATCH_BYTES);
     const { messages } = toObject(value);
     if (!Array.isArray(messages) || messages.length > BATCH_MESSAGES) {
@@ -283,6 +286,7 @@ export function fanoutRoutes<E extends object>(
 
   async function stream(c: Context<{ Bindings: E }>): Promise<Response> {
     const { userId } = await authorizeSubscriber(c.req.raw, c.env, authenticateSubscriber);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     const { searchParams } = new URL(c.req.url);
     const token = searchParams.get("token");
     const filter = filterOf(searchParams);
@@ -302,6 +306,7 @@ export function fanoutRoutes<E extends object>(
 
   async function connect(c: Context<{ Bindings: E }>): Promise<Response> {
     const { userId } = await authorizeSubscriber(c.req.raw, c.env, authenticateSubscriber);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     // Only the token of the query: `filter` is for the stream's route.
     const token = new URL(c.req.url).searchParams.get("token");
     const version = new URL(c.req.url).searchParams.get("v");

@@ -1,4 +1,5 @@
 import { type Context, Hono } from "hono";
+import { addressOf, spend } from "../../src/access/quota.ts";
 import { type CallsOf, call } from "../../src/actor/call.ts";
 import { namespaceOf, type RoomNamespace } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
@@ -77,6 +78,7 @@ export function moodRoutes<E extends object, M extends string>(
     const body = await readFields(c.req.raw);
     const sessionId = parseSessionId(body.sessionId);
     const mood = parseMood(body.mood, moods, defaultMood);
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
     const answer = calls(shardStub(c, sessionId)).heartbeat({ sessionId, mood });
     return Response.json(await reachable(answer));
   });
@@ -101,6 +103,7 @@ export function moodRoutes<E extends object, M extends string>(
     requireUpgrade(c.req.raw);
     const sessionId = parseSessionId(c.req.query("sessionId"));
     parseMood(c.req.query("mood"), moods, defaultMood);
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
     return forwardUpgrade(shardStub(c, sessionId), c.req.raw);
   });
 

@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import { spend } from "../../src/access/quota.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { errorResponse } from "../../src/http/errors.ts";
@@ -28,13 +29,15 @@ export function presenceRoutes<E extends object, S extends string>(
   });
 
   app.get("/api/v1/presence", async (c) => {
-    const { room } = await authorizeVisitor(c.req.raw, c.env, authenticate);
+    const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     const stub = namespaceOf(c.env, binding).getByName(room);
     return Response.json(await call<{ "~calls"?: PresenceCalls<S> }>(stub).list());
   });
 
   app.get(websocketPath, async (c) => {
-    const { room } = await authorizeVisitor(c.req.raw, c.env, authenticate);
+    const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
     requireUpgrade(c.req.raw);
     return forwardUpgrade(namespaceOf(c.env, binding).getByName(room), c.req.raw);
   });

@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import { spend } from "../../src/access/quota.ts";
 import { drainBody, readForm } from "../../src/http/body.ts";
 import { type OriginEnv, publicOrigin } from "../../src/http/origin.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
@@ -69,9 +70,9 @@ export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
       return c.json({ error, code }, status);
     };
     try {
-      if ((await bearerUser(request, c.env, "images", "upload")) === null) {
-        return refuse(401, "AUTH_REQUIRED", "A valid token is required");
-      }
+      const userId = await bearerUser(request, c.env, "images", "upload");
+      if (userId === null) return refuse(401, "AUTH_REQUIRED", "A valid token is required");
+      await spend(c.env, "LIMIT_UPLOADS", userId);
     } catch (thrown) {
       if (!(thrown instanceof RollcallError) || thrown.code !== "forbidden") throw thrown;
       return refuse(403, "FORBIDDEN", thrown.message);

@@ -1,5 +1,6 @@
 import { type Context, Hono } from "hono";
 import * as z from "zod/mini";
+import { spend } from "../../src/access/quota.ts";
 import { readBody } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { inSpan } from "../../src/http/trace.ts";
@@ -272,9 +273,12 @@ async function requireUser(request: Request, env: LlmEnv): Promise<void> {
   let userId: string | null;
   try {
     userId = await bearerUser(request, env, "llm", "call");
+    if (userId !== null) await spend(env, "LIMIT_LLM_CALLS", userId);
   } catch (thrown) {
-    const isForbidden = thrown instanceof RollcallError && thrown.code === "forbidden";
-    throw isForbidden ? new LlmFault("forbidden", thrown.message) : thrown;
+    const code = thrown instanceof RollcallError ? thrown.code : undefined;
+    if (code === "forbidden") throw new LlmFault(code, (thrown as Error).message);
+    if (code !== "rate_limited") throw thrown;
+    throw new LlmFault(code, (thrown as Error).message, { "Retry-After": "10" });
   }
   if (userId === null) throw new LlmFault("unauthorized", "A valid token is required");
 }

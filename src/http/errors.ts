@@ -2,6 +2,9 @@ import { log } from "../log.ts";
 import { type ErrorCode, RollcallError } from "../wire/errors.ts";
 import { closeFor, expectsClose } from "../wire/refusal.ts";
 
+/** When a request above a limit may be tried again, in seconds: the limits count for so long. */
+const RETRY_S = 10;
+
 /** The body of an error, where a contract does not word it otherwise. */
 export interface ErrorBody {
   error: ErrorCode;
@@ -29,7 +32,8 @@ export function errorResponse(
   const status = error === thrown ? error.status : (statusOf(thrown) ?? error.status);
   if (status === 500) log("request_failed", { error: thrown });
   if (request && expectsClose(request)) return closeFor(request, error);
-  return Response.json(word(error), { status });
+  const headers = { "Retry-After": String(RETRY_S) };
+  return Response.json(word(error), { status, ...(status === 429 && { headers }) });
 }
 
 function toRollcallError(thrown: unknown): RollcallError {

@@ -3,6 +3,7 @@ import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { Grant, grantOf } from "../../src/access/grant.ts";
 import { verifyToken } from "../../src/access/jwt.ts";
+import { addressOf, spend } from "../../src/access/quota.ts";
 import worker from "../../src/server/worker.ts";
 import { allows } from "../../src/wire/grant.ts";
 import { freshName } from "../room/socket.ts";
@@ -287,5 +288,110 @@ describe("publishing in production", () => {
     expect(await publish({ cap: { [`user:${ben}`]: ["publish"] } }, ben)).toBe(200);
     expect(await publish({ cap: { [`user:${ben}`]: ["publish"] } }, freshName())).toBe(403);
     expect(await publish({ cap: { "user:*": ["subscribe"] } }, ben)).toBe(403);
+  });
+});
+
+describe("a limit of requests in production", () => {
+  const none = { limit: async (_: { key: string }) => ({ success: false }) };
+  const bearer = async (claims: JWTPayload = {}) => `Bearer ${await sign(good(claims))}`;
+  const REQUESTS: [string, string, () => Promise<Request>][] = [
+    [
+      "LIMIT_CONNECTS",
+      "a snapshot",
+      async () =>
+        new Request("https://rollcall.test/api/v1/presence", {
+          headers: { Authorization: await bearer() },
+        }),
+    ],
+    [
+      "LIMIT_CONNECTS",
+      "a stream",
+      async () =>
+        new Request("https://rollcall.test/fanout/stream?type=a", {
+          headers: { Authorization: await bearer() },
+        }),
+    ],
+    [
+      "LIMIT_PUBLISHES",
+      "a publish",
+      async () =>
+        new Request("https://rollcall.test/publish", {
+          method: "POST",
+          headers: {
+            Authorization: await bearer({ scope: "publish" }),
+            "Content-Type": "application/json",
+          },
+          body: JSON.stringify({ userId: freshName(), type: "x" }),
+        }),
+    ],
+    [
+      "LIMIT_MOODS",
+      "a mood",
+      async () =>
+        new Request("https://rollcall.test/api/heartbeat", {
+          method: "POST",
+          body: JSON.stringify({ sessionId: freshName() }),
+        }),
+    ],
+  ];
+
+  it.each(REQUESTS)(
+    "%s refuses %s with 429 and Retry-After, and wakes no actor",
+    async (name, _, make) => {
+      const namespace = { getByName: () => expect.unreachable("an actor"), idFromName: () => {} };
+      const actors = { PRESENCE: namespace, FANOUT: namespace, MOODS: namespace };
+      const vars = production({ [name]: none as never, ...(actors as never as object) });
+      const answer = await worker.fetch(await make(), vars);
+      expect(answer.status).toBe(429);
+      expect(answer.headers.get("Retry-After")).toBe("10");
+    },
+  );
+
+  it("closes a socket that cannot see the status with 4429", async () => {
+    const headers = { Upgrade: "websocket", Authorization: await bearer() };
+    const request = new Request("https://rollcall.test/ws/presence?v=3", { headers });
+    const { webSocket } = await worker.fetch(
+      request,
+      production({ LIMIT_CONNECTS: none as never }),
+    );
+    const closed = new Promise<number>((resolve) =>
+      webSocket?.addEventListener("close", ({ code }) => resolve(code)),
+    );
+    webSocket?.accept();
+    expect(await closed).toBe(4_429);
+  });
+
+  it("counts each user for itself, as the runtime does, and leaves honest use alone", async () => {
+    const ask = async (userId: string) => {
+      const headers = { Authorization: await bearer({ userId }) };
+      const url = `https://rollcall.test/api/v1/presence?room=${freshName()}`;
+      return (await worker.fetch(new Request(url, { headers }), production())).status;
+    };
+    const { LIMIT_CONNECTS } = env as never as Record<string, typeof none>;
+    // Ten times as often as the contracts' examples.
+    for (let n = 0; n < 100; n++) await LIMIT_CONNECTS?.limit({ key: "busy" });
+    expect(await ask("busy")).toBe(200);
+    for (let n = 0; n < 1_000; n++) await LIMIT_CONNECTS?.limit({ key: "busy" });
+    expect([await ask("busy"), await ask("calm")]).toEqual([429, 200]);
+  });
+
+  it("that has no binding is none, and is logged once", async () => {
+    const said = vi.spyOn(console, "log").mockImplementation(() => {});
+    const vars = production({ LIMIT_UPLOADS: undefined });
+    for (let n = 0; n < 3; n++) await spend(vars, "LIMIT_UPLOADS", "ann");
+    expect(said.mock.calls.filter(([line]) => String(line).includes("LIMIT_UPLOADS"))).toHaveLength(
+      1,
+    );
+  });
+
+  it.each([
+    ["203.0.113.7", "203.0.113.7"],
+    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2"],
+    ["2001:db8:1:2::1", "2001:db8:1:2"],
+    ["2001:0db8:0001:0002:ffff::", "2001:db8:1:2"],
+    ["::1", "0:0:0:0"],
+  ])("counts %s as %s", (address, key) => {
+    const request = new Request("https://x.test", { headers: { "CF-Connecting-IP": address } });
+    expect(addressOf(request)).toBe(key);
   });
 });
