@@ -211,7 +211,7 @@ const READY_MS = 1_000;
 /** Emits that are sent before the server has said how many it takes. */
 const FIRST_EMITS = 20;
 /** A token is refreshed once this part of its time is over. */
-const REFRESH_AT = 0.75;
+const REFRESH_AT = 0.6;
 /** However short a token lives, it is not refreshed more often, in ms. */
 const MIN_REFRESH_MS = 1_000;
 /** Answers to questions that are kept for a break. */

@@ -25,7 +25,7 @@ function tokenOf(userId: string): Promise<string> {
 test("a hundred clients with tokens of 5 s live for a minute without a close, a presence event or a missed event", {
   tags: ["slow"],
   timeout: 2 * MINUTE_MS,
-}, async () => {
+}, async (context) => {
   const url = `${server.url.replace("http", "ws")}/ws/presence?room=refresh`;
   const heard = { closes: 0, events: 0 };
   const statuses: number[] = [];
@@ -53,11 +53,16 @@ test("a hundred clients with tokens of 5 s live for a minute without a close, a 
   }
   const untilMs = Date.now() + MINUTE_MS;
   let said = 0;
+  let worstMs = 0;
   while (Date.now() < untilMs) {
     said += 1;
     talker.emit("presence.status", { status: said % 2 === 0 ? "online" : "away" });
+    const beforeMs = performance.now();
     await sleep(1_000);
+    worstMs = Math.max(worstMs, performance.now() - beforeMs - 1_000);
   }
+  // On a machine that stood still for a second, no client had the time that it needs.
+  if (worstMs > 1_000) context.skip(`this machine stood still for ${Math.round(worstMs)} ms`);
   expect(heard).toEqual({ closes: 0, events: 0 });
   expect(statuses).toEqual(clients.map(() => said));
   for (const client of [...clients, talker]) client.close();
