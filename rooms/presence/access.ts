@@ -1,7 +1,7 @@
 import { identify } from "../../src/access/authenticate.ts";
 import { requestToken } from "../../src/access/bearer.ts";
 import type { GrantEnv } from "../../src/access/grant.ts";
-import { isMember, type TokenEnv } from "../../src/access/jwt.ts";
+import { roleIn, type TokenEnv } from "../../src/access/jwt.ts";
 import { isDevelopment } from "../../src/access/secrets.ts";
 import { readToken } from "../../src/access/token.ts";
 import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
@@ -168,7 +168,7 @@ export async function authenticateToken(
   }
 
   const { userId, claims, grant, cap, expiresAtMs } = await readToken(request, env);
-  if (workspace !== null && !isMember(claims, workspace)) {
+  if (workspace !== null && roleIn(claims, workspace) === undefined) {
     throw new RollcallError("forbidden", "Not a member of this workspace");
   }
   const { username, user } = claims;

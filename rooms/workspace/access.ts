@@ -3,8 +3,8 @@ import { bearerToken, equalSecrets } from "../../src/access/bearer.ts";
 import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
 import {
   expiryOf,
-  isMember,
   requireKeys,
+  roleIn,
   type TokenEnv,
   userOf,
   verifyToken,
@@ -192,7 +192,8 @@ export async function authorizeMember(url: URL, env: MembershipEnv): Promise<Mem
   if (userId === undefined) throw new SyncRefusal("TOKEN_INVALID", "The token has no userId");
   requireInstance(instanceId, storeId);
   warnOfLargeClaim(claims);
-  if (!isMember(claims, storeId)) {
+  const role = roleIn(claims, storeId);
+  if (role === undefined) {
     throw new SyncRefusal("FORBIDDEN", "Not a member of this workspace");
   }
   if (typeof claimsVersion !== "number") {
@@ -203,6 +204,7 @@ export async function authorizeMember(url: URL, env: MembershipEnv): Promise<Mem
     storeId,
     userId,
     claimsVersion,
+    ...(role === "viewer" && { readsOnly: true }),
     ...(expiresAtMs !== undefined && {
       admittedUntilMs: expiresAtMs + gracePeriodSeconds(env) * 1000,
     }),

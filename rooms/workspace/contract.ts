@@ -24,6 +24,8 @@ const memberFields = z.object({
   userId: z.string(),
   /** From the token's claims. Absent for a trusted server and for the development user. */
   claimsVersion: z.exactOptional(z.number()),
+  /** A viewer may pull, and not push. */
+  readsOnly: z.exactOptional(z.boolean()),
   /** When the token and its grace period are over, in ms since the epoch. */
   admittedUntilMs: z.exactOptional(z.number()),
 });

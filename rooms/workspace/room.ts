@@ -122,13 +122,18 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     }
     const checks = [...senders].map(async (text) => {
       try {
-        await reauthorizeMember(parseMember(text), this.env);
+        const member = parseMember(text);
+        await reauthorizeMember(member, this.env);
+        if (text !== sender || !member.readsOnly) return;
       } catch (thrown) {
         // A failure to read KV does not end what was authorized before.
         const isRemoved = thrown instanceof SyncRefusal && thrown.code !== "AUTH_SERVICE_ERROR";
         if (isRemoved) this.#closeMember(text, thrown);
         if (text === sender) throw thrown;
+        return;
       }
+      // It stays connected: it may read.
+      throw new SyncRefusal("FORBIDDEN", "A viewer only reads");
     });
     this.ctx.waitUntil(Promise.allSettled(checks));
     await checks[0];

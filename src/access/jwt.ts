@@ -168,19 +168,23 @@ export function userOf({ userId, sub }: JWTPayload): string | undefined {
   return typeof user === "string" && user !== "" ? user : undefined;
 }
 
-const ROLES: readonly unknown[] = ["owner", "admin", "member"];
+const ROLES = ["owner", "admin", "member", "viewer"] as const;
+/** What a user is in a workspace. A viewer reads only. */
+export type Role = (typeof ROLES)[number];
 
-/** Whether the `workspaces` claim, `[{id, role: owner|admin|member}]`, has this workspace. */
-export function isMember(claims: JWTPayload, workspaceId: string): boolean {
-  const { workspaces } = claims;
-  if (!Array.isArray(workspaces)) return false;
-  return workspaces.some(
-    (entry: unknown) =>
-      typeof entry === "object" &&
-      entry !== null &&
-      "id" in entry &&
-      entry.id === workspaceId &&
-      "role" in entry &&
-      ROLES.includes(entry.role),
-  );
+function isRole(value: unknown): value is Role {
+  return (ROLES as readonly unknown[]).includes(value);
+}
+
+/**
+ * The user's role in a workspace, by the claim `workspaces`: `[{id, role}]`; undefined for one who is not
+ * in it, or has a role that is not known.
+ */
+export function roleIn({ workspaces }: JWTPayload, workspaceId: string): Role | undefined {
+  if (!Array.isArray(workspaces)) return undefined;
+  for (const entry of workspaces as unknown[]) {
+    const { id, role } = (entry ?? {}) as { id?: unknown; role?: unknown };
+    if (id === workspaceId && isRole(role)) return role;
+  }
+  return undefined;
 }

@@ -395,6 +395,25 @@ describe("the isolation of workspaces", () => {
   });
 });
 
+describe("a viewer", () => {
+  it("receives what members write, and cannot write, also after the actor slept", async () => {
+    const workspace = newWorkspace();
+    const workspaces = [{ id: workspace, role: "viewer" }];
+    const viewer = await SyncSocket.open(workspace, await withToken(workspace, { workspaces }));
+    const writer = await SyncSocket.member("dora", workspace);
+    viewer.send(pullOf(workspace));
+    expect(await viewer.push(workspace, eventsAfter(0, 1))).toContain("A viewer only reads");
+    expect(await writer.push(workspace, eventsAfter(0, 2))).toBe("Success");
+    expect(await viewer.receive(2)).toEqual([1, 2]);
+    await evictDurableObject(env.WORKSPACES.getByName(workspace), { webSockets: "hibernate" });
+    expect(await viewer.push(workspace, eventsAfter(2, 1))).toContain("A viewer only reads");
+    const push = pushOf(workspace, eventsAfter(2, 1), "SyncHttpRpc");
+    const { url } = syncRequest("http", workspace, await withToken(workspace, { workspaces }));
+    expect(await (await SELF.fetch(postOf(url, push))).text()).toContain("A viewer only reads");
+    expect(await writer.push(workspace, eventsAfter(2, 1))).toBe("Success");
+  });
+});
+
 describe("a member who was removed", () => {
   it("is refused at the next push and disconnected from all sockets, while other members stay", async () => {
     const workspace = newWorkspace();
