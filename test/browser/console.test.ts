@@ -348,7 +348,7 @@ describe("a deployment", () => {
         PRESENCE_DO_TOKEN_SIGNING_KEY: randomBytes(32).toString("hex"),
       },
     });
-    const jwt = await new SignJWT({ userId: "u-1", username: "Ada Lovelace" })
+    const jwt = await new SignJWT({ userId: "u-1", username: "Ada Lovelace", scope: "publish" })
       .setProtectedHeader({ alg: "HS256" })
       .setExpirationTime("5m")
       .sign(new TextEncoder().encode(jwtSecret));
