@@ -178,12 +178,23 @@ export class Continuity<M extends ConnectionMeta> {
       if (floor.seq > reader.openSeq) reader.directSeq = Math.max(reader.directSeq, floor.seq);
       // Nothing tells which emits of a session that was connected had come.
       if (cut.has(session.id)) reader.unsureUntilMs = Number.POSITIVE_INFINITY;
-      for (const { seq, target, text, answers } of entries) {
-        if (!("only" in target && target.only.includes(session.id))) continue;
+      if (session.loss && !session.loss.gone) this.#host.wakeAt(session.loss.graceEndsMs);
+    }
+    this.#restoreAnswers(entries);
+  }
+
+  /** What sessions were sent by name, their answers above all, is in a durable log. */
+  #restoreAnswers(entries: readonly Entry[]): void {
+    const { floor } = this.log;
+    for (const { reader } of this.#sessions.values()) reader?.answersSince(floor.seq);
+    for (const { seq, target, text, answers } of entries) {
+      if (!("only" in target)) continue;
+      for (const id of target.only) {
+        const { reader } = this.#sessions.get(id) ?? {};
+        if (!reader) continue;
         reader.directSeq = Math.max(reader.directSeq, seq);
         if (answers !== undefined) reader.answer(answers, seq, unnumberFrame(text));
       }
-      if (session.loss && !session.loss.gone) this.#host.wakeAt(session.loss.graceEndsMs);
     }
   }
 

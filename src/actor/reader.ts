@@ -195,6 +195,11 @@ export class SessionReader implements Reader {
     return Boolean(this.#answers.get(id));
   }
 
+  /** The answers after the number `seq` are in the log, and will be given to {@link answer} now. */
+  answersSince(seq: number): void {
+    if (seq < this.#floor.seq) this.#floor = { seq, cause: "trimmed" };
+  }
+
   /** Keeps the answer to the emit `id`: a frame that has the number `seq`. */
   answer(id: string, seq: number, text: string): void {
     this.answerSeq = seq;

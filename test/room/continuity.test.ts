@@ -311,6 +311,26 @@ describe("a session of protocol 3 in a durable room", () => {
   });
 });
 
+describe("an answer that a client of a durable room missed", () => {
+  it("comes again after the actor slept, to a session that still had its socket, and is not run again", async () => {
+    const stub = env.LASTING_LINE.getByName(freshName()) as never as LineStub;
+    const ann = await open(stub, "&user=ann");
+    const { resume } = ann;
+    const text = freshName();
+    ann.emit("run", { text }, "the-emit");
+    await ann.settle();
+    await evictDurableObject(stub);
+    const again = new Client(stub, "&user=ann");
+    again.hello = ann.hello;
+    again.frames = [];
+    expect(await again.connect(resume)).toMatchObject({ resumed: true, replayed: 1 });
+    again.emit("run", { text }, "the-emit");
+    await again.settle();
+    expect(again.frames[0]).toMatchObject({ type: "ack", id: "the-emit", data: { ran: text } });
+    expect(runs.get(text)).toBe(1);
+  });
+});
+
 describe("a session of a durable room without a handler for connections", () => {
   it("is resumed after a crash, also if it never sent anything and was never cut before", async () => {
     const stub = env.INCURIOUS_LINE.getByName(freshName()) as never as LineStub;
