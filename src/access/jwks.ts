@@ -56,31 +56,39 @@ export class RemoteJwks {
 
   /** @throws RollcallError `unavailable` while there is no set */
   readonly get: JWTVerifyGetKey = async (header, token) => {
-    if (!this.#keys || Date.now() - this.#readAtMs >= MAX_AGE_MS) await this.#read();
+    const isOld = Date.now() - this.#readAtMs >= MAX_AGE_MS;
+    if (isOld) await this.#read(this.#keys === undefined);
     const keys = this.#keys;
     if (!keys) throw new RollcallError("unavailable", "The keys cannot be read");
     try {
       return await keys(header, token);
     } catch (thrown) {
       if (!(thrown instanceof errors.JWKSNoMatchingKey)) throw thrown;
-      await this.#read();
+      await this.#read(true);
       if (this.#keys === keys || !this.#keys) throw thrown;
       return this.#keys(header, token);
     }
   };
 
-  /** Reads the set, if it was not tried just now. */
-  async #read(): Promise<void> {
-    const waitMs = this.#keys ? COOLDOWN_MS : RETRY_MS;
-    if (!this.#reading && Date.now() - this.#triedAtMs < waitMs) return;
-    this.#reading ??= this.#fetch().finally(() => {
-      this.#reading = undefined;
-    });
-    await this.#reading;
+  /**
+   * Reads the set, if it was not tried just now.
+   *
+   * @param waits also while another request reads it
+   */
+  async #read(waits: boolean): Promise<void> {
+    const sinceMs = Date.now() - this.#triedAtMs;
+    if (sinceMs >= (this.#keys ? COOLDOWN_MS : RETRY_MS)) {
+      this.#triedAtMs = Date.now();
+      this.#reading = this.#fetch();
+      await this.#reading;
+    } else if (waits) {
+      // The other request may be cancelled: nothing ever comes of its promise then.
+      const restMs = Math.max(0, TIMEOUT_MS - sinceMs);
+      await Promise.race([this.#reading, scheduler.wait(restMs)]);
+    }
   }
 
   async #fetch(): Promise<void> {
-    this.#triedAtMs = Date.now();
     try {
       const answer = await fetch(this.#url, {
         headers: { Accept: "application/json" },

@@ -1,5 +1,6 @@
 import { RollcallError } from "../wire/errors.ts";
 import { translateRefusal } from "../wire/refusal.ts";
+import { selectedSubprotocol, subprotocolToken } from "../wire/subprotocol.ts";
 
 /** Whether a request asks for a WebSocket. One with another method than GET does not (RFC 6455, 4.1). */
 export function isUpgrade(request: Request): boolean {
@@ -14,7 +15,9 @@ export function requireUpgrade(request: Request): void {
 }
 
 /**
- * Passes an upgrade on to an actor.
+ * Passes an upgrade on to an actor. A token among the subprotocols goes as a header, and the answer
+ * selects the subprotocol: while a release rolls out, the actor may be of the one before, which knows
+ * neither.
  *
  * @param url where the actor expects it; default the request's own
  */
@@ -23,5 +26,15 @@ export async function forwardUpgrade(
   request: Request,
   url: string | URL = request.url,
 ): Promise<Response> {
-  return translateRefusal(request, await stub.fetch(new Request(url, request)));
+  const forwarded = new Request(url, request);
+  const token = subprotocolToken(request);
+  if (token !== null && !/^bearer\b/i.test(request.headers.get("Authorization") ?? "")) {
+    forwarded.headers.set("Authorization", `Bearer ${token}`);
+  }
+  const answer = await translateRefusal(request, await stub.fetch(forwarded));
+  const selected = Object.entries(selectedSubprotocol(request));
+  if (answer.status !== 101 || selected.length === 0) return answer;
+  const headers = new Headers(answer.headers);
+  for (const [name, value] of selected) headers.set(name, value);
+  return new Response(null, { status: 101, webSocket: answer.webSocket, headers });
 }

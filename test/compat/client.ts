@@ -77,8 +77,11 @@ export class Socket {
     ws.addEventListener("close", ({ code }) => this.#closed.resolve(code));
   }
 
-  static async open(deployment: Deployment, path: string): Promise<Socket> {
-    const ws = new WebSocket(deployment.wsUrl + path);
+  /** @param token goes as a subprotocol, as clients of protocol 3 send it */
+  static async open(deployment: Deployment, path: string, token?: string): Promise<Socket> {
+    const base64 = Buffer.from(token ?? "").toString("base64url");
+    const protocols = token === undefined ? [] : ["rollcall", `token.${base64}`];
+    const ws = new WebSocket(deployment.wsUrl + path, protocols);
     const socket = new Socket(ws);
     await new Promise((resolve, reject) => {
       ws.addEventListener("open", resolve);

@@ -112,6 +112,19 @@ describe.each(COMBINATIONS)("the $front Worker in front of the $rooms rooms", (r
     await berta.close();
   });
 
+  test.skipIf(releases.front === "previous")(
+    "lets clients in whose token is a subprotocol, and selects it",
+    async () => {
+      const anna = await Socket.open(deployment, "/ws/presence?room=sub&v=3", "user:anna");
+      expect(await anna.next("presence.sync")).toMatchObject({ users: [{ userId: "anna" }] });
+      await anna.close();
+      const fanout = await Socket.open(deployment, "/ws/fanout", await sign({ userId: "anna" }));
+      fanout.send(" ping ");
+      await fanout.next("pong");
+      await fanout.close();
+    },
+  );
+
   test("refuses a presence room without a token, and a bad room name", async () => {
     expect((await ask(deployment, "/api/v1/presence")).status).toBe(401);
     const bad = await ask(deployment, "/api/v1/presence?room=a/b", { token: "user:anna" });
