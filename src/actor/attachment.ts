@@ -103,7 +103,29 @@ export function readLost(stored: unknown): (Attachment & { loss: Loss }) | undef
 
 /** The attachment of `ws`; undefined when it has none of ours, or one with a protocol we do not speak. */
 export function readAttachment(ws: WebSocket): Attachment | undefined {
-  return record.read(ws.deserializeAttachment());
+  const attachment = record.read(ws.deserializeAttachment());
+  const text: unknown = attachment?.state?.text;
+  if (attachment?.state && text instanceof Uint8Array) {
+    attachment.state = { ...attachment.state, text: new TextDecoder().decode(text) };
+  }
+  return attachment;
+}
+
+/** A text with any character beyond Latin-1 takes two bytes for each in an attachment. */
+const WIDE = /[\u0100-\uffff]/;
+
+/**
+ * Attaches what is kept with a session to its socket.
+ *
+ * @throws what the runtime throws beyond its limit, and for a meta that cannot be cloned
+ */
+export function attach(ws: WebSocket, attachment: Attachment): void {
+  const { state } = attachment;
+  if (!state || !WIDE.test(state.text)) ws.serializeAttachment(attachment);
+  else {
+    const text = new TextEncoder().encode(state.text);
+    ws.serializeAttachment({ ...attachment, state: { ...state, text } });
+  }
 }
 
 /** The meta that was stored last for the socket, unchecked. */
@@ -126,14 +148,14 @@ export function writeMeta(
   wasSpilled: boolean,
 ): boolean {
   try {
-    ws.serializeAttachment({ ...attachment, meta });
+    attach(ws, { ...attachment, meta });
     if (wasSpilled) deleteMeta(state, attachment.id);
     return false;
   } catch {
     // The runtime throws for a meta over its limit, and for one that cannot be cloned at all. The
     // second also fails here.
     spillMeta(state, attachment.id, meta);
-    ws.serializeAttachment(attachment);
+    attach(ws, attachment);
     return true;
   }
 }
@@ -182,5 +204,5 @@ export function sweepMetas(storage: DurableObjectStorage, isLive: (id: string) =
  */
 export function storeAttachment(ws: WebSocket, meta: ConnectionMeta): void {
   const attachment = readAttachment(ws) ?? { ...newAttachment(1, false), unheard: false };
-  ws.serializeAttachment({ ...attachment, meta: checkMeta(meta) });
+  attach(ws, { ...attachment, meta: checkMeta(meta) });
 }

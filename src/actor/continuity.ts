@@ -88,6 +88,8 @@ export class Continuity<M extends ConnectionMeta> {
   #keptSeq = 0;
   #isLostChanged = false;
   #writes = 0;
+  /** Sessions whose attachments had no room for what the actor keeps there. */
+  #full = new WeakSet<Session<M>>();
   /** Differs whenever the log was lost. */
   #generation: string;
   /** The lost sessions as they are stored. */
@@ -525,14 +527,13 @@ export class Continuity<M extends ConnectionMeta> {
   beforeFlush(): void {
     const { seq } = this.log;
     const isLostChanged = this.#isLostChanged;
-    const keepers = this.#keepers();
-    const isKept = seq === this.#keptSeq && keepers.every(({ kept }) => kept !== undefined);
+    const isKept = seq === this.#keptSeq && this.#hasKeepers();
     if (isKept && !isLostChanged && this.#unsaved.size === 0) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
     if (isLostChanged && !this.options.log.durable)
       this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
-    const fits = keepers.length > 0 && this.#lostFits();
+    let fits = this.#sessions.size > this.#lost.size && this.#lostFits();
     this.#writes += 1;
     const kept: Kept = {
       write: this.#writes,
@@ -540,11 +541,19 @@ export class Continuity<M extends ConnectionMeta> {
       marks: this.log.marks(KEPT_CHANNELS, KEPT_CHANNEL_UNITS),
       lost: fits ? this.#storedLost : null,
     };
-    try {
-      for (const session of keepers) session.storeReader(kept);
-      for (const session of this.#unsaved) if (!keepers.includes(session)) session.storeReader();
-    } catch (error) {
-      report("continuity_not_kept", { error });
+    if (!this.#keep(kept) && fits) {
+      // No attachment has room for the lost sessions: they go to storage.
+      fits = false;
+      this.#full = new WeakSet();
+      const less = { ...kept, lost: null };
+      if (!this.#keep(less) && !this.#keep(less, true)) report("continuity_not_kept");
+    }
+    for (const session of this.#unsaved) {
+      try {
+        session.storeReader();
+      } catch (error) {
+        report("session_not_kept", { error });
+      }
     }
     this.#unsaved.clear();
     if (isLostChanged && !fits) this.#store.lostChanged();
@@ -562,13 +571,41 @@ export class Continuity<M extends ConnectionMeta> {
     }
   }
 
-  #keepers(): Session<M>[] {
-    const keepers: Session<M>[] = [];
-    if (this.#sessions.size === 0) return keepers;
+  /** Those that may keep what the actor must know, the first of which do. */
+  *#candidates(): Iterable<Session<M>> {
+    if (this.#sessions.size === 0) return;
     for (const session of this.#host.sessions.values()) {
-      if (session.reader) keepers.push(session);
-      if (keepers.length === KEEPERS) break;
+      if (session.reader && !this.#full.has(session)) yield session;
     }
-    return keepers;
+  }
+
+  #hasKeepers(): boolean {
+    let count = 0;
+    for (const { kept } of this.#candidates()) {
+      if (kept === undefined) return false;
+      count += 1;
+      if (count === KEEPERS) break;
+    }
+    return true;
+  }
+
+  /**
+   * Keeps it with a few sockets. One whose attachment its client has filled is passed over.
+   *
+   * @param spills what makes it too large may go to storage
+   * @returns whether any socket keeps it
+   */
+  #keep(kept: Kept, spills = false): boolean {
+    let count = 0;
+    const candidates = spills ? this.#host.sessions.values() : this.#candidates();
+    for (const session of candidates) {
+      if (!session.reader) continue;
+      if (session.keep(kept, spills)) {
+        this.#unsaved.delete(session);
+        count += 1;
+        if (count === KEEPERS) break;
+      } else this.#full.add(session);
+    }
+    return count > 0;
   }
 }

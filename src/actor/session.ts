@@ -7,6 +7,7 @@ import type { Protocol } from "../wire/version.ts";
 import { Acks, type Answer } from "./acks.ts";
 import {
   type Attachment,
+  attach,
   deleteMeta,
   type Loss,
   newAttachment,
@@ -308,19 +309,45 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     }
   }
 
-  /** @internal Writes what changed with frames that were sent, and what the actor keeps here. */
-  storeReader(kept?: unknown): void {
-    if (this.#ended || this.loss) return;
-    if (kept !== undefined) this.#attachment.kept = kept;
+  /**
+   * @internal Writes what changed, and what the actor keeps here.
+   *
+   * @param spills the meta may go to storage to make room
+   * @returns false when there is no room: nothing was written
+   */
+  keep(kept: unknown, spills: boolean): boolean {
+    if (this.#ended || this.loss) return false;
+    const before = this.#attachment.kept;
+    this.#attachment.kept = kept;
+    try {
+      this.#write(spills);
+      return true;
+    } catch {
+      this.#attachment.kept = before;
+      return false;
+    }
+  }
+
+  /**
+   * @internal Writes what changed with frames that were sent.
+   *
+   * @throws what the runtime throws when there is too much
+   */
+  storeReader(): void {
+    // What is kept beside the meta may leave it too little room.
+    if (!this.#ended && !this.loss) this.#write(true);
+  }
+
+  #write(spills: boolean): void {
     const attachment = this.#refreshed();
     if (this.#isSpilled) {
-      this.#ws.serializeAttachment(attachment);
+      attach(this.#ws, attachment);
       return;
     }
     // A handler may have made it one that cannot be stored: the one stored last holds until it is done.
     const meta = this.#isChanging ? readAttachment(this.#ws)?.meta : this.meta;
-    // What is kept beside it may leave it too little room.
-    this.#isSpilled = writeMeta(this.#host.state, this.#ws, attachment, meta, false);
+    if (spills) this.#isSpilled = writeMeta(this.#host.state, this.#ws, attachment, meta, false);
+    else attach(this.#ws, { ...attachment, meta });
   }
 
   /** @internal The session as it is stored without a socket. */
@@ -348,7 +375,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     this.#isChanging = false;
     if (this.#isSpilled && !isChanged) {
       // The meta in storage still holds: this saves a row per frame.
-      this.ws.serializeAttachment(attachment);
+      attach(this.ws, attachment);
       return;
     }
     if (isChanged) checkMeta(this.meta);

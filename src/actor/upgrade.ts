@@ -208,12 +208,16 @@ function helloOf<M extends ConnectionMeta, E>(
   return encodeFrame({ type: "hello", data: hello });
 }
 
+/** Characters of the longest URL that is kept: an attachment holds other things, too. */
+const PATH_LENGTH = 4_096;
+
 /** What of its URL a session keeps, whose client may refresh its token. */
 function pathOf({ url }: Request, { expiresAtMs }: ConnectionMeta): string | undefined {
   if (expiresAtMs === undefined) return undefined;
   const { pathname, searchParams } = new URL(url);
   for (const name of ["token", "resume", "since", "rewind", "probe"]) searchParams.delete(name);
-  return `${pathname}?${searchParams}`;
+  const path = `${pathname}?${searchParams}`;
+  return path.length <= PATH_LENGTH ? path : undefined;
 }
 
 /**
@@ -226,7 +230,9 @@ export function metaWith<M extends ConnectionMeta, E>(
   token: string,
   options: Pick<UpgradeOptions<M, E>, "room" | "env" | "label">,
 ): Promise<M> {
-  if (path === undefined) throw new RollcallError("conflict", "This connection does not expire");
+  if (path === undefined) {
+    throw new RollcallError("conflict", "It does not expire, or its URL is too long to be kept");
+  }
   // No host is known, and no other header: only what the path and the token say counts.
   const url = new URL(path, "https://rollcall.invalid");
   const headers = { Upgrade: "websocket", Authorization: `Bearer ${token}` };

@@ -23,8 +23,13 @@ export class Crew extends createActorHandler(crew) {}
 function byQuery(request: Request, { ENVIRONMENT }: Env) {
   const query = new URL(request.url).searchParams;
   const user = query.get("about");
+  const expiresAtMs = Number(query.get("expires"));
   if (ENVIRONMENT !== "development") throw new Error("Not for production");
-  return { userId: query.get("user") ?? "", ...(user && { user: JSON.parse(user) }) };
+  return {
+    userId: query.get("user") ?? "",
+    ...(user && { user: JSON.parse(user) }),
+    ...(expiresAtMs > 0 && { expiresAtMs }),
+  };
 }
 
 /** What `onChange` was told, by room. */

@@ -266,6 +266,54 @@ describe("the state of a connection", () => {
   });
 });
 
+describe("members that fill what is kept with their sockets", () => {
+  /** The first of the room: the actor keeps with them what it must know after a sleep. */
+  async function fill(stub: Stub, query: string, note: string): Promise<TestSocket[]> {
+    const sockets = await Promise.all(
+      ["eve", "mal", "sam"].map((user) => enter(stub, user, query)),
+    );
+    for (const socket of sockets) {
+      expect(await socket.ask("presence.state", { state: { ...at(9), note } })).not.toHaveProperty(
+        "error",
+      );
+    }
+    return sockets;
+  }
+  const EXPIRES = `&expires=${Date.now() + 3_600_000}`;
+  const WIDE = `a${"你".repeat(1_340)}`;
+  const FILLINGS: [string, string, string][] = [
+    ["with a large state", "", WIDE],
+    ["with a long URL", `${EXPIRES}&pad=${"x".repeat(14_000)}`, ""],
+    [
+      "with a large state and a URL of 4 096 characters",
+      `${EXPIRES}&pad=${"x".repeat(4_000)}`,
+      WIDE,
+    ],
+  ];
+
+  it.each(FILLINGS)("%s, do not spoil a resume of others after a sleep", async (_, query, note) => {
+    const stub = newBoard();
+    await fill(stub, query, note);
+    const [ann, ben] = [await enter(stub, "ann"), await enter(stub, "ben")];
+    await present(ben, "eve", "mal", "sam", "ann", "ben");
+    expect(stateOf(ben, "eve")).toEqual({ ...at(9), note });
+    // More lost sessions than a filled attachment has room for.
+    const lost = await Promise.all(
+      Array.from({ length: 6 }, (_, n) => enter(stub, `lost-${n}`, `&about=${ABOUT}`)),
+    );
+    for (const socket of [ann, ...lost]) {
+      await helloOf(socket);
+      await socket.close(3_000);
+    }
+    move(ben, at(5));
+    await ben.caughtUp();
+    await evictDurableObject(stub);
+    const again = await resume(stub, ann, "ann");
+    await sees(again, "ben", at(5));
+    for (const [n, socket] of lost.entries()) await resume(stub, socket, `lost-${n}`);
+  });
+});
+
 describe("a leave", () => {
   const left = async (socket: TestSocket) => {
     const { leaves } = await socket.event("presence.diff", (data) => data.leaves.length > 0);
