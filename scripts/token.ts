@@ -1,35 +1,43 @@
 /**
  * `npm run -s token -- --user alice`: prints a token that the Worker accepts, and nothing else.
  *
- * A JWT is signed with JWT_SECRET. A presence token, which reads the devices of one user, is signed with
- * PRESENCE_DO_TOKEN_SIGNING_KEY; its user is a UUID. Secrets come from the environment, else from `.dev.vars`.
+ * A JWT is signed with JWT_SECRET. A presence token, which reads the devices of one user, and a daemon's,
+ * which sends heartbeats of one device, are signed with PRESENCE_DO_TOKEN_SIGNING_KEY; their user is a UUID. Secrets come from the environment, else from `.dev.vars`.
  */
 import { randomUUID } from "node:crypto";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 import { UUID } from "../rooms/devices/device.ts";
-import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../rooms/devices/token.ts";
+import {
+  BEAT_SCOPE,
+  DAEMON_TTL_MAX_MS,
+  DAEMON_TTL_MS,
+  mintPresenceToken,
+  TOKEN_TTL_MAX_MS,
+  TOKEN_TTL_MS,
+} from "../rooms/devices/token.ts";
 import { readDevVars } from "./dev-vars.ts";
 
 const USAGE = `usage: npm run -s token -- --user ID [options]
 
   --user ID               who the token is for (required)
-  --kind KIND             jwt or presence; default presence for a user who is a UUID and none of
-                          the flags of a JWT, else jwt
+  --kind KIND             jwt, presence or daemon; default presence for a user who is a UUID and
+                          none of the flags of a JWT, else jwt
   --scope "WORDS"         scopes, such as publish; default presence:read in a presence token
-  --ttl SECONDS           lifetime; default 3600, or 900 for a presence token (at most 86400)
+  --ttl SECONDS           lifetime; default 3600; of a presence token 900 (at most 86400), of a
+                          daemon's 30 days (at most 366)
 
-of a presence token:
-  --device ID             the phone it is for, a UUID; default a new one
+of a presence token, and of a daemon's:
+  --device ID             the phone or daemon it is for, a UUID; default a new one
 
 of a JWT:
   --username NAME         the name others see
-  --workspace ID[:ROLE]   a workspace the user is in; ROLE is owner, admin or member (default);
-                          may be repeated
+  --workspace ID[:ROLE]   a workspace the user is in; ROLE is owner, admin, member (default)
+                          or viewer; may be repeated
   --claims-version N      workspaceClaimsVersion; default 1 where a workspace is given
 `;
 
-const ROLES = ["owner", "admin", "member"];
+const ROLES = ["owner", "admin", "member", "viewer"];
 
 class UsageError extends Error {}
 
@@ -84,7 +92,7 @@ function kindOf(flags: Flags, userId: string): string {
   return flags.kind ?? (UUID.test(userId) && isOfJwt === undefined ? "presence" : "jwt");
 }
 
-async function mintPresence(flags: Flags, userId: string): Promise<string> {
+async function mintPresence(flags: Flags, userId: string, isDaemon: boolean): Promise<string> {
   const device = flags.device ?? randomUUID();
   for (const [flag, id] of [
     ["--user", userId],
@@ -92,9 +100,12 @@ async function mintPresence(flags: Flags, userId: string): Promise<string> {
   ] as const) {
     if (!UUID.test(id)) throw new UsageError(`${flag} takes a lowercase UUID, not "${id}"`);
   }
-  const ttlMs = parseNumber("--ttl", flags.ttl ?? "900", 1) * 1000;
-  if (ttlMs > TOKEN_TTL_MAX_MS) throw new UsageError("--ttl is at most 86400");
-  const scope = flags.scope?.split(/\s+/).filter(Boolean);
+  const [usualMs, mostMs] = isDaemon
+    ? [DAEMON_TTL_MS, DAEMON_TTL_MAX_MS]
+    : [TOKEN_TTL_MS, TOKEN_TTL_MAX_MS];
+  const ttlMs = parseNumber("--ttl", flags.ttl ?? `${usualMs / 1000}`, 1) * 1000;
+  if (ttlMs > mostMs) throw new UsageError(`--ttl is at most ${mostMs / 1000}`);
+  const scope = isDaemon ? [BEAT_SCOPE] : flags.scope?.split(/\s+/).filter(Boolean);
   const grant = { user_id: userId, device_id: device, ttlMs, ...(scope && { scope }) };
   return (await mintPresenceToken(grant, secretOf("PRESENCE_DO_TOKEN_SIGNING_KEY"))).token;
 }
@@ -131,10 +142,13 @@ async function main(): Promise<void> {
   const userId = flags.user?.trim() ?? "";
   if (userId === "") throw new UsageError("--user is missing");
   const kind = kindOf(flags, userId);
-  if (kind !== "jwt" && kind !== "presence") {
-    throw new UsageError(`--kind takes jwt or presence, not "${kind}"`);
+  if (!["jwt", "presence", "daemon"].includes(kind)) {
+    throw new UsageError(`--kind takes jwt, presence or daemon, not "${kind}"`);
   }
-  const token = await (kind === "jwt" ? mintJwt : mintPresence)(flags, userId);
+  const token =
+    kind === "jwt"
+      ? await mintJwt(flags, userId)
+      : await mintPresence(flags, userId, kind === "daemon");
   process.stdout.write(`${token}\n`);
 }
 

@@ -1,16 +1,18 @@
 import { type Authenticate, identify } from "../../src/access/authenticate.ts";
 import { bearerToken, equalSecrets, requestToken } from "../../src/access/bearer.ts";
-import { requireSecret } from "../../src/access/secrets.ts";
+import { findSecret, isDevelopment, requireSecret } from "../../src/access/secrets.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { UUID } from "./device.ts";
-import { READ_SCOPE, verifyPresenceToken } from "./token.ts";
+import { BEAT_SCOPE, looksLikeToken, READ_SCOPE, verifyPresenceToken } from "./token.ts";
 
 /** The variables that the defaults of {@link DeviceOptions} read. */
 export interface DeviceEnv {
   ENVIRONMENT?: string;
-  /** The bearer of daemons and backends. */
+  /** The bearer of daemons and backends that send heartbeats of every user. */
   PRESENCE_DO_INGEST_TOKEN?: string;
-  /** Signs presence tokens. */
+  /** The bearer of backends that mint tokens. In development, the ingest token is enough. */
+  PRESENCE_DO_MINT_TOKEN?: string;
+  /** Signs presence tokens, and tokens of daemons. */
   PRESENCE_DO_TOKEN_SIGNING_KEY?: string;
   /** In ms; default 30 000. */
   PRESENCE_DO_KEEPALIVE_FLUSH_MS?: string;
@@ -27,13 +29,30 @@ export interface Watcher {
 /** Which user's devices the sender of a request may watch. */
 export type AuthenticateWatcher<E> = Authenticate<E, Watcher>;
 
+/** The one device that a daemon may send heartbeats of. */
+export interface Daemon {
+  userId: string;
+  deviceId: string;
+}
+
 /**
- * Whether a request comes from a daemon or backend that may send heartbeats for every user, and mint
- * presence tokens. Called in the Worker only.
+ * Whose heartbeats a request may bring: true for those of every user, or those of one device. Called in
+ * the Worker only.
  *
  * @returns false, or throws a RollcallError, to refuse the request
  */
-export type AuthenticateDaemon<E> = (request: Request, env: E) => boolean | Promise<boolean>;
+export type AuthenticateDaemon<E> = (
+  request: Request,
+  env: E,
+) => boolean | Daemon | Promise<boolean | Daemon>;
+
+/**
+ * Whether a request comes from a backend that may mint tokens for every user and device. Called in the
+ * Worker only.
+ *
+ * @returns false, or throws a RollcallError, to refuse the request
+ */
+export type AuthenticateMinter<E> = (request: Request, env: E) => boolean | Promise<boolean>;
 
 /**
  * The user whose devices the request names with `?user_id=`.
@@ -90,23 +109,68 @@ export async function authenticatePresenceToken(
 }
 
 /**
- * Refuses a request that {@link AuthenticateDaemon} did not allow.
+ * Refuses a request that {@link AuthenticateDaemon} or {@link AuthenticateMinter} did not allow.
  *
+ * @returns the only device whose heartbeats it may bring; null: any
  * @throws RollcallError `unauthorized`
  */
-export function requireDaemon(isAllowed: boolean): void {
-  if (isAllowed) return;
-  throw new RollcallError("unauthorized", "The ingest token is missing or wrong");
+export function requireDaemon(allowed: boolean | Daemon): Daemon | null {
+  if (!allowed) throw new RollcallError("unauthorized", "The bearer token is missing or wrong");
+  return allowed === true ? null : allowed;
+}
+
+/** @throws RollcallError `forbidden` for a heartbeat of another device than the daemon's own */
+export function requireOwn(
+  daemon: Daemon | null,
+  { user_id, device_id }: { user_id: string; device_id: string },
+): void {
+  if (daemon === null || (daemon.userId === user_id && daemon.deviceId === device_id)) return;
+  throw new RollcallError("forbidden", "The token is for another device");
 }
 
 /**
  * The default {@link AuthenticateDaemon}: the bearer `PRESENCE_DO_INGEST_TOKEN`, compared in constant
- * time.
+ * time, for every user; or a daemon's own token, for its user and device.
+ *
+ * @throws RollcallError `unauthorized` for a daemon's token that is not valid, `unavailable` when nothing
+ *   is configured to compare with
+ */
+export async function authenticateDaemon(
+  request: Request,
+  env: DeviceEnv,
+): Promise<boolean | Daemon> {
+  const given = bearerToken(request);
+  const key = findSecret(env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
+  if (given !== null && key !== undefined && looksLikeToken(given)) {
+    return readDaemonToken(given, key);
+  }
+  const expected = requireSecret(env, "PRESENCE_DO_INGEST_TOKEN");
+  return given !== null && equalSecrets(given, expected);
+}
+
+async function readDaemonToken(token: string, key: string): Promise<Daemon> {
+  try {
+    const { scope, user_id, device_id } = await verifyPresenceToken(token, key);
+    if (scope.includes(BEAT_SCOPE)) return { userId: user_id, deviceId: device_id };
+  } catch (thrown) {
+    if (!(thrown instanceof RollcallError)) throw thrown;
+    throw new RollcallError("unauthorized", thrown.message);
+  }
+  throw new RollcallError("unauthorized", "The token is no daemon's");
+}
+
+/**
+ * The default {@link AuthenticateMinter}: the bearer `PRESENCE_DO_MINT_TOKEN`, compared in constant time;
+ * in development also `PRESENCE_DO_INGEST_TOKEN`.
  *
  * @throws RollcallError `unavailable` when none is configured
  */
-export function authenticateIngestToken(request: Request, env: DeviceEnv): boolean {
-  const expected = requireSecret(env, "PRESENCE_DO_INGEST_TOKEN");
-  const given = bearerToken(request);
-  return given !== null && equalSecrets(given, expected);
+export function authenticateMinter(request: Request, env: DeviceEnv): boolean {
+  const given = bearerToken(request) ?? "";
+  if (isDevelopment(env)) {
+    const mint = findSecret(env, "PRESENCE_DO_MINT_TOKEN");
+    if (mint !== undefined && equalSecrets(given, mint)) return true;
+    return equalSecrets(given, requireSecret(env, "PRESENCE_DO_INGEST_TOKEN"));
+  }
+  return equalSecrets(given, requireSecret(env, "PRESENCE_DO_MINT_TOKEN"));
 }

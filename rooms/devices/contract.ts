@@ -3,7 +3,7 @@ import { defineRecord } from "../../src/actor/record.ts";
 import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
 import { isWellFormed } from "../../src/wire/text.ts";
 import { type DeviceEvents, type Heartbeat, UUID } from "./device.ts";
-import { READ_SCOPE, TOKEN_TTL_MAX_MS } from "./token.ts";
+import { DAEMON_TTL_MAX_MS, READ_SCOPE, TOKEN_TTL_MAX_MS } from "./token.ts";
 
 export type { DeviceEvents, Heartbeat } from "./device.ts";
 
@@ -14,9 +14,8 @@ export const AHEAD_MAX_MS = 86_400_000;
 const SOURCE_LENGTH = 64;
 /** Heartbeats of one batch. */
 const BATCH_LENGTH = 500;
-/** Scopes of a token, and the characters of each. */
-const SCOPES = 16;
-const SCOPE_LENGTH = 64;
+/** What a presence token may allow. */
+const SCOPES = [READ_SCOPE] as const;
 
 // ── What comes in ───────────────────────────────────────────────────────────────────────────────
 
@@ -90,20 +89,20 @@ export const tokenRequest = z.object(
     device_id: uuid,
     scope: z._default(
       z
-        .array(
-          z
-            .string({ error: "must be a string" })
-            .check(
-              z.minLength(1, { error: "must not be empty" }),
-              z.maxLength(SCOPE_LENGTH, { error: `must have at most ${SCOPE_LENGTH} characters` }),
-            ),
-          { error: "must be a list" },
-        )
-        .check(z.maxLength(SCOPES, { error: `must have at most ${SCOPES} entries` })),
+        .array(z.enum(SCOPES, { error: `must be ${SCOPES.join(" or ")}` }), {
+          error: "must be a list",
+        })
+        .check(z.maxLength(SCOPES.length, { error: "names a scope twice" })),
       [READ_SCOPE],
     ),
     ttl_ms: z.optional(duration(TOKEN_TTL_MAX_MS)),
   },
+  isObject,
+);
+
+/** A request for a daemon's token. */
+export const daemonTokenRequest = z.object(
+  { user_id: uuid, device_id: uuid, ttl_ms: z.optional(duration(DAEMON_TTL_MAX_MS)) },
   isObject,
 );
 
@@ -197,8 +196,16 @@ export function describeDevices(): SystemDescription {
   const ingest = ["ingest"] as const;
   const ingestRefusals = {
     400: refused("The payload is not as described, or too large"),
-    401: refused("Missing or wrong ingest token"),
+    401: refused("Missing or wrong bearer token"),
+    403: refused("The daemon's token is for another device"),
     503: refused("The ingest token is not configured"),
+  };
+  const mint = ["mint"] as const;
+  const minted = answered("The token", z.object({ token: z.string(), expires_at_ms: z.int() }));
+  const mintRefusals = {
+    400: refused("The payload is not as described, or too large"),
+    401: refused("Missing or wrong bearer token"),
+    503: refused("The minting token or the signing key is not configured"),
   };
   const watch = ["presenceToken", "presenceTokenQuery"] as const;
   const watched = z.object({ user_id: uuid });
@@ -239,7 +246,7 @@ export function describeDevices(): SystemDescription {
             z.object({
               results: z.array(
                 z.object({
-                  status: z.int().check(z.describe("204, or the refusal: 400, 409, 503")),
+                  status: z.int().check(z.describe("204, or the refusal: 400, 403, 409, 503")),
                   error: z.optional(z.string()),
                   details: z.optional(z.string()),
                 }),
@@ -253,12 +260,17 @@ export function describeDevices(): SystemDescription {
         method: "post",
         path: "/api/v1/presence/tokens",
         summary: "A presence token, for a backend to hand to its phones",
-        security: ingest,
+        security: mint,
         body: json(tokenRequest),
-        responses: {
-          201: answered("The token", z.object({ token: z.string(), expires_at_ms: z.int() })),
-          ...ingestRefusals,
-        },
+        responses: { 201: minted, ...mintRefusals },
+      },
+      {
+        method: "post",
+        path: "/api/v1/devices/tokens",
+        summary: "A daemon's own token: for heartbeats of one device, and nothing else",
+        security: mint,
+        body: json(daemonTokenRequest),
+        responses: { 201: minted, ...mintRefusals },
       },
       {
         method: "get",

@@ -13,8 +13,10 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import type { System } from "../../src/http/system.ts";
 import {
   type AuthenticateDaemon,
+  type AuthenticateMinter,
   type AuthenticateWatcher,
-  authenticateIngestToken,
+  authenticateDaemon as authenticateDaemonToken,
+  authenticateMinter as authenticateMintToken,
   authenticatePresenceToken,
   type DeviceEnv,
 } from "./access.ts";
@@ -24,9 +26,12 @@ import { deviceRoutes } from "./routes.ts";
 
 export {
   type AuthenticateDaemon,
+  type AuthenticateMinter,
   type AuthenticateWatcher,
-  authenticateIngestToken,
+  authenticateDaemon,
+  authenticateMinter,
   authenticatePresenceToken,
+  type Daemon,
   type DeviceEnv,
   requireDaemon,
   type Watcher,
@@ -35,6 +40,9 @@ export { type DeviceInspection, type DeviceRecord, describeDevices } from "./con
 export { type DeviceEvents, type Heartbeat, replaceDevice, UUID } from "./device.ts";
 export type { DeviceRoom } from "./room.ts";
 export {
+  BEAT_SCOPE,
+  DAEMON_TTL_MAX_MS,
+  DAEMON_TTL_MS,
   mintPresenceToken,
   type PresenceClaims,
   READ_SCOPE,
@@ -50,8 +58,10 @@ export interface DeviceOptions<E> {
    * and `?token=` on to the actor, nothing else. Default {@link authenticatePresenceToken}.
    */
   authenticateWatcher?: AuthenticateWatcher<E>;
-  /** Whether a request may send heartbeats and mint tokens. Default {@link authenticateIngestToken}. */
+  /** Whose heartbeats a request may bring. Default {@link authenticateDaemon}. */
   authenticateDaemon?: AuthenticateDaemon<E>;
+  /** Whether a request may mint tokens for every user. Default {@link authenticateMinter}. */
+  authenticateMinter?: AuthenticateMinter<E>;
   /**
    * A keep-alive (a heartbeat that changes nothing but times) may stay unsaved for so long, in ms.
    * Default: the variable `PRESENCE_DO_KEEPALIVE_FLUSH_MS`, else 30 000. 0 stores each.
@@ -77,13 +87,15 @@ export function devices<E extends object = DeviceEnv>(
   const {
     binding = "DEVICES",
     authenticateWatcher = authenticatePresenceToken as AuthenticateWatcher<object>,
-    authenticateDaemon = authenticateIngestToken as AuthenticateDaemon<object>,
+    authenticateDaemon = authenticateDaemonToken as AuthenticateDaemon<object>,
+    authenticateMinter = authenticateMintToken as AuthenticateMinter<object>,
     flushMs,
     forgetMs = FORGET_MS,
     limits = {},
   } = options;
   const room = defineDevices<E>({ authenticateWatcher, flushMs, forgetMs, limits });
-  const routes = () => deviceRoutes<E>({ binding, authenticateWatcher, authenticateDaemon });
+  const access = { authenticateWatcher, authenticateDaemon, authenticateMinter };
+  const routes = () => deviceRoutes<E>({ binding, ...access });
   return Object.assign(room, {
     routes,
     async deleteUser(env: E, userId: string): Promise<void> {

@@ -15,14 +15,17 @@ import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, parseJson, unwrapEvent } from "../../src/wire/frames.ts";
 import {
   type AuthenticateDaemon,
+  type AuthenticateMinter,
   type AuthenticateWatcher,
   authorizeWatcher,
+  type Daemon,
   requireDaemon,
+  requireOwn,
 } from "./access.ts";
-import { type Acceptance, batch, heartbeat, tokenRequest } from "./contract.ts";
+import { type Acceptance, batch, daemonTokenRequest, heartbeat, tokenRequest } from "./contract.ts";
 import type { Heartbeat } from "./device.ts";
 import type { DeviceRoom } from "./room.ts";
-import { mintPresenceToken } from "./token.ts";
+import { BEAT_SCOPE, DAEMON_TTL_MS, mintPresenceToken } from "./token.ts";
 
 /** Bytes of one heartbeat, or of a request for a token. */
 const BODY_BYTES = 8_192;
@@ -34,10 +37,13 @@ const TOO_MANY = { error: "invalid_payload", details: "A user has at most 100 de
 /** The contract's words, for daemons' routes too. */
 const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
 
+const BACKEND = { methods: ["POST"], cors: CORS, isForBackends: true } as const;
+
 export interface DeviceRouteOptions<E> {
   binding: string;
   authenticateWatcher: AuthenticateWatcher<E>;
   authenticateDaemon: AuthenticateDaemon<E>;
+  authenticateMinter: AuthenticateMinter<E>;
 }
 
 /** The first fault of a body, in words. */
@@ -89,7 +95,7 @@ function toEvents(message: string): StreamEvent[] {
 export function deviceRoutes<E extends object>(
   options: DeviceRouteOptions<E>,
 ): Hono<{ Bindings: E }> {
-  const { binding, authenticateWatcher, authenticateDaemon } = options;
+  const { binding, authenticateWatcher, authenticateDaemon, authenticateMinter } = options;
   const app = new Hono<{ Bindings: E }>();
   const stubOf = (env: E, userId: string) => namespaceOf(env, binding).getByName(userId);
 
@@ -98,13 +104,22 @@ export function deviceRoutes<E extends object>(
     call<DeviceRoom>(stubOf(env, userId)).beat(beats);
 
   /** One result per entry, in order. If a user's actor fails, the others' results stand. */
-  async function sendAll(env: E, entries: unknown[]): Promise<BeatResult[]> {
+  async function sendAll(env: E, entries: unknown[], daemon: Daemon | null): Promise<BeatResult[]> {
     const results: BeatResult[] = [];
     const byUser = new Map<string, { beats: Heartbeat[]; places: number[] }>();
     for (const [place, entry] of entries.entries()) {
       const { success, data, error } = heartbeat.safeParse(entry);
       if (!success) {
         results[place] = { status: 400, error: "invalid_payload", details: faultOf(error) };
+        continue;
+      }
+      try {
+        requireOwn(daemon, data);
+        await spend(env, "LIMIT_HEARTBEATS", data.user_id);
+      } catch (thrown) {
+        if (!(thrown instanceof RollcallError)) throw thrown;
+        const { status, code, message } = thrown;
+        results[place] = { status, error: code, details: message };
         continue;
       }
       const group = byUser.get(data.user_id) ?? { beats: [], places: [] };
@@ -131,17 +146,19 @@ export function deviceRoutes<E extends object>(
   }
 
   guardRoutes(app, {
-    "/api/v1/daemon/presence/heartbeat": { methods: ["POST"], cors: CORS },
-    "/api/v1/daemon/presence/heartbeats": { methods: ["POST"], cors: CORS },
-    "/api/v1/presence/tokens": { methods: ["POST"], cors: CORS },
+    "/api/v1/daemon/presence/heartbeat": BACKEND,
+    "/api/v1/daemon/presence/heartbeats": BACKEND,
+    "/api/v1/presence/tokens": BACKEND,
+    "/api/v1/devices/tokens": BACKEND,
     "/api/v1/mobile/presence": { methods: ["GET"], cors: CORS },
     "/api/v1/mobile/presence/stream": { methods: ["GET"], cors: CORS, isStream: true },
     "/ws/devices": { methods: ["GET"] },
   });
 
   app.post("/api/v1/daemon/presence/heartbeat", async (c) => {
-    requireDaemon(await authenticateDaemon(c.req.raw, c.env));
+    const daemon = requireDaemon(await authenticateDaemon(c.req.raw, c.env));
     const beat = parse(heartbeat, await readBody(c.req.raw, BODY_BYTES));
+    requireOwn(daemon, beat);
     await spend(c.env, "LIMIT_HEARTBEATS", beat.user_id);
     const [accepted] = await send(c.env, beat.user_id, [beat]);
     const { status, ...body } = resultOf(accepted);
@@ -149,19 +166,28 @@ export function deviceRoutes<E extends object>(
   });
 
   app.post("/api/v1/daemon/presence/heartbeats", async (c) => {
-    requireDaemon(await authenticateDaemon(c.req.raw, c.env));
+    const daemon = requireDaemon(await authenticateDaemon(c.req.raw, c.env));
     const { heartbeats } = parse(batch, await readBody(c.req.raw, BATCH_BYTES));
     // A single heartbeat has no span of its own: the runtime's span of the call shows as much.
-    const work = () => sendAll(c.env, heartbeats);
+    const work = () => sendAll(c.env, heartbeats, daemon);
     return c.json({ results: await inSpan("ingest", work, { heartbeats: heartbeats.length }) });
   });
 
   app.post("/api/v1/presence/tokens", async (c) => {
-    requireDaemon(await authenticateDaemon(c.req.raw, c.env));
+    requireDaemon(await authenticateMinter(c.req.raw, c.env));
     const secret = requireSecret(c.env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
     const { ttl_ms, ...grant } = parse(tokenRequest, await readBody(c.req.raw, BODY_BYTES));
     const wanted = ttl_ms === undefined ? grant : { ...grant, ttlMs: ttl_ms };
     return c.json(await mintPresenceToken(wanted, secret), 201);
+  });
+
+  app.post("/api/v1/devices/tokens", async (c) => {
+    requireDaemon(await authenticateMinter(c.req.raw, c.env));
+    const secret = requireSecret(c.env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
+    const wanted = parse(daemonTokenRequest, await readBody(c.req.raw, BODY_BYTES));
+    const { ttl_ms: ttlMs = DAEMON_TTL_MS, ...device } = wanted;
+    const grant = { ...device, ttlMs, scope: [BEAT_SCOPE] };
+    return c.json(await mintPresenceToken(grant, secret), 201);
   });
 
   app.get("/api/v1/mobile/presence", async (c) => {

@@ -4,11 +4,17 @@ import { RollcallError } from "../../src/wire/errors.ts";
 
 /** The scope of a token that may watch its user's devices. */
 export const READ_SCOPE = "presence:read";
+/** The scope of a daemon's token: heartbeats of its user and device, and nothing else. */
+export const BEAT_SCOPE = "presence:heartbeat";
 
 /** Default lifetime of a token, in ms. */
 export const TOKEN_TTL_MS = 15 * 60_000;
 /** Longest lifetime of a token, in ms. */
 export const TOKEN_TTL_MAX_MS = 24 * 3_600_000;
+/** Default lifetime of a daemon's token, in ms: 30 days. */
+export const DAEMON_TTL_MS = 30 * 86_400_000;
+/** Longest lifetime of a daemon's token, in ms: 366 days. */
+export const DAEMON_TTL_MAX_MS = 366 * 86_400_000;
 
 /** Characters of a token. A longer one is refused before its signature is computed. */
 const TOKEN_LENGTH = 8_192;
@@ -61,6 +67,11 @@ export async function mintPresenceToken(
   const payload = { token_id: crypto.randomUUID(), user_id, device_id, scope };
   const token = await signPresenceToken({ ...payload, issued_at_ms: nowMs, exp_ms }, secret);
   return { token, expires_at_ms: exp_ms };
+}
+
+/** Whether a text has the form of a token, whoever signed it. */
+export function looksLikeToken(text: string): boolean {
+  return text.length <= TOKEN_LENGTH && FORM.test(text);
 }
 
 /**

@@ -28,7 +28,8 @@ export type SecurityName =
   | "bearerQuery"
   | "presenceToken"
   | "presenceTokenQuery"
-  | "ingest";
+  | "ingest"
+  | "mint";
 
 /** A body, by its content type. */
 export type Content = Record<string, Schema>;

@@ -13,8 +13,10 @@ export interface CorsPolicy {
 export interface RouteRule {
   /** Methods with a handler. HEAD comes with GET, and OPTIONS is answered by {@link guardRoutes}. */
   methods: readonly ("GET" | "POST" | "PUT" | "DELETE")[];
-  /** For routes that pages call. Absent for sockets and for routes of backends: a browser keeps pages out. */
+  /** For routes that pages call. Absent for sockets: a browser keeps pages out. */
   cors?: CorsPolicy;
+  /** For backends: no page may read an answer, and nobody may keep one. Preflights are as `cors` says. */
+  isForBackends?: boolean;
   /** A stream: EventSource and other readers send `Last-Event-ID` when they come back. */
   isStream?: boolean;
 }
@@ -47,7 +49,7 @@ function preflightHeaders(
  */
 export function guardRoutes<E extends Env>(app: Hono<E>, rules: Record<string, RouteRule>): void {
   for (const [path, rule] of Object.entries(rules)) {
-    const { methods, cors } = rule;
+    const { methods, cors, isForBackends } = rule;
     const taken: readonly string[] = methods.includes("GET") ? [...methods, "HEAD"] : methods;
     const allow = [...taken, "OPTIONS"].join(", ");
 
@@ -61,7 +63,8 @@ export function guardRoutes<E extends Env>(app: Hono<E>, rules: Record<string, R
       // The answer to an upgrade is for no page, and its headers cannot change.
       if (c.res.status === 101) return;
       if (c.res.status === 405) c.res.headers.set("Allow", allow);
-      if (!cors) return;
+      if (isForBackends) c.res.headers.set("Cache-Control", "no-store");
+      if (!cors || isForBackends) return;
       c.res.headers.set("Access-Control-Allow-Origin", "*");
       c.res.headers.set("Access-Control-Expose-Headers", EXPOSED);
     });

@@ -19,7 +19,7 @@ export function userRoutes<E extends object>(
   authorize: (request: Request, env: E) => Promise<void>,
 ): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
-  guardRoutes(app, { "/api/v1/users/:id": { methods: ["DELETE"] } });
+  guardRoutes(app, { "/api/v1/users/:id": { methods: ["DELETE"], isForBackends: true } });
   app.delete("/api/v1/users/:id", async (c) => {
     await authorize(c.req.raw, c.env);
     const userId = c.req.param("id");

@@ -1,4 +1,4 @@
-import { authenticateIngestToken, devices, requireDaemon } from "../../rooms/devices/index.ts";
+import { authenticateMinter, devices, requireDaemon } from "../../rooms/devices/index.ts";
 import { fanout } from "../../rooms/fanout/index.ts";
 import { moods } from "../../rooms/moods/index.ts";
 import { presence } from "../../rooms/presence/index.ts";
@@ -24,7 +24,7 @@ const app = createApp<Env>(
   { presence: lobby, devices: phones, fanout: inbox, moods: mood, workspace: workspace() },
   {
     async authorizeBackend(request, env) {
-      requireDaemon(authenticateIngestToken(request, env));
+      requireDaemon(authenticateMinter(request, env));
     },
   },
 );

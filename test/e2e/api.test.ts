@@ -195,7 +195,7 @@ function credentials(scheme: string | undefined): Call {
   if (scheme === "bearerQuery") return { query: { token: jwt } };
   if (scheme === "presenceToken") return bearer(presenceToken);
   if (scheme === "presenceTokenQuery") return { query: { token: presenceToken } };
-  if (scheme === "ingest") return bearer(INGEST_TOKEN);
+  if (scheme === "ingest" || scheme === "mint") return bearer(INGEST_TOKEN);
   throw new Error(`What are the credentials of ${scheme}?`);
 }
 

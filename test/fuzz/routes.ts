@@ -135,6 +135,7 @@ const BEARERS: Record<string, keyof Passes> = {
   bearer: "jwt",
   presenceToken: "presence",
   ingest: "ingest",
+  mint: "ingest",
 };
 
 function routeOf(method: string, template: string, operation: Operation): Route {

@@ -234,12 +234,115 @@ describe("a presence token", () => {
       { user_id, device_id, ttl_ms: 86_400_001 },
       { user_id, device_id, ttl_ms: 0 },
       { user_id, device_id, scope: "presence:read" },
+      { user_id, device_id, scope: ["presence:write"] },
+      { user_id, device_id, scope: ["presence:read", "presence:heartbeat"] },
     ];
     for (const body of bad) {
       expect((await refusal(await mint(body))).slice(0, 2)).toEqual([400, "invalid_payload"]);
     }
     expect((await mint({ user_id, device_id, ttl_ms: 86_400_000 })).status).toBe(201);
     expect((await refusal(await mint({ user_id, device_id }, {})))[0]).toBe(401);
+  });
+});
+
+describe("a daemon's own token", () => {
+  const mint = (body: unknown, headers?: Record<string, string>) =>
+    post("/api/v1/devices/tokens", body, headers);
+  const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });
+  async function daemonToken({ user_id, device_id }: { user_id: string; device_id: string }) {
+    const answer = await mint({ user_id, device_id });
+    expect(answer.status).toBe(201);
+    return (await answer.json()) as { token: string; expires_at_ms: number };
+  }
+
+  it("is good for heartbeats of its user and device, alone and in a batch", async () => {
+    const sent = beatOf();
+    const { token, expires_at_ms } = await daemonToken(sent);
+    expect(expires_at_ms - Date.now()).toBeGreaterThan(29 * 86_400_000);
+    expect((await beat(sent, bearer(token))).status).toBe(204);
+    const others = [
+      { ...beatOf(), user_id: sent.user_id },
+      { ...beatOf(), device_id: sent.device_id },
+    ];
+    for (const other of others) {
+      expect((await refusal(await beat(other, bearer(token)))).slice(0, 2)).toEqual([
+        403,
+        "forbidden",
+      ]);
+    }
+    const batch = { heartbeats: [{ ...sent, seq: 2 }, ...others] };
+    const answer = await post("/api/v1/daemon/presence/heartbeats", batch, bearer(token));
+    expect(await answer.json()).toMatchObject({
+      results: [{ status: 204 }, { status: 403 }, { status: 403 }],
+    });
+    expect(await list(sent.user_id)).toEqual([{ ...sent, seq: 2 }]);
+  });
+
+  it("is good for nothing else, and a presence token for no heartbeat", async () => {
+    const sent = beatOf();
+    const { token } = await daemonToken(sent);
+    const watch = `/api/v1/mobile/presence?user_id=${sent.user_id}&token=${token}`;
+    expect((await get(watch)).status).toBe(403);
+    for (const path of ["/api/v1/presence/tokens", "/api/v1/devices/tokens"]) {
+      const answer = await post(path, sent, bearer(token));
+      expect((await refusal(answer)).slice(0, 2)).toEqual([401, "unauthorized"]);
+    }
+    const presence = await tokenFor(sent.user_id);
+    expect((await refusal(await beat(sent, bearer(presence)))).slice(0, 2)).toEqual([
+      401,
+      "unauthorized",
+    ]);
+  });
+
+  it("is refused when it has expired, or another key has signed it", async () => {
+    const sent = beatOf();
+    const scope = ["presence:heartbeat"];
+    for (const more of [{ ttlMs: -1 }, { secret: "another key, which is long enough" }]) {
+      const token = await tokenFor(sent.user_id, { scope, ...more });
+      expect((await refusal(await beat(sent, bearer(token))))[0]).toBe(401);
+    }
+  });
+
+  it("is minted with the minting token only, outside development", async () => {
+    const { user_id, device_id } = beatOf();
+    const own = (name: string) => `an-own-${name}-0123456789abcdef0123456789`;
+    const vars = {
+      ...env,
+      ENVIRONMENT: "production",
+      PRESENCE_DO_INGEST_TOKEN: own("ingest"),
+      PRESENCE_DO_MINT_TOKEN: own("mint"),
+      PRESENCE_DO_TOKEN_SIGNING_KEY: own("key"),
+    } as unknown as Env;
+    const ask = (path: string, token: string, more: object = {}) => {
+      const init = {
+        method: "POST",
+        headers: { "Content-Type": "application/json", ...bearer(token) },
+        body: JSON.stringify({ user_id, device_id }),
+      };
+      return worker.fetch(new Request(BASE + path, init), { ...vars, ...more });
+    };
+    for (const path of ["/api/v1/presence/tokens", "/api/v1/devices/tokens"]) {
+      expect((await ask(path, own("mint"))).status).toBe(201);
+      expect((await ask(path, own("ingest"))).status).toBe(401);
+      expect((await ask(path, own("mint"), { PRESENCE_DO_MINT_TOKEN: undefined })).status).toBe(
+        503,
+      );
+    }
+    const url = `${BASE}/api/v1/users/${user_id}`;
+    for (const [token, status] of [
+      [own("ingest"), 401],
+      [own("mint"), 204],
+    ] as const) {
+      const request = new Request(url, { method: "DELETE", headers: bearer(token) });
+      expect((await worker.fetch(request, vars)).status).toBe(status);
+    }
+  });
+
+  it("is refused with a bad wish", async () => {
+    const { user_id, device_id } = beatOf();
+    for (const body of [{}, { user_id }, { user_id, device_id, ttl_ms: 366 * 86_400_000 + 1 }]) {
+      expect((await refusal(await mint(body))).slice(0, 2)).toEqual([400, "invalid_payload"]);
+    }
   });
 });
 
@@ -369,30 +472,37 @@ describe("around the routes", () => {
     "/api/v1/daemon/presence/heartbeat",
     "/api/v1/daemon/presence/heartbeats",
     "/api/v1/presence/tokens",
+    "/api/v1/devices/tokens",
     "/api/v1/mobile/presence",
     "/api/v1/mobile/presence/stream",
     "/debug/presence",
   ];
 
-  it.each(paths)("%s answers preflights and lets every origin read", async (path) => {
-    const response = await exports.default.fetch(BASE + path, {
-      method: "OPTIONS",
-      headers: { Origin: "https://app.example", "Access-Control-Request-Method": "POST" },
-    });
-    expect(response.status).toBe(204);
-    expect(response.headers.get("Access-Control-Allow-Origin")).toBe("*");
-    expect(response.headers.get("Access-Control-Allow-Methods")).toBe("GET, POST, OPTIONS");
-    expect(response.headers.get("Access-Control-Allow-Headers")).toBe(
-      "Content-Type, Authorization",
-    );
-    for (const method of ["GET", "POST"]) {
-      const answer = await exports.default.fetch(BASE + path, { method });
-      if (answer.status !== 404) {
-        expect(answer.headers.get("Access-Control-Allow-Origin")).toBe("*");
+  it.each(paths)(
+    "%s answers preflights, and lets every origin read if it is not for backends",
+    async (path) => {
+      const response = await exports.default.fetch(BASE + path, {
+        method: "OPTIONS",
+        headers: { Origin: "https://app.example", "Access-Control-Request-Method": "POST" },
+      });
+      expect(response.status).toBe(204);
+      expect(response.headers.get("Access-Control-Allow-Origin")).toBe("*");
+      expect(response.headers.get("Access-Control-Allow-Methods")).toBe("GET, POST, OPTIONS");
+      expect(response.headers.get("Access-Control-Allow-Headers")).toBe(
+        "Content-Type, Authorization",
+      );
+      const isForBackends = /daemon|tokens/.test(path);
+      for (const method of ["GET", "POST"]) {
+        const answer = await exports.default.fetch(BASE + path, { method });
+        if (answer.status !== 404) {
+          const { headers } = answer;
+          expect(headers.get("Access-Control-Allow-Origin")).toBe(isForBackends ? null : "*");
+          expect(headers.get("Cache-Control") === "no-store").toBe(isForBackends);
+        }
+        await answer.body?.cancel();
       }
-      await answer.body?.cancel();
-    }
-  });
+    },
+  );
 
   it("an unknown path below /api/v1/ is told so", async () => {
     for (const path of ["/api/v1/nothing", "/api/v1/mobile/presence/other"]) {

@@ -24,6 +24,12 @@ export const SECURITY = {
   ingest: {
     type: "http",
     scheme: "bearer",
-    description: "PRESENCE_DO_INGEST_TOKEN, which backends and daemons show",
+    description:
+      "PRESENCE_DO_INGEST_TOKEN, which backends show, or a daemon's own token, of POST /api/v1/devices/tokens",
+  },
+  mint: {
+    type: "http",
+    scheme: "bearer",
+    description: "PRESENCE_DO_MINT_TOKEN; in development PRESENCE_DO_INGEST_TOKEN will do",
   },
 } as const satisfies Record<SecurityName, object>;

@@ -12,13 +12,13 @@ export function describeUsers(): SystemDescription {
         summary: "Delete all that is stored about a user",
         description:
           "Devices and the answers to idempotency keys. A status in a presence room is deleted when the user leaves it.",
-        security: ["ingest"],
+        security: ["mint"],
         params: z.object({ id: z.string().check(z.minLength(1), z.maxLength(256)) }),
         responses: {
           204: { description: "Nothing is stored any more" },
           400: refused("The id is blank, too long or malformed"),
-          401: refused("The ingest token is missing or wrong"),
-          503: refused("No ingest token is configured"),
+          401: refused("The minting token is missing or wrong"),
+          503: refused("No minting token is configured"),
         },
       },
     ],
