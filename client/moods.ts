@@ -1,6 +1,6 @@
 import type { Mood, MoodState } from "../rooms/moods/tally.ts";
 import { parseFrames, unwrapEvent } from "../src/wire/frames.ts";
-import { ReconnectingSocket, randomId, toSocketUrl, type WebSocketLike } from "./socket.ts";
+import { ReconnectingSocket, randomId, toSocketUrl, type WebSocketClass } from "./socket.ts";
 
 export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 
@@ -11,15 +11,14 @@ export interface MoodOptions {
   mood?: Mood;
   /** Called with the count whenever it changes; while polling, after each heartbeat. */
   onState: (state: MoodState) => void;
-  /** 1–64 characters. Default: a random one, which lives as long as the page. */
+  /** 1–64 characters. Default: one that the server issues, which lives as long as the page. */
   sessionId?: string;
   /** The WebSocket class, where there is no global one. */
-  WebSocket?: new (
-    url: string,
-  ) => WebSocketLike;
+  WebSocket?: WebSocketClass;
 }
 
 export interface MoodSession {
+  /** Empty until the server has issued it. Who knows it can end the session. */
   readonly sessionId: string;
   setMood(mood: Mood): void;
   /** The visitor counts no longer, at once and for good, on other tabs with this session id too. */
@@ -28,6 +27,7 @@ export interface MoodSession {
 
 /** A session counts for 30 s after a heartbeat, so that two may get lost. */
 const POLL_MS = 10_000;
+const UNAUTHORIZED = 4401;
 /** Failed attempts after which polling fills in. Attempts go on meanwhile. */
 const FAILURES = 2;
 
@@ -52,22 +52,27 @@ const page = globalThis as unknown as Page;
  * me.setMood("release");
  */
 export function joinMoods(options: MoodOptions): MoodSession {
-  const { onState, sessionId = randomId() } = options;
+  const { onState } = options;
   const base = options.url.replace(/[?#].*$/, "").replace(/\/+$/, "");
   const target = toSocketUrl(`${base}/ws/moods`);
-  target.searchParams.set("sessionId", sessionId);
   target.searchParams.set("v", "3");
   const leaving = new AbortController();
   const { signal } = leaving;
   let mood = options.mood ?? "presence";
   let failures = 0;
   let isHidden = false;
+  let sessionId = options.sessionId ?? "";
+  let isIssued = false;
+  let issuing: Promise<void> | undefined;
   let poll: ReturnType<typeof setTimeout> | undefined;
 
   const socket = new ReconnectingSocket(
     async () => {
+      if (sessionId === "") await begin();
       target.searchParams.set("mood", mood);
-      return { url: target.href };
+      if (isIssued) target.searchParams.delete("sessionId");
+      else target.searchParams.set("sessionId", sessionId);
+      return { url: target.href, token: isIssued ? sessionId : undefined };
     },
     {
       reconnection: {
@@ -95,15 +100,33 @@ export function joinMoods(options: MoodOptions): MoodSession {
           if (event === "mood.state") show(data);
         }
       },
-      close(_, final) {
+      close({ code }, final) {
         if (isHidden) return;
         failures += 1;
+        // The server signs with another key now: it issues the next one.
+        if (code === UNAUTHORIZED && isIssued) sessionId = "";
         // The session has left by another tab's call, or the server refuses it.
         if (final) stop();
         else if (failures >= FAILURES && poll === undefined) void beat();
       },
     },
   );
+
+  function begin(): Promise<void> {
+    issuing ??= issue().finally(() => {
+      issuing = undefined;
+    });
+    return issuing;
+  }
+
+  /** Has the server issue an id. One of an earlier release takes any. */
+  async function issue(): Promise<void> {
+    const init = { method: "POST", signal: abortAfter(signal, POLL_MS) };
+    const answer = await fetch(`${base}/api/session`, init);
+    if (!answer.ok && answer.status !== 404) throw new Error(`No session: ${answer.status}`);
+    isIssued = answer.ok;
+    sessionId = answer.ok ? ((await answer.json()) as { sessionId: string }).sessionId : randomId();
+  }
 
   function show({ count, moods, timestamp }: MoodState): void {
     if (!signal.aborted) onState({ count, moods, timestamp });
@@ -113,6 +136,7 @@ export function joinMoods(options: MoodOptions): MoodSession {
   async function beat(): Promise<void> {
     poll = setTimeout(() => void beat(), POLL_MS);
     try {
+      if (sessionId === "") await begin();
       const answer = await fetch(`${base}/api/heartbeat`, {
         method: "POST",
         body: JSON.stringify({ sessionId, mood }),
@@ -142,6 +166,7 @@ export function joinMoods(options: MoodOptions): MoodSession {
   }
 
   function sendLeave(): void {
+    if (sessionId === "") return;
     const url = `${base}/api/leave`;
     const body = JSON.stringify({ sessionId });
     // A page that goes away takes its requests with it, but not its beacons.
@@ -172,7 +197,9 @@ export function joinMoods(options: MoodOptions): MoodSession {
   socket.open();
 
   return {
-    sessionId,
+    get sessionId() {
+      return sessionId;
+    },
     setMood(next) {
       mood = next;
       if (signal.aborted) return;

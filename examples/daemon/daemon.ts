@@ -15,7 +15,8 @@ const USAGE = `usage: npm run daemon -- --user UUID [--device UUID] [--url URL] 
   --url URL       default http://127.0.0.1:8787
   --ttl MS        how long one heartbeat vouches for the device, default 12000
 
-The ingest token is PRESENCE_DO_INGEST_TOKEN of the environment, else of .dev.vars.
+Its token is DAEMON_TOKEN of the environment (\`npm run -s token -- --kind daemon …\`), else the ingest
+token, PRESENCE_DO_INGEST_TOKEN of the environment or of .dev.vars.
 `;
 
 /** Two beats may get lost before the device counts as offline. */
@@ -44,7 +45,8 @@ async function main(): Promise<void> {
     process.exitCode = 2;
     return;
   }
-  const token = process.env.PRESENCE_DO_INGEST_TOKEN ?? readDevVars().PRESENCE_DO_INGEST_TOKEN;
+  const { DAEMON_TOKEN, PRESENCE_DO_INGEST_TOKEN } = { ...readDevVars(), ...process.env };
+  const token = DAEMON_TOKEN ?? PRESENCE_DO_INGEST_TOKEN;
   const target = new URL("/api/v1/daemon/presence/heartbeat", flags.url);
   const { user: user_id, device: device_id } = flags;
   let seq = 0;

@@ -1,5 +1,6 @@
 import { base64url } from "jose";
 import * as z from "zod/mini";
+import { hmacKeyOf } from "../../src/access/hmac.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 
 /** The scope of a token that may watch its user's devices. */
@@ -36,18 +37,10 @@ export type PresenceClaims = z.infer<typeof claims>;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-function importKey(secret: string): Promise<CryptoKey> {
-  const algorithm = { name: "HMAC", hash: "SHA-256" };
-  return crypto.subtle.importKey("raw", encoder.encode(secret), algorithm, false, [
-    "sign",
-    "verify",
-  ]);
-}
-
 /** `base64url(JSON) + "." + base64url(HMAC-SHA256(base64url(JSON), secret))`, without padding. */
 export async function signPresenceToken(payload: PresenceClaims, secret: string): Promise<string> {
   const body = base64url.encode(JSON.stringify(payload));
-  const mac = await crypto.subtle.sign("HMAC", await importKey(secret), encoder.encode(body));
+  const mac = await crypto.subtle.sign("HMAC", await hmacKeyOf(secret), encoder.encode(body));
   return `${body}.${base64url.encode(new Uint8Array(mac))}`;
 }
 
@@ -89,7 +82,7 @@ export async function verifyPresenceToken(
     throw new RollcallError("forbidden", "The token is malformed");
   }
   // `verify` compares in constant time.
-  const key = await importKey(secret);
+  const key = await hmacKeyOf(secret);
   const signature = base64url.decode(mac);
   if (!(await crypto.subtle.verify("HMAC", key, signature as BufferSource, encoder.encode(body)))) {
     throw new RollcallError("forbidden", "The token's signature is wrong");

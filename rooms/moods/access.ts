@@ -1,44 +1,69 @@
+import { base64url } from "jose";
+import { equalSecrets } from "../../src/access/bearer.ts";
+import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
+import { hmacKeyOf } from "../../src/access/hmac.ts";
+import { findSecret, isDevelopment, requireSecret } from "../../src/access/secrets.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { isWellFormed } from "../../src/wire/text.ts";
-import { SESSION_ID_LENGTH } from "./tally.ts";
+import { parseSessionId } from "./fields.ts";
 
-/**
- * Nobody needs an account: a client names its session and its mood itself. These functions check both,
- * in the Worker and in the actor.
- */
-
-/** @throws RollcallError `bad_request` naming `sessionId` unless it is a string of 1 to 64 characters */
-export function parseSessionId(value: unknown): string {
-  const fail = (why: string) => new RollcallError("bad_request", `sessionId ${why}`, "sessionId");
-  if (value === undefined || value === null) throw fail("is missing");
-  if (typeof value !== "string") throw fail("must be a string");
-  if (value === "") throw fail("must not be empty");
-  if (!isWellFormed(value)) throw fail("has half of a surrogate pair");
-  // A code point has at most two UTF-16 units, so a longer text need not be counted.
-  const tooLong =
-    value.length > 2 * SESSION_ID_LENGTH ||
-    (value.length > SESSION_ID_LENGTH && [...value].length > SESSION_ID_LENGTH);
-  if (tooLong) throw fail(`must have at most ${SESSION_ID_LENGTH} characters`);
-  return value;
+/** The variables that say who may count. */
+export interface MoodAccessEnv extends GrantEnv {
+  /**
+   * `false`: sessions may have ids that their clients made up, which others may guess or repeat.
+   * Default: `false` in development only.
+   */
+  MOODS_SIGNED?: string;
+  /** Signs session ids. */
+  PRESENCE_DO_TOKEN_SIGNING_KEY?: string;
 }
 
+const RANDOM_BYTES = 16;
+/** Of a SHA-256, so that an id has fewer characters than one may have. */
+const MAC_BYTES = 24;
+const SIGNED = /^([\w-]{22})\.([\w-]{32})$/;
+
 /**
- * A mood of `moods`; `defaultMood` when the value is missing.
+ * Nobody needs an account, but only what `DEFAULT_CAP` allows is open to everybody.
  *
- * @throws RollcallError `bad_request` naming `mood` for any other value
+ * @throws RollcallError `forbidden` where that does not contain `"moods": ["join"]`
  */
-export function parseMood<M extends string>(
-  value: unknown,
-  moods: readonly M[],
-  defaultMood: M,
-): M {
-  if (value === undefined) return defaultMood;
-  const mood = moods.find((known) => known === value);
-  if (mood !== undefined) return mood;
-  throw new RollcallError("bad_request", invalidMood(moods), "mood");
+export function requireOpenMoods(env: GrantEnv): void {
+  grantOf({}, "", env).require("moods", "join");
 }
 
-/** The message for a mood that is none of `moods`. */
-export function invalidMood(moods: readonly string[]): string {
-  return `mood must be one of ${moods.join(", ")}`;
+function isSigned(env: MoodAccessEnv): boolean {
+  return env.MOODS_SIGNED ? env.MOODS_SIGNED !== "false" : !isDevelopment(env);
+}
+
+async function macOf(random: string, key: string): Promise<string> {
+  // No other text that this key signs has a colon.
+  const text = new TextEncoder().encode(`moods:${random}`);
+  const mac = await crypto.subtle.sign("HMAC", await hmacKeyOf(key), text);
+  return base64url.encode(new Uint8Array(mac, 0, MAC_BYTES));
+}
+
+/**
+ * A new session id, which nobody can guess, and which is signed if there is a key.
+ *
+ * @throws RollcallError `unavailable` where ids must be signed, and there is no key
+ */
+export async function issueSession(env: MoodAccessEnv): Promise<string> {
+  const name = "PRESENCE_DO_TOKEN_SIGNING_KEY";
+  const key = isSigned(env) ? requireSecret(env, name) : findSecret(env, name);
+  const random = base64url.encode(crypto.getRandomValues(new Uint8Array(RANDOM_BYTES)));
+  return key === undefined ? random : `${random}.${await macOf(random, key)}`;
+}
+
+/**
+ * The id of a session. Where ids must be signed, only {@link issueSession} makes them.
+ *
+ * @throws RollcallError `bad_request` for a value that is no id, `unauthorized` for one that was not issued
+ */
+export async function requireSession(value: unknown, env: MoodAccessEnv): Promise<string> {
+  const sessionId = parseSessionId(value);
+  if (!isSigned(env)) return sessionId;
+  const key = requireSecret(env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
+  const [, random, mac] = SIGNED.exec(sessionId) ?? [];
+  if (random && mac && equalSecrets(mac, await macOf(random, key))) return sessionId;
+  throw new RollcallError("unauthorized", "sessionId is none that this server has issued");
 }

@@ -1,7 +1,7 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
 import { answered, type SystemDescription } from "../../src/http/describe.ts";
-import { invalidMood } from "./access.ts";
+import { invalidMood } from "./fields.ts";
 import { MOODS, type MoodEvents, type MoodState, SESSION_ID_LENGTH, type Tally } from "./tally.ts";
 
 /** Bytes of a request's body: many times what a session id of any script takes. */
@@ -123,6 +123,8 @@ export function describeMoods(): SystemDescription {
   const unavailable = answered("MOOD_SHARDS is malformed, or an actor does not answer", failure);
   const refused = {
     400: answered("The message names the wrong field; or the body is no JSON", failure),
+    401: answered("The id must be signed, and this server has not issued it", failure),
+    403: answered("DEFAULT_CAP does not allow to join moods", failure),
     413: answered(`The body has more than ${BODY_BYTES} bytes`, failure),
     503: unavailable,
   };
@@ -134,6 +136,17 @@ export function describeMoods(): SystemDescription {
       description: "How many people are here, and in which mood. No account needed.",
     },
     routes: [
+      {
+        method: "post",
+        path: "/api/session",
+        summary: "A session id that nobody can guess, for the other routes",
+        description: "Outside development, and with MOODS_SIGNED=true, they take no others.",
+        responses: {
+          200: answered("The id", z.object({ sessionId: id })),
+          403: refused[403],
+          503: answered("No signing key is configured", failure),
+        },
+      },
       {
         method: "post",
         path: "/api/heartbeat",
@@ -178,7 +191,7 @@ export function describeMoods(): SystemDescription {
         address: "/ws/moods",
         title: "A session of the mood count",
         description:
-          "A socket counts while it lives; without a ping or frame for 30 s it is closed with 4408.",
+          "A socket counts while it lives. The id may also be sent as a subprotocol, beside `rollcall`: `token.<id in base64url>`. Without a ping or frame for 30 s it is closed with 4408.",
         query: z.object({ sessionId: id, mood: z.optional(mood) }),
         wire: "room",
         ...events,

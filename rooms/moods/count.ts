@@ -4,6 +4,7 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { encodeEvent } from "../../src/wire/frames.ts";
+import type { MoodAccessEnv } from "./access.ts";
 import { Headcount } from "./headcount.ts";
 import { GONE, Journal } from "./journal.ts";
 import {
@@ -36,8 +37,8 @@ export interface MoodMeta<M extends string> extends ConnectionMeta {
   toldAtMs?: number;
 }
 
-/** The variables that the room reads. */
-export interface MoodEnv {
+/** The variables that the room and its routes read. */
+export interface MoodEnv extends MoodAccessEnv {
   MOOD_SHARDS?: string;
 }
 

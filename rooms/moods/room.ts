@@ -1,7 +1,6 @@
 import * as z from "zod/mini";
 import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { parseMood, parseSessionId } from "./access.ts";
 import {
   heartbeatCall,
   leaveCall,
@@ -18,6 +17,7 @@ import {
   type MoodRoomOptions,
   userOf,
 } from "./count.ts";
+import { parseMood, parseSessionId } from "./fields.ts";
 import { Shard } from "./shards.ts";
 import type { MoodEvents, MoodState } from "./tally.ts";
 import { DETECTOR, Total } from "./total.ts";

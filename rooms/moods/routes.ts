@@ -10,9 +10,11 @@ import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
-import { parseMood, parseSessionId } from "./access.ts";
+import { subprotocolToken } from "../../src/wire/subprotocol.ts";
+import { issueSession, requireOpenMoods, requireSession } from "./access.ts";
 import { BODY_BYTES } from "./contract.ts";
 import type { MoodEnv, MoodRoomOptions } from "./count.ts";
+import { parseMood } from "./fields.ts";
 import type { MoodRoom } from "./room.ts";
 import { type MoodState, shardCount, shardName, shardOf, totalName } from "./tally.ts";
 
@@ -58,6 +60,7 @@ export function moodRoutes<E extends object, M extends string>(
   type Stub = ReturnType<RoomNamespace["getByName"]>;
   const app = new Hono<{ Bindings: E }>();
   guardRoutes(app, {
+    "/api/session": { methods: ["POST"], cors: CORS },
     "/api/heartbeat": { methods: ["POST"], cors: CORS },
     "/api/leave": { methods: ["POST"], cors: CORS },
     "/api/presence": { methods: ["GET"], cors: CORS },
@@ -74,9 +77,17 @@ export function moodRoutes<E extends object, M extends string>(
   }
   const calls = (stub: Stub): CallsOf<MoodRoom<E, M>> => call<MoodRoom<E, M>>(stub);
 
+  app.post("/api/session", async (c) => {
+    requireOpenMoods(c.env);
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
+    const sessionId = await issueSession(c.env as MoodEnv);
+    return Response.json({ sessionId }, { headers: { "Cache-Control": "no-store" } });
+  });
+
   app.post("/api/heartbeat", async (c) => {
+    requireOpenMoods(c.env);
     const body = await readFields(c.req.raw);
-    const sessionId = parseSessionId(body.sessionId);
+    const sessionId = await requireSession(body.sessionId, c.env as MoodEnv);
     const mood = parseMood(body.mood, moods, defaultMood);
     await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
     const answer = calls(shardStub(c, sessionId)).heartbeat({ sessionId, mood });
@@ -85,26 +96,34 @@ export function moodRoutes<E extends object, M extends string>(
 
   app.post("/api/leave", async (c) => {
     const { sessionId: id } = await readFields(c.req.raw);
-    const sessionId = parseSessionId(id);
+    const sessionId = await requireSession(id, c.env as MoodEnv);
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
     await reachable(calls(shardStub(c, sessionId)).leave({ sessionId }));
     return Response.json({ success: true });
   });
 
   app.get("/api/presence", async (c) => {
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
     const state = await reachable(calls(totalStub(c)).state());
     return Response.json(state, { headers: { "Cache-Control": "public, max-age=1" } });
   });
 
-  app.get("/api/presence/stream", async (c) =>
-    openStream(c.req.raw, { stub: totalStub(c), path: websocketPath, toEvents, ping: PING }),
-  );
+  app.get("/api/presence/stream", async (c) => {
+    await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
+    const stub = totalStub(c);
+    return openStream(c.req.raw, { stub, path: websocketPath, toEvents, ping: PING });
+  });
 
   app.get(websocketPath, async (c) => {
     requireUpgrade(c.req.raw);
-    const sessionId = parseSessionId(c.req.query("sessionId"));
+    requireOpenMoods(c.env);
+    const given = c.req.query("sessionId") ?? subprotocolToken(c.req.raw);
+    const sessionId = await requireSession(given, c.env as MoodEnv);
     parseMood(c.req.query("mood"), moods, defaultMood);
     await spend(c.env, "LIMIT_MOODS", addressOf(c.req.raw));
-    return forwardUpgrade(shardStub(c, sessionId), c.req.raw);
+    const url = new URL(c.req.url);
+    url.searchParams.set("sessionId", sessionId);
+    return forwardUpgrade(shardStub(c, sessionId), c.req.raw, url);
   });
 
   const word = ({ message }: RollcallError) => ({ error: message });

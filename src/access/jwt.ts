@@ -8,6 +8,7 @@ import {
 } from "jose";
 import { log } from "../log.ts";
 import { RollcallError } from "../wire/errors.ts";
+import { hmacKeyOf } from "./hmac.ts";
 import { parseJwks, RemoteJwks } from "./jwks.ts";
 import { findSecret, isDevelopment } from "./secrets.ts";
 
@@ -35,20 +36,7 @@ const PUBLIC_ALGORITHMS = ["RS256", "ES256", "EdDSA"];
 const KINDS: readonly unknown[] = [undefined, "JWT", "AT+JWT"];
 const MAX_LIFETIME_S = 604_800;
 
-const encoder = new TextEncoder();
-/** Keys by their secret, of which a server has few: importing a key costs as much as a check. */
-const hmacKeys = new Map<string, CryptoKey>();
 const keySets = new Map<string, JWTVerifyGetKey>();
-
-async function hmacKeyOf(secret: string): Promise<CryptoKey> {
-  const known = hmacKeys.get(secret);
-  if (known) return known;
-  const algorithm = { name: "HMAC", hash: "SHA-256" };
-  const bytes = encoder.encode(secret);
-  const key = await crypto.subtle.importKey("raw", bytes, algorithm, false, ["verify"]);
-  hmacKeys.set(secret, key);
-  return key;
-}
 
 function keySetOf(source: string, make: () => JWTVerifyGetKey): JWTVerifyGetKey {
   let set = keySets.get(source);

@@ -87,9 +87,9 @@ export class Continuity<M extends ConnectionMeta> {
   /** The number that was kept last, and whether the lost sessions have changed since. */
   #keptSeq = 0;
   #isLostChanged = false;
+  /** Whether attachments held the lost sessions. */
+  #didFit = true;
   #writes = 0;
-  /** Sessions whose attachments had no room for what the actor keeps there. */
-  #full = new WeakSet<Session<M>>();
   /** Differs whenever the log was lost. */
   #generation: string;
   /** The lost sessions as they are stored. */
@@ -527,36 +527,29 @@ export class Continuity<M extends ConnectionMeta> {
   beforeFlush(): void {
     const { seq } = this.log;
     const isLostChanged = this.#isLostChanged;
-    const isKept = seq === this.#keptSeq && this.#hasKeepers();
+    const keepers = this.#keepers();
+    const isKept = seq === this.#keptSeq && keepers.every(({ kept }) => kept !== undefined);
     if (isKept && !isLostChanged && this.#unsaved.size === 0) return;
     this.#keptSeq = seq;
     this.#isLostChanged = false;
     if (isLostChanged && !this.options.log.durable)
       this.#storedLost = [...this.#lost.values()].map((session) => session.toStored());
-    let fits = this.#sessions.size > this.#lost.size && this.#lostFits();
     this.#writes += 1;
     const kept: Kept = {
       write: this.#writes,
       generation: this.#generation,
       marks: this.log.marks(KEPT_CHANNELS, KEPT_CHANNEL_UNITS),
-      lost: fits ? this.#storedLost : null,
+      lost: null,
     };
-    if (!this.#keep(kept) && fits) {
-      // No attachment has room for the lost sessions: they go to storage.
-      fits = false;
-      this.#full = new WeakSet();
-      const less = { ...kept, lost: null };
-      if (!this.#keep(less) && !this.#keep(less, true)) report("continuity_not_kept");
-    }
-    for (const session of this.#unsaved) {
-      try {
-        session.storeReader();
-      } catch (error) {
-        report("session_not_kept", { error });
-      }
-    }
+    let fits = keepers.length > 0 && this.#lostFits();
+    // A client may have filled its attachment so far that there is room for less.
+    fits &&= this.#attach(keepers, { ...kept, lost: this.#storedLost });
+    if (!fits) this.#attach(keepers, kept);
+    for (const session of this.#unsaved) if (!keepers.includes(session)) this.#attach([session]);
     this.#unsaved.clear();
-    if (isLostChanged && !fits) this.#store.lostChanged();
+    const isMoved = this.#didFit && this.#lost.size > 0;
+    this.#didFit = fits;
+    if (!fits && (isLostChanged || isMoved)) this.#store.lostChanged();
     else this.#store.flush();
   }
 
@@ -571,41 +564,25 @@ export class Continuity<M extends ConnectionMeta> {
     }
   }
 
-  /** Those that may keep what the actor must know, the first of which do. */
-  *#candidates(): Iterable<Session<M>> {
-    if (this.#sessions.size === 0) return;
+  /** The sockets that keep what the actor must know. */
+  #keepers(): Session<M>[] {
+    const keepers: Session<M>[] = [];
+    if (this.#sessions.size === 0) return keepers;
     for (const session of this.#host.sessions.values()) {
-      if (session.reader && !this.#full.has(session)) yield session;
+      if (session.reader) keepers.push(session);
+      if (keepers.length === KEEPERS) break;
     }
+    return keepers;
   }
 
-  #hasKeepers(): boolean {
-    let count = 0;
-    for (const { kept } of this.#candidates()) {
-      if (kept === undefined) return false;
-      count += 1;
-      if (count === KEEPERS) break;
+  /** Writes sessions' attachments. @returns false when one has no room */
+  #attach(sessions: readonly Session<M>[], kept?: Kept): boolean {
+    try {
+      for (const session of sessions) session.storeReader(kept);
+      return true;
+    } catch (error) {
+      if (!kept?.lost) report("session_not_kept", { error });
+      return false;
     }
-    return true;
-  }
-
-  /**
-   * Keeps it with a few sockets. One whose attachment its client has filled is passed over.
-   *
-   * @param spills what makes it too large may go to storage
-   * @returns whether any socket keeps it
-   */
-  #keep(kept: Kept, spills = false): boolean {
-    let count = 0;
-    const candidates = spills ? this.#host.sessions.values() : this.#candidates();
-    for (const session of candidates) {
-      if (!session.reader) continue;
-      if (session.keep(kept, spills)) {
-        this.#unsaved.delete(session);
-        count += 1;
-        if (count === KEEPERS) break;
-      } else this.#full.add(session);
-    }
-    return count > 0;
   }
 }

@@ -310,35 +310,13 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   }
 
   /**
-   * @internal Writes what changed, and what the actor keeps here.
-   *
-   * @param spills the meta may go to storage to make room
-   * @returns false when there is no room: nothing was written
-   */
-  keep(kept: unknown, spills: boolean): boolean {
-    if (this.#ended || this.loss) return false;
-    const before = this.#attachment.kept;
-    this.#attachment.kept = kept;
-    try {
-      this.#write(spills);
-      return true;
-    } catch {
-      this.#attachment.kept = before;
-      return false;
-    }
-  }
-
-  /**
-   * @internal Writes what changed with frames that were sent.
+   * @internal Writes what changed with frames that were sent, and what the actor keeps here.
    *
    * @throws what the runtime throws when there is too much
    */
-  storeReader(): void {
-    // What is kept beside the meta may leave it too little room.
-    if (!this.#ended && !this.loss) this.#write(true);
-  }
-
-  #write(spills: boolean): void {
+  storeReader(kept?: unknown): void {
+    if (this.#ended || this.loss) return;
+    if (kept !== undefined) this.#attachment.kept = kept;
     const attachment = this.#refreshed();
     if (this.#isSpilled) {
       attach(this.#ws, attachment);
@@ -346,8 +324,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     }
     // A handler may have made it one that cannot be stored: the one stored last holds until it is done.
     const meta = this.#isChanging ? readAttachment(this.#ws)?.meta : this.meta;
-    if (spills) this.#isSpilled = writeMeta(this.#host.state, this.#ws, attachment, meta, false);
-    else attach(this.#ws, { ...attachment, meta });
+    // What is kept beside it may leave it too little room.
+    this.#isSpilled = writeMeta(this.#host.state, this.#ws, attachment, meta, false);
   }
 
   /** @internal The session as it is stored without a socket. */

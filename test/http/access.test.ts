@@ -340,7 +340,8 @@ describe("a limit of requests in production", () => {
     async (name, _, make) => {
       const namespace = { getByName: () => expect.unreachable("an actor"), idFromName: () => {} };
       const actors = { PRESENCE: namespace, FANOUT: namespace, MOODS: namespace };
-      const vars = production({ [name]: none as never, ...(actors as never as object) });
+      const limit = { [name]: none as never, MOODS_SIGNED: "false" };
+      const vars = production({ ...limit, ...(actors as never as object) });
       const answer = await worker.fetch(await make(), vars);
       expect(answer.status).toBe(429);
       expect(answer.headers.get("Retry-After")).toBe("10");

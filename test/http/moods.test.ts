@@ -103,6 +103,90 @@ test("a beacon, which is text, ends a session; an unknown session gets the same 
   expect((await deployment.state()).count).toBe(0);
 });
 
+describe("where sessions are signed", () => {
+  const KEY = "an-own-signing-key-of-a-deployment-0123456789";
+  /** A deployment that follows these variables. */
+  function deploy(vars: object = {}): Deployment {
+    const own = new Deployment(1);
+    Object.assign(own.env, {
+      ENVIRONMENT: "production",
+      PRESENCE_DO_TOKEN_SIGNING_KEY: KEY,
+      ...vars,
+    });
+    return own;
+  }
+  async function issue(own: Deployment): Promise<string> {
+    const answer = await own.post("/api/session", {});
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get("Cache-Control")).toBe("no-store");
+    return ((await answer.json()) as { sessionId: string }).sessionId;
+  }
+  const statusOf = async (own: Deployment, sessionId: string) =>
+    (await own.post("/api/heartbeat", { sessionId })).status;
+
+  test("as in production, an issued id counts, over HTTP and a socket, and ends itself", async () => {
+    const own = deploy();
+    const [first, second] = [await issue(own), await issue(own)];
+    expect(first).toMatch(/^[\w.-]{1,64}$/);
+    expect(await own.heartbeat(first)).toMatchObject({ count: 1 });
+    const socket = await own.connect(first);
+    // Beside the URL, as our clients send it.
+    const token = btoa(second).replaceAll("=", "");
+    const headers = { Upgrade: "websocket", "Sec-WebSocket-Protocol": `rollcall, token.${token}` };
+    const upgrade = await own.request("/ws/moods?v=3", { headers });
+    expect(upgrade.headers.get("Sec-WebSocket-Protocol")).toBe("rollcall");
+    upgrade.webSocket?.accept();
+    expect(await own.state()).toMatchObject({ count: 2 });
+    await own.leave(first);
+    await own.leave(second);
+    expect((await socket.ended()).code).toBe(1000);
+    expect(await own.state()).toMatchObject({ count: 0 });
+  });
+
+  test("an id that was made up, changed, or signed with another key is refused everywhere", async () => {
+    const own = deploy();
+    const good = await issue(own);
+    const other = await issue(deploy({ PRESENCE_DO_TOKEN_SIGNING_KEY: `${KEY}-of-another` }));
+    const changed = good.replace(/^./, (first) => (first === "a" ? "b" : "a"));
+    for (const sessionId of ["anna", changed, `${good.slice(0, -1)}`, `${good}x`, other]) {
+      for (const path of ["/api/heartbeat", "/api/leave"]) {
+        const answer = await own.post(path, { sessionId });
+        expect(answer.status).toBe(401);
+        expect(await answer.json()).toEqual({ error: expect.stringMatching(/^sessionId /) });
+      }
+      const upgrade = await own.request(`/ws/moods?sessionId=${sessionId}`, {
+        headers: { Upgrade: "websocket" },
+      });
+      expect(upgrade.status).toBe(401);
+    }
+    expect(await own.state()).toMatchObject({ count: 0 });
+  });
+
+  test("is said by MOODS_SIGNED, in development and in production", async () => {
+    for (const [vars, status] of [
+      [{ MOODS_SIGNED: "false" }, 200],
+      [{ ENVIRONMENT: "development" }, 200],
+      [{ ENVIRONMENT: "development", MOODS_SIGNED: "true" }, 401],
+      [{ PRESENCE_DO_TOKEN_SIGNING_KEY: "short" }, 503],
+    ] as const) {
+      expect(await statusOf(deploy(vars), "anna")).toBe(status);
+    }
+    expect(
+      await issue(deploy({ MOODS_SIGNED: "false", PRESENCE_DO_TOKEN_SIGNING_KEY: "" })),
+    ).toMatch(/^[\w-]{22}$/);
+  });
+});
+
+test("a deployment whose DEFAULT_CAP does not allow to join moods counts nobody", async () => {
+  const closed = new Deployment(1);
+  Object.assign(closed.env, { DEFAULT_CAP: '{"room:*":["join"]}' });
+  for (const path of ["/api/session", "/api/heartbeat"]) {
+    expect((await closed.post(path, { sessionId: "anna" })).status).toBe(403);
+  }
+  const headers = { Upgrade: "websocket" };
+  expect((await closed.request("/ws/moods?sessionId=anna", { headers })).status).toBe(403);
+});
+
 test("the count over HTTP may be cached for a second", async () => {
   const answer = await deployment.request("/api/presence");
   expect(answer.headers.get("Cache-Control")).toBe("public, max-age=1");

@@ -328,6 +328,7 @@ function Crowd({ mood }: { mood: Mood }) {
 test("a visitor counts while mounted, tells a new mood, and leaves", async () => {
   const left = vi.fn(() => true);
   vi.stubGlobal("navigator", { sendBeacon: left });
+  vi.stubGlobal("fetch", async () => Response.json({ sessionId: "issued" }));
   await render(<Crowd mood="gratitude" />);
   expect(attempts()).toBe(1);
   expect(textOf("p")).toBe("…");
