@@ -1,5 +1,6 @@
 import type { JWTPayload } from "jose";
 import { bearerToken, equalSecrets } from "../../src/access/bearer.ts";
+import { requiredClaimsVersion } from "../../src/access/claims.ts";
 import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
 import {
   expiryOf,
@@ -9,7 +10,7 @@ import {
   userOf,
   verifyToken,
 } from "../../src/access/jwt.ts";
-import { isDevelopment, requireSecret } from "../../src/access/secrets.ts";
+import { findSecret, isDevelopment, requireSecret } from "../../src/access/secrets.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
@@ -58,46 +59,6 @@ const PAYLOAD_LENGTH = 16_384;
 const GRACE_PERIOD_SECONDS = 86_400;
 /** With a claim of this size, headers and URLs become so long that proxies refuse them. */
 const LARGE_CLAIM_BYTES = 3000;
-const VERSION_PREFIX = "workspace-claims-version:";
-
-/** Both caches together: after 60 s a raised version is valid everywhere. */
-const VERSION_KV_CACHE_SECONDS = 30;
-const VERSION_MEMORY_CACHE_MS = 30_000;
-/** Users whose version an isolate caches. */
-const CACHED_VERSIONS = 10_000;
-
-interface CachedVersion {
-  version: number;
-  readAtMs: number;
-}
-/** By user, in this isolate. */
-const cachedVersions = new Map<string, CachedVersion>();
-
-/** The lowest valid version of a user's claims, at most 60 s old; 0 where none is set. */
-async function requiredVersion(userId: string, kv: KVNamespace): Promise<number> {
-  const cached = cachedVersions.get(userId);
-  const now = Date.now();
-  if (cached && now - cached.readAtMs < VERSION_MEMORY_CACHE_MS) return cached.version;
-
-  let text: string | null;
-  try {
-    text = await kv.get(VERSION_PREFIX + userId, { cacheTtl: VERSION_KV_CACHE_SECONDS });
-  } catch (error) {
-    log("claims_version_unavailable", { error });
-    throw new SyncRefusal("AUTH_SERVICE_ERROR", "The claims version cannot be read");
-  }
-  const version = text === null ? 0 : Number(text);
-  if (!Number.isFinite(version) || text?.trim() === "") {
-    log("claims_version_malformed");
-    throw new SyncRefusal("AUTH_SERVICE_ERROR", "The claims version is malformed");
-  }
-  cachedVersions.delete(userId);
-  cachedVersions.set(userId, { version, readAtMs: now });
-  const [oldest] = cachedVersions.size > CACHED_VERSIONS ? cachedVersions.keys() : [];
-  if (oldest !== undefined) cachedVersions.delete(oldest);
-  return version;
-}
-
 /** `payload` of a sync URL as LiveStore's clients write it: JSON, URL-encoded twice. */
 function parsePayload(url: URL): Record<string, unknown> {
   const text = url.searchParams.get("payload");
@@ -126,16 +87,21 @@ function gracePeriodSeconds(env: MembershipEnv): number {
   throw new SyncRefusal("AUTH_SERVICE_ERROR", "GRACE_PERIOD_SECONDS is not a number of seconds");
 }
 
+/** Whether this is `SERVER_BYPASS_TOKEN`. One that is unset, short or an example's authorizes nobody. */
 function isServer(given: unknown, env: MembershipEnv): boolean {
-  if (!isText(given)) return false;
-  let expected: string;
-  try {
-    expected = requireSecret(env, "SERVER_BYPASS_TOKEN");
-  } catch {
-    // A token that is unset, empty or an example's value authorizes nobody.
-    return false;
-  }
-  return equalSecrets(given, expected);
+  const expected = findSecret(env, "SERVER_BYPASS_TOKEN");
+  return isText(given) && expected !== undefined && equalSecrets(given, expected);
+}
+
+/**
+ * Refuses a request that is none of a server with the bearer `SERVER_BYPASS_TOKEN`.
+ *
+ * @throws RollcallError `unauthorized`, or `unavailable` when none is configured
+ */
+export function requireServer(request: Request, env: { ENVIRONMENT?: string }): void {
+  const expected = requireSecret(env, "SERVER_BYPASS_TOKEN");
+  if (equalSecrets(bearerToken(request) ?? "", expected)) return;
+  throw new RollcallError("unauthorized", "The bearer token is missing or wrong");
 }
 
 async function verifyMember(token: string, env: MembershipEnv): Promise<JWTPayload> {
@@ -157,21 +123,26 @@ function warnOfLargeClaim({ workspaces }: JWTPayload): void {
   if (bytes > LARGE_CLAIM_BYTES) log("workspaces_claim_large", { bytes });
 }
 
+/** @throws RollcallError `bad_request` when it is missing or too long */
+export function parseStoreId(storeId: string): string {
+  if (storeId !== "" && storeId.length <= STORE_ID_LENGTH) return storeId;
+  throw new RollcallError("bad_request", `storeId has 1 to ${STORE_ID_LENGTH} characters`);
+}
+
 /**
- * The member that may sync the workspace of a sync URL, `?storeId=…&payload=…`. Only the URL is
- * read: frames and bodies cannot change who their sender is. The Worker checks before it wakes an
- * actor, and the actor checks again.
+ * The member that may sync the workspace of a sync URL, `?storeId=…&payload=…`, or a server of yours
+ * with the bearer `SERVER_BYPASS_TOKEN`. Only the URL and that header are read: frames and bodies cannot
+ * change who their sender is. The Worker checks before it wakes an actor, and the actor checks again.
  *
  * @throws SyncRefusal for the first check of the contract's table that fails
  * @throws RollcallError `bad_request` when the store id is missing or too long
  */
-export async function authorizeMember(url: URL, env: MembershipEnv): Promise<Member> {
-  const storeId = url.searchParams.get("storeId") ?? "";
-  if (storeId === "" || storeId.length > STORE_ID_LENGTH) {
-    throw new RollcallError("bad_request", `storeId has 1 to ${STORE_ID_LENGTH} characters`);
-  }
+export async function authorizeMember(request: Request, env: MembershipEnv): Promise<Member> {
+  const url = new URL(request.url);
+  const storeId = parseStoreId(url.searchParams.get("storeId") ?? "");
   const { instanceId, authToken, serverBypass } = parsePayload(url);
 
+  if (isServer(bearerToken(request), env)) return { storeId, userId: "server" };
   if (!isAuthRequired(env)) {
     if (instanceId === storeId) return { storeId, userId: "development" };
     throw new SyncRefusal("FORBIDDEN", "instanceId must equal storeId");
@@ -230,7 +201,13 @@ export async function reauthorizeMember(member: Member, env: MembershipEnv): Pro
     throw new SyncRefusal("GRACE_PERIOD_EXPIRED", "The token expired too long ago");
   }
   if (claimsVersion === undefined) return;
-  if (claimsVersion < (await requiredVersion(userId, env.WORKSPACE_CLAIMS_VERSION))) {
+  let required: number;
+  try {
+    required = await requiredClaimsVersion(userId, env.WORKSPACE_CLAIMS_VERSION);
+  } catch (thrown) {
+    throw new SyncRefusal("AUTH_SERVICE_ERROR", (thrown as Error).message);
+  }
+  if (claimsVersion < required) {
     throw new SyncRefusal("TOKEN_VERSION_STALE", "The workspaces of this user have changed");
   }
 }

@@ -14,6 +14,8 @@ export const REFUSALS = {
   GRACE_PERIOD_EXPIRED: { status: 401, close: 4401 },
   TOKEN_VERSION_STALE: { status: 401, close: 4401 },
   FORBIDDEN: { status: 403, close: 4403 },
+  /** The workspace has stored as much as one may. */
+  WORKSPACE_FULL: { status: 403, close: 4403 },
   AUTH_SERVICE_ERROR: { status: 503, close: 1013 },
 } as const satisfies Record<string, { status: number; close: number }>;
 
@@ -47,6 +49,7 @@ export const toolDefinition = z.looseObject({
 });
 export type ToolDefinition = z.infer<typeof toolDefinition>;
 
+const whole = z.int("A whole number of 1 or more").check(z.gte(1, "1 or more"));
 const MODEL = "A model's name has 1 to 256 characters";
 const MESSAGES = "There is at least one message, and each is an object";
 const TOOLS = "A tool is the definition of a function or the name of one";
@@ -59,6 +62,10 @@ export const completionRequest = z.looseObject(
       .array(z.record(z.string(), z.unknown(), MESSAGES), MESSAGES)
       .check(z.minLength(1, MESSAGES)),
     stream: z.optional(z.boolean("true or false")),
+    // Each costs money: how many there may be, the deployment says.
+    n: z.optional(z.nullable(whole)),
+    max_tokens: z.optional(z.nullable(whole)),
+    max_completion_tokens: z.optional(z.nullable(whole)),
     tools: z.optional(
       // No other types: what an upstream runs by itself was not offered.
       z.array(z.union([z.string(), toolDefinition], TOOLS), TOOLS),
@@ -67,13 +74,15 @@ export const completionRequest = z.looseObject(
   "A completion is an object",
 );
 
+export type CompletionRequest = z.infer<typeof completionRequest>;
+
 /** The routes of both Workers: the main one forwards them, the second one answers them. */
 export function describeWorkspace(): SystemDescription {
   const codes = Object.keys(REFUSALS) as [RefusalCode, ...RefusalCode[]];
   const syncFailure = z.object({ error: z.enum(codes), details: z.string() });
   const imageFailure = z.object({
     error: z.string(),
-    code: z.enum(["AUTH_REQUIRED", "NO_FILE", "INVALID_FILE"]),
+    code: z.enum(["AUTH_REQUIRED", "FORBIDDEN", "LIMIT_REACHED", "NO_FILE", "INVALID_FILE"]),
   });
   const llmFailure = z.object({
     error: z.object({ message: z.string(), type: z.string(), code: z.string() }),
@@ -146,7 +155,41 @@ export function describeWorkspace(): SystemDescription {
           200: answered("Where it is", z.object({ url: z.string(), key: z.string() })),
           400: answered("NO_FILE or INVALID_FILE", imageFailure),
           401: answered("AUTH_REQUIRED", imageFailure),
+          403: answered(
+            "FORBIDDEN without the grant; LIMIT_REACHED where the user has as many as one may",
+            imageFailure,
+          ),
+          429: refused("Too many uploads"),
           503: refused("JWT_SECRET is not configured"),
+        },
+      },
+      {
+        method: "delete",
+        path: "/api/images/{key}",
+        summary: "Deletes an image of one's own",
+        security: ["bearer"],
+        params: z.object({
+          key: z.string().check(z.describe("`covers/<uuid>.<extension>`")),
+        }),
+        responses: {
+          204: { description: "It is gone; copies in caches stay" },
+          401: answered("AUTH_REQUIRED", imageFailure),
+          403: answered("FORBIDDEN without the grant", imageFailure),
+          404: refused("No such image of this user"),
+          503: refused("JWT_SECRET is not configured"),
+        },
+      },
+      {
+        method: "delete",
+        path: "/api/v1/workspaces/{id}",
+        summary: "Deletes all that a workspace has stored, and closes its connections",
+        security: ["server"],
+        params: z.object({ id: z.string().check(z.minLength(1), z.maxLength(128)) }),
+        responses: {
+          204: { description: "Nothing is stored any more" },
+          400: refused("The id is too long"),
+          401: refused("The bearer token is missing or wrong"),
+          503: refused("SERVER_BYPASS_TOKEN is not configured"),
         },
       },
       {
@@ -193,8 +236,9 @@ export function describeWorkspace(): SystemDescription {
           },
           400: answered("invalid_request, unknown_tool", llmFailure),
           401: answered("unauthorized", llmFailure),
+          403: answered("forbidden: no grant; model_not_allowed", llmFailure),
           413: answered("request_too_large", llmFailure),
-          429: answered("rate_limited, with the upstream's Retry-After", llmFailure),
+          429: answered("rate_limited, with Retry-After, ours or the upstream's", llmFailure),
           502: answered(
             "upstream_unauthorized, _rejected, _failed, _unreachable, _cut",
             llmFailure,

@@ -8,6 +8,10 @@ import { bearerUser } from "./access.ts";
 export interface ImagesEnv extends OriginEnv {
   ENVIRONMENT?: string;
   IMAGES: R2Bucket;
+  /** Who has uploaded which image: the Worker creates its table. */
+  DB: D1Database;
+  /** Images that one user may have stored. Default 1 000. */
+  IMAGES_PER_USER?: string;
   /** Where the bucket is public, with or without a slash at its end. Default: this Worker's route. */
   R2_PUBLIC_URL?: string;
 }
@@ -37,6 +41,49 @@ const SIGNATURES: Record<Extension, RegExp> = {
 const PREFIX = "/api/images/";
 const KEY = /^covers\/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(jpg|png|webp|gif)$/;
 
+const PER_USER = 1_000;
+const TABLE = "rollcall_images";
+/** Databases that have the table, as far as this isolate knows. */
+const prepared = new WeakSet<D1Database>();
+
+/** The images of users by key: an image from before this release has no row, and nobody can delete it. */
+class ImageIndex {
+  readonly #db: D1Database;
+
+  private constructor(db: D1Database) {
+    this.#db = db;
+  }
+
+  static async open(db: D1Database): Promise<ImageIndex> {
+    if (!prepared.has(db)) {
+      await db.batch([
+        db.prepare(
+          `CREATE TABLE IF NOT EXISTS ${TABLE} (key TEXT PRIMARY KEY, user_id TEXT NOT NULL) WITHOUT ROWID`,
+        ),
+        db.prepare(`CREATE INDEX IF NOT EXISTS ${TABLE}_by_user ON ${TABLE} (user_id)`),
+      ]);
+      prepared.add(db);
+    }
+    return new ImageIndex(db);
+  }
+
+  /** @returns false when the user has `limit` images: nothing is added then */
+  async add(key: string, userId: string, limit: number): Promise<boolean> {
+    const sql = `INSERT INTO ${TABLE} (key, user_id) SELECT ?1, ?2
+      WHERE (SELECT COUNT(*) FROM ${TABLE} WHERE user_id = ?2) < ?3`;
+    return (await this.#db.prepare(sql).bind(key, userId, limit).run()).meta.changes > 0;
+  }
+
+  async isOf(key: string, userId: string): Promise<boolean> {
+    const sql = `SELECT 1 FROM ${TABLE} WHERE key = ?1 AND user_id = ?2`;
+    return (await this.#db.prepare(sql).bind(key, userId).first()) !== null;
+  }
+
+  async remove(key: string): Promise<void> {
+    await this.#db.prepare(`DELETE FROM ${TABLE} WHERE key = ?1`).bind(key).run();
+  }
+}
+
 /** The format of an image by its first bytes. The type that its sender declares is not read. */
 async function sniffImage(image: Blob): Promise<Extension | undefined> {
   const head = new Uint8Array(await image.slice(0, SIGNATURE_BYTES).arrayBuffer());
@@ -55,6 +102,11 @@ async function readFile(request: Request): Promise<File | null | undefined> {
   return file instanceof File ? file : null;
 }
 
+/** Not decoded: no character of a key is ever escaped. */
+function keyOf(url: string): string {
+  return new URL(url).pathname.slice(PREFIX.length);
+}
+
 /** Covers: uploaded by users with a token, readable by everybody. */
 export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
@@ -69,8 +121,9 @@ export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
       await drainBody(request);
       return c.json({ error, code }, status);
     };
+    let userId: string | null;
     try {
-      const userId = await bearerUser(request, c.env, "images", "upload");
+      userId = await bearerUser(request, c.env, "images", "upload");
       if (userId === null) return refuse(401, "AUTH_REQUIRED", "A valid token is required");
       await spend(c.env, "LIMIT_UPLOADS", userId);
     } catch (thrown) {
@@ -93,14 +146,43 @@ export function imageRoutes<E extends ImagesEnv>(): Hono<{ Bindings: E }> {
       return refuse(400, "INVALID_FILE", "Only JPEG, PNG, WebP and GIF images are accepted");
     }
     const key = `covers/${crypto.randomUUID()}.${extension}`;
-    await c.env.IMAGES.put(key, file, { httpMetadata: { contentType: TYPES[extension] } });
+    const limit = Number(c.env.IMAGES_PER_USER) || PER_USER;
+    const index = await ImageIndex.open(c.env.DB);
+    if (!(await index.add(key, userId, limit))) {
+      return refuse(403, "LIMIT_REACHED", `A user has at most ${limit} images`);
+    }
+    try {
+      await c.env.IMAGES.put(key, file, { httpMetadata: { contentType: TYPES[extension] } });
+    } catch (thrown) {
+      await index.remove(key);
+      throw thrown;
+    }
     const base = c.env.R2_PUBLIC_URL || `${publicOrigin(request, c.env) ?? ""}${PREFIX}`;
     return c.json({ url: `${base.replace(/\/+$/, "")}/${key}`, key }, 200);
   });
 
+  app.delete(`${PREFIX}*`, async (c) => {
+    const key = keyOf(c.req.url);
+    let userId: string | null;
+    try {
+      userId = await bearerUser(c.req.raw, c.env, "images", "delete");
+    } catch (thrown) {
+      if (!(thrown instanceof RollcallError) || thrown.code !== "forbidden") throw thrown;
+      return c.json({ error: thrown.message, code: "FORBIDDEN" }, 403);
+    }
+    if (userId === null) {
+      return c.json({ error: "A valid token is required", code: "AUTH_REQUIRED" }, 401);
+    }
+    const index = await ImageIndex.open(c.env.DB);
+    if (!(await index.isOf(key, userId))) throw new RollcallError("not_found", "No such image");
+    // If this is cut off in between, the same request ends it.
+    await c.env.IMAGES.delete(key);
+    await index.remove(key);
+    return c.body(null, 204);
+  });
+
   app.get(`${PREFIX}*`, async (c) => {
-    // Not decoded: no character of a key is ever escaped.
-    const key = new URL(c.req.url).pathname.slice(PREFIX.length);
+    const key = keyOf(c.req.url);
     const extension = KEY.exec(key)?.[1] as Extension | undefined;
     const match = c.req.header("If-None-Match");
     const image =

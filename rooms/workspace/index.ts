@@ -20,9 +20,10 @@ export interface WorkspaceOptions {
 const PATHS = {
   "/sync": { methods: ["GET", "POST"], cors: {} },
   "/api/upload-image": { methods: ["POST"], cors: {} },
-  "/api/images/*": { methods: ["GET"], cors: {} },
+  "/api/images/*": { methods: ["GET", "DELETE"], cors: {} },
   "/api/llm/tools": { methods: ["GET"], cors: {} },
   "/api/llm/chat/completions": { methods: ["POST"], cors: {} },
+  "/api/v1/workspaces/:id": { methods: ["DELETE"], isForBackends: true },
 } as const;
 
 /**

@@ -7,7 +7,12 @@ import { inSpan } from "../../src/http/trace.ts";
 import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { bearerUser } from "./access.ts";
-import { completionRequest, type ToolDefinition, toolDefinition } from "./contract.ts";
+import {
+  type CompletionRequest,
+  completionRequest,
+  type ToolDefinition,
+  toolDefinition,
+} from "./contract.ts";
 import { TOOLS } from "./tools.ts";
 
 export interface LlmEnv {
@@ -18,6 +23,12 @@ export interface LlmEnv {
   BRAINTRUST_PROJECT_ID?: string;
   /** Base URL of an OpenAI-compatible API, without `/chat/completions`. Default: Braintrust's. */
   LLM_BASE_URL?: string;
+  /** The models that may be called, with commas between. Default: all. */
+  LLM_MODELS?: string;
+  /** The most tokens that a completion may ask for, and gets where it asks for no number. Default: any. */
+  LLM_MAX_TOKENS?: string;
+  /** The most answers that one call may ask for. Default 4. */
+  LLM_MAX_N?: string;
   /** JSON: an array of definitions, offered beside ours. One with the name of ours replaces it. */
   LLM_TOOLS?: string;
 }
@@ -32,6 +43,7 @@ const MESSAGE_LENGTH = 500;
 const FAULTS = {
   unauthorized: 401,
   forbidden: 403,
+  model_not_allowed: 403,
   invalid_request: 400,
   unknown_tool: 400,
   request_too_large: 413,
@@ -81,6 +93,38 @@ function toolsOf(env: LlmEnv): Map<string, ToolDefinition> {
   return new Map([...TOOLS, ...configured].map((tool) => [tool.function.name, tool]));
 }
 
+const MAX_N = 4;
+
+/** The limit that a variable sets. */
+function limitOf(text: string | undefined, fallback: number): number {
+  if (!text) return fallback;
+  const limit = Number(text);
+  if (Number.isSafeInteger(limit) && limit >= 1) return limit;
+  log("llm_limit_malformed");
+  throw new LlmFault("not_configured", "A limit of this deployment is malformed");
+}
+
+/**
+ * Holds a completion against what this deployment pays for.
+ *
+ * @returns what is to be sent instead of its own fields
+ */
+function limited(wanted: CompletionRequest, env: LlmEnv): { max_tokens?: number } {
+  const models = (env.LLM_MODELS ?? "").split(",").flatMap((name) => name.trim() || []);
+  if (models.length > 0 && !models.includes(wanted.model)) {
+    throw new LlmFault("model_not_allowed", "This server does not offer this model");
+  }
+  const maxN = limitOf(env.LLM_MAX_N, MAX_N);
+  if ((wanted.n ?? 1) > maxN) throw new LlmFault("invalid_request", `n is at most ${maxN}`);
+  const maxTokens = limitOf(env.LLM_MAX_TOKENS, Number.POSITIVE_INFINITY);
+  const { max_tokens: tokens, max_completion_tokens: newer } = wanted;
+  if (Math.max(tokens ?? 0, newer ?? 0) > maxTokens) {
+    throw new LlmFault("invalid_request", `max_tokens is at most ${maxTokens}`);
+  }
+  const isOpen = (tokens ?? newer ?? null) === null && Number.isFinite(maxTokens);
+  return isOpen ? { max_tokens: maxTokens } : {};
+}
+
 async function readRequest(request: Request, env: LlmEnv): Promise<{ stream: boolean }> {
   const text = await readBody(request, REQUEST_BYTES);
   if (text === null) {
@@ -109,7 +153,9 @@ async function readRequest(request: Request, env: LlmEnv): Promise<{ stream: boo
     if (definition) return definition;
     throw new LlmFault("unknown_tool", `There is no tool of this name: ${tool.slice(0, 64)}`);
   });
-  return { ...rest, stream: rest.stream ?? false, ...(definitions && { tools: definitions }) };
+  const stream = rest.stream ?? false;
+  const limits = limited(parsed.data, env);
+  return { ...rest, ...limits, stream, ...(definitions && { tools: definitions }) };
 }
 
 /** The upstream's reason for a refusal. It may quote the key, which is removed. */

@@ -1,5 +1,6 @@
 import { makeDurableObject } from "@livestore/sync-cf/cf-worker";
 import { log } from "../../src/log.ts";
+import { SyncRefusal } from "./access.ts";
 import { cursorOf, encodeStoreId, isRecord, type RelayMessage, type Transport } from "./frames.ts";
 
 /**
@@ -21,6 +22,24 @@ export interface RelayEnv {
   DB: D1Database;
   /** `d1` (default) or `do`: where events are stored. Must not change once there are any. */
   WORKSPACE_STORAGE?: string;
+  /** Bytes of events that one workspace may store. Default 268 435 456. */
+  WORKSPACE_MAX_BYTES?: string;
+}
+
+const MAX_BYTES = 268_435_456;
+/** Storage key of how many bytes the log has, up to which event. */
+const COUNTED_KEY = "rollcall:log-bytes";
+/** The count is stored once in so many events: what came since is counted again at a start. */
+const COUNTED_EVENTS = 50;
+/** Bytes of pushes, taken or refused, after which the log is counted again. */
+const RECOUNT_BYTES = 1_048_576;
+/** Bytes of an event in a table, as SQL: its arguments, and what each has. */
+const BYTES = "LENGTH(CAST(COALESCE(args, '') AS BLOB)) + LENGTH(name) + 100";
+
+/** How much of the log has been counted: up to the event `seq`. */
+interface Counted {
+  seq: number;
+  bytes: number;
 }
 
 /** The URL of requests to the relay. Nothing answers at this address. */
@@ -56,6 +75,10 @@ export class Relay {
   readonly #members = new WeakMap<object, string>();
   /** One for each socket: the server compares its clients by identity. */
   readonly #sockets = new WeakMap<WebSocket, OrderedSocket>();
+  #counted: Counted;
+  /** Bytes of the pushes since, at most. */
+  #uncountedBytes = 0;
+  #table = "";
 
   constructor({ ctx, env, storeId, authorizePush }: RelayOptions) {
     const { WORKSPACE_STORAGE: storage = "d1" } = env;
@@ -63,6 +86,7 @@ export class Relay {
     this.#ctx = ctx;
     this.#env = env;
     this.#storeId = encodeStoreId(storeId);
+    this.#counted = ctx.storage.kv.get<Counted>(COUNTED_KEY) ?? { seq: 0, bytes: 0 };
 
     const Server = makeDurableObject({
       storage: storage === "d1" ? { _tag: "d1", binding: "DB" } : { _tag: "do-sqlite" },
@@ -72,7 +96,10 @@ export class Relay {
         const member = this.#members.get(request);
         return member === undefined ? {} : { member };
       },
-      onPush: (_, { headers }) => authorizePush(headers?.get("member")),
+      onPush: async ({ batch }, { headers }) => {
+        await authorizePush(headers?.get("member"));
+        await this.#requireRoom(new TextEncoder().encode(JSON.stringify(batch)).byteLength);
+      },
     });
     const DB = watchWrites(env.DB, (error) => this.#restart(error));
     this.#server = new Server(ctx as never, { DB });
@@ -107,7 +134,8 @@ export class Relay {
       },
     });
 
-    const newest = await this.#newestEvent(state.storage.dbName);
+    this.#table = state.storage.dbName;
+    const newest = await this.#count();
     if (newest > head.current) {
       log("workspace_head_behind_log", { events: newest - head.current });
       state.updateCurrentHead(newest);
@@ -166,13 +194,42 @@ export class Relay {
     return ordered;
   }
 
-  async #newestEvent(table: string): Promise<number> {
-    const sql = `SELECT COALESCE(MAX(seqNum), 0) AS newest FROM "${table}"`;
-    const row =
+  /** @throws SyncRefusal `WORKSPACE_FULL` when there is no room for so many bytes more */
+  async #requireRoom(bytes: number): Promise<void> {
+    const limit = Number(this.#env.WORKSPACE_MAX_BYTES) || MAX_BYTES;
+    this.#uncountedBytes += bytes;
+    const isUnsure = this.#counted.bytes + this.#uncountedBytes > limit;
+    if (isUnsure || this.#uncountedBytes > RECOUNT_BYTES) {
+      this.#uncountedBytes = bytes;
+      await this.#count();
+    }
+    if (this.#counted.bytes + bytes <= limit) return;
+    throw new SyncRefusal("WORKSPACE_FULL", `A workspace stores at most ${limit} bytes`);
+  }
+
+  /** Counts the events that were not counted yet. @returns the number of the newest one */
+  async #count(): Promise<number> {
+    const { seq, bytes } = this.#counted;
+    const sql = `SELECT (SELECT COALESCE(MAX(seqNum), 0) FROM "${this.#table}") AS newest,
+      (SELECT COALESCE(SUM(${BYTES}), 0) FROM "${this.#table}" WHERE seqNum > ?1) AS more`;
+    type Row = { newest: number; more: number };
+    const { newest, more } =
       this.#env.WORKSPACE_STORAGE === "do"
-        ? this.#ctx.storage.sql.exec<{ newest: number }>(sql).one()
-        : await this.#env.DB.prepare(sql).first<{ newest: number }>();
-    return row?.newest ?? 0;
+        ? this.#ctx.storage.sql.exec<Row>(sql, seq).one()
+        : ((await this.#env.DB.prepare(sql).bind(seq).first<Row>()) as Row);
+    this.#counted = { seq: newest, bytes: bytes + more };
+    const { kv } = this.#ctx.storage;
+    const stored = kv.get<Counted>(COUNTED_KEY)?.seq ?? 0;
+    if (newest - stored >= COUNTED_EVENTS) kv.put(COUNTED_KEY, this.#counted);
+    return newest;
+  }
+
+  /** Deletes the log. This relay is of no use then. */
+  async delete(): Promise<void> {
+    if (this.#env.WORKSPACE_STORAGE !== "do") {
+      await this.#env.DB.prepare(`DROP TABLE IF EXISTS "${this.#table}"`).run();
+    }
+    await this.#ctx.storage.deleteAll();
   }
 
   /** A write that failed may have left a part of its push in the log: `open` corrects the head. */

@@ -2,6 +2,7 @@ import { DurableObject } from "cloudflare:workers";
 import { readBody } from "../../src/http/body.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { log } from "../../src/log.ts";
+import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import {
   authorizeMember,
@@ -12,6 +13,7 @@ import {
   SyncRefusal,
   serializeMember,
 } from "./access.ts";
+import type { Member } from "./contract.ts";
 import { guardMessage, MESSAGE_BYTES, parseMessage, type RelayMessage } from "./frames.ts";
 import { attachmentOf, Relay, type RelayEnv } from "./relay.ts";
 
@@ -20,12 +22,16 @@ export interface WorkspaceRoomEnv extends MembershipEnv, RelayEnv {}
 /** Pulls that one socket may have open: each is in its attachment and receives every push. */
 const OPEN_PULLS = 32;
 
+/** Members that could not be checked are checked again after so long, in ms. */
+const RETRY_MS = 60_000;
+
 /**
  * One workspace: LiveStore's relay behind a membership check. The URL authorizes a client; its
  * membership is stored with the socket; every message is checked before the relay receives it.
  */
 export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
-  readonly #relay: Relay;
+  /** Absent after the workspace was deleted, until the next request. */
+  #relay: Promise<Relay> | undefined;
   readonly #storeId: string;
 
   constructor(ctx: DurableObjectState, env: WorkspaceRoomEnv) {
@@ -33,24 +39,35 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     const { name } = ctx.id;
     if (name === undefined) throw new Error("Reach a workspace's actor by its name: getByName");
     this.#storeId = name;
-    this.#relay = new Relay({
-      ctx,
-      env,
-      storeId: name,
-      authorizePush: (member) => this.#authorizePush(member),
+    void this.#opened();
+  }
+
+  #opened(): Promise<Relay> {
+    this.#relay ??= this.ctx.blockConcurrencyWhile(async () => {
+      const relay = new Relay({
+        ctx: this.ctx,
+        env: this.env,
+        storeId: this.#storeId,
+        authorizePush: (member) => this.#authorizePush(member),
+      });
+      await relay.open();
+      return relay;
     });
-    void ctx.blockConcurrencyWhile(() => this.#relay.open());
+    return this.#relay;
   }
 
   override async fetch(request: Request): Promise<Response> {
     try {
       const url = new URL(request.url);
-      const member = await inSpan("sync.auth", () => authorizeMember(url, this.env));
+      const member = await inSpan("sync.auth", () => authorizeMember(request, this.env));
       if (member.storeId !== this.#storeId) throw new Error("The request is another actor's");
       const sender = serializeMember(member);
-      return url.searchParams.get("transport") === "http"
-        ? await this.#relay.post(await this.#readMessages(request), sender)
-        : await this.#relay.connect(sender);
+      const relay = await this.#opened();
+      if (url.searchParams.get("transport") === "http") {
+        return await relay.post(await this.#readMessages(request), sender);
+      }
+      await this.#closeBy(member.admittedUntilMs);
+      return await relay.connect(sender);
     } catch (thrown) {
       return refusalResponse(thrown);
     }
@@ -72,7 +89,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
         return;
       }
     }
-    await this.#relay.receive(socket, message);
+    await (await this.#opened()).receive(socket, message);
   }
 
   /** A socket outlives a grace period and a claims version: a pull would read the whole log. */
@@ -86,7 +103,65 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     reason: string,
     wasClean: boolean,
   ): Promise<void> {
-    await this.#relay.disconnect(socket, code, reason, wasClean);
+    await (await this.#relay)?.disconnect(socket, code, reason, wasClean);
+  }
+
+  // ── Members ─────────────────────────────────────────────────────────────────────────────────
+
+  /** A socket that outlives its grace period is closed then, also if nobody writes. */
+  async #closeBy(atMs: number | undefined): Promise<void> {
+    if (atMs === undefined) return;
+    const { storage } = this.ctx;
+    const alarmMs = await storage.getAlarm();
+    if (alarmMs === null || atMs < alarmMs) await storage.setAlarm(atMs + 1);
+  }
+
+  override async alarm(): Promise<void> {
+    const ends = [...this.#members()].map(async (text) => {
+      try {
+        return (await this.#reauthorize(text)).admittedUntilMs ?? Number.POSITIVE_INFINITY;
+      } catch (thrown) {
+        const isUnsure = thrown instanceof SyncRefusal && thrown.code === "AUTH_SERVICE_ERROR";
+        return isUnsure ? Date.now() + RETRY_MS : Number.POSITIVE_INFINITY;
+      }
+    });
+    const nextMs = Math.min(Number.POSITIVE_INFINITY, ...(await Promise.all(ends)));
+    if (Number.isFinite(nextMs)) await this.#closeBy(nextMs);
+  }
+
+  /** Those with a socket, as they are stored with it. */
+  #members(): Set<string> {
+    const texts = this.ctx
+      .getWebSockets()
+      .flatMap((one) => attachmentOf(one)?.headers.member ?? []);
+    return new Set(texts);
+  }
+
+  /**
+   * Checks again whether a member is one, and closes the sockets of one who is not.
+   *
+   * @throws SyncRefusal the refusal
+   */
+  async #reauthorize(text: string): Promise<Member> {
+    try {
+      const member = parseMember(text);
+      await reauthorizeMember(member, this.env);
+      return member;
+    } catch (thrown) {
+      // A failure to read KV does not end what was authorized before.
+      const isRemoved = thrown instanceof SyncRefusal && thrown.code !== "AUTH_SERVICE_ERROR";
+      if (isRemoved) this.#closeMember(text, thrown);
+      throw thrown;
+    }
+  }
+
+  /** Deletes what is stored, and closes all sockets. Only the Worker calls it, for a server of yours. */
+  async deleteWorkspace(): Promise<void> {
+    const relay = await this.#opened();
+    this.#relay = undefined;
+    for (const socket of this.ctx.getWebSockets()) socket.close(CLOSE.goingAway, "deleted");
+    await this.ctx.storage.deleteAlarm();
+    await relay.delete();
   }
 
   async #readMessages(request: Request): Promise<RelayMessage | RelayMessage[]> {
@@ -110,33 +185,18 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
   }
 
   /**
-   * Before a push, checks that its sender is still a member. All other members with a socket are
-   * checked too, so that one that only reads is removed as well; the push does not wait for them.
+   * Before a push, checks that its sender is still a member, and so are all others with a socket: who
+   * was removed receives nothing more.
    */
   async #authorizePush(sender: string | undefined): Promise<void> {
     if (sender === undefined) throw new Error("A push without a sender");
-    const senders = new Set([sender]);
-    for (const socket of this.ctx.getWebSockets()) {
-      const other = attachmentOf(socket)?.headers.member;
-      if (other !== undefined) senders.add(other);
-    }
-    const checks = [...senders].map(async (text) => {
-      try {
-        const member = parseMember(text);
-        await reauthorizeMember(member, this.env);
-        if (text !== sender || !member.readsOnly) return;
-      } catch (thrown) {
-        // A failure to read KV does not end what was authorized before.
-        const isRemoved = thrown instanceof SyncRefusal && thrown.code !== "AUTH_SERVICE_ERROR";
-        if (isRemoved) this.#closeMember(text, thrown);
-        if (text === sender) throw thrown;
-        return;
-      }
-      // It stays connected: it may read.
-      throw new SyncRefusal("FORBIDDEN", "A viewer only reads");
-    });
-    this.ctx.waitUntil(Promise.allSettled(checks));
-    await checks[0];
+    const others = this.#members();
+    others.delete(sender);
+    const checks = [...others].map((text) => this.#reauthorize(text));
+    const [own] = await Promise.allSettled([this.#reauthorize(sender), ...checks]);
+    if (own?.status === "rejected") throw own.reason;
+    // It stays connected: it may read.
+    if (own?.value.readsOnly) throw new SyncRefusal("FORBIDDEN", "A viewer only reads");
   }
 
   #closeMember(member: string, refusal: SyncRefusal): void {

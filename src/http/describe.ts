@@ -29,7 +29,8 @@ export type SecurityName =
   | "presenceToken"
   | "presenceTokenQuery"
   | "ingest"
-  | "mint";
+  | "mint"
+  | "server";
 
 /** A body, by its content type. */
 export type Content = Record<string, Schema>;

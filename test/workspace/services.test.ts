@@ -193,6 +193,43 @@ describe("image routes", () => {
   });
 });
 
+describe("a user's images", () => {
+  const ask = async (path: string, method: string, user: string, body?: FormData, more = {}) => {
+    const headers = { Authorization: `Bearer ${await sign({ userId: user, ...more })}` };
+    return createWorkspaceApp().request(
+      path,
+      { method, headers, ...(body && { body }) },
+      { ...env, IMAGES_PER_USER: "2" },
+    );
+  };
+  const upload = (user: string) => {
+    const form = new FormData();
+    form.set("file", new File([PNG], "a.png"));
+    return ask("/api/upload-image", "POST", user, form);
+  };
+
+  it("are so many at most, each user by itself, and make room when they are deleted", async () => {
+    const [mia, tom] = [crypto.randomUUID(), crypto.randomUUID()];
+    const answers = await Promise.all([1, 2, 3, 4].map(() => upload(mia)));
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, 200, 403, 403]);
+    const refused = answers.find(({ status }) => status === 403);
+    expect(await refused?.json()).toMatchObject({ code: "LIMIT_REACHED" });
+    expect((await upload(tom)).status).toBe(200);
+
+    const stored = answers.find(({ status }) => status === 200) as Response;
+    const path = `/api/images/${((await stored.json()) as { key: string }).key}`;
+    expect((await ask(path, "DELETE", tom)).status).toBe(404);
+    expect((await SELF.fetch(ORIGIN + path, { method: "DELETE" })).status).toBe(401);
+    const noGrant = { cap: { images: ["upload"] } };
+    expect((await ask(path, "DELETE", mia, undefined, noGrant)).status).toBe(403);
+    expect((await SELF.fetch(ORIGIN + path)).status).toBe(200);
+    expect((await ask(path, "DELETE", mia)).status).toBe(204);
+    expect((await SELF.fetch(ORIGIN + path)).status).toBe(404);
+    expect((await ask(path, "DELETE", mia)).status).toBe(404);
+    expect((await upload(mia)).status).toBe(200);
+  });
+});
+
 describe("the LLM proxy", () => {
   const KEY = "sk-very-secret-key";
   const SETTINGS: Partial<TestEnv> = {
@@ -414,6 +451,48 @@ describe("the LLM proxy", () => {
     expect(await faultOf(await complete({ ...REQUEST, tools: ["nothing"] }))).toBe(
       "400 unknown_tool",
     );
+  });
+
+  it("calls the models that it offers only, for so many tokens and answers at most", async () => {
+    const requests = upstream(() => Response.json({}));
+    const settings = {
+      ...SETTINGS,
+      LLM_MODELS: "gpt, other",
+      LLM_MAX_TOKENS: "100",
+      LLM_MAX_N: "2",
+    };
+    const ask = (more: object) => complete({ ...REQUEST, stream: false, ...more }, settings);
+    expect(await faultOf(await ask({ model: "gpt-5" }))).toBe("403 model_not_allowed");
+    for (const more of [
+      { max_tokens: 101 },
+      { max_completion_tokens: 101 },
+      { max_tokens: 1, max_completion_tokens: 101 },
+      { n: 3 },
+      { n: 0 },
+      { max_tokens: "5" },
+    ]) {
+      expect(await faultOf(await ask(more)), JSON.stringify(more)).toBe("400 invalid_request");
+    }
+    expect(requests).toHaveLength(0);
+    for (const [more, sent] of [
+      [{}, { max_tokens: 100 }],
+      [{ max_tokens: null }, { max_tokens: 100 }],
+      [{ max_completion_tokens: 100, model: "other" }, { max_completion_tokens: 100 }],
+      [
+        { max_tokens: 7, n: 2 },
+        { max_tokens: 7, n: 2 },
+      ],
+    ]) {
+      expect((await ask(more as object)).status).toBe(200);
+      expect(await requests.at(-1)?.json()).toMatchObject(sent as object);
+    }
+    expect(requests).toHaveLength(4);
+    // Without a configuration, nothing is put in, and there are four answers at most.
+    await complete({ ...REQUEST, stream: false, n: 4 });
+    expect(await requests.at(-1)?.json()).toEqual({ ...REQUEST, stream: false, n: 4 });
+    expect(await faultOf(await complete({ ...REQUEST, n: 5 }))).toBe("400 invalid_request");
+    const wrong = { ...SETTINGS, LLM_MAX_TOKENS: "many" };
+    expect(await faultOf(await complete(REQUEST, wrong))).toBe("503 not_configured");
   });
 
   it("does not call the upstream without a token, a key or a valid request", async () => {

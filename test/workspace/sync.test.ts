@@ -1,6 +1,7 @@
 import {
   createExecutionContext,
   evictDurableObject,
+  runDurableObjectAlarm,
   runInDurableObject,
   SELF,
   waitOnExecutionContext,
@@ -395,6 +396,98 @@ describe("the isolation of workspaces", () => {
   });
 });
 
+describe("a server of yours", () => {
+  const TOKEN = "an-own-bypass-token-of-a-server-0123456789";
+  const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });
+  const settings = { ...env, SERVER_BYPASS_TOKEN: TOKEN };
+  const call = (path: string, token: string, more: object = {}, init: RequestInit = {}) =>
+    createWorkspaceApp().request(
+      path,
+      { ...init, headers: { ...bearer(token), "Content-Type": "application/json" } },
+      { ...settings, ...more },
+      createExecutionContext(),
+    );
+
+  it("syncs any workspace with its token in a header", async () => {
+    const workspace = newWorkspace();
+    const path = `/sync?storeId=${workspace}&transport=http`;
+    const body = JSON.stringify(pullOf(workspace, "SyncHttpRpc"));
+    await runInDurableObject(env.WORKSPACES.getByName(workspace), (room) => {
+      Reflect.set(room, "env", { ...(Reflect.get(room, "env") as object), ...settings });
+    });
+    expect((await call(path, TOKEN, {}, { method: "POST", body })).status).toBe(200);
+    expect((await call(path, `${TOKEN}x`, {}, { method: "POST", body })).status).toBe(401);
+    const none = { SERVER_BYPASS_TOKEN: "" };
+    expect((await call(path, "", none, { method: "POST", body })).status).toBe(401);
+  });
+
+  it("deletes all that a workspace has stored, closes its connections, and nobody else does", async () => {
+    const [workspace, other] = [newWorkspace(), newWorkspace()];
+    const [writer, bystander] = [
+      await SyncSocket.member("ann", workspace),
+      await SyncSocket.member("ann", other),
+    ];
+    expect(await writer.push(workspace, eventsAfter(0, 60))).toBe("Success");
+    expect(await bystander.push(other, eventsAfter(0, 1))).toBe("Success");
+    const path = `/api/v1/workspaces/${workspace}`;
+    const init = { method: "DELETE" };
+    const owner = await sign({
+      ...member(workspace),
+      workspaces: [{ id: workspace, role: "owner" }],
+    });
+    for (const token of [owner, "", `${TOKEN}x`]) {
+      expect((await call(path, token, {}, init)).status).toBe(401);
+    }
+    expect((await call(path, TOKEN, { SERVER_BYPASS_TOKEN: "short" }, init)).status).toBe(503);
+    expect((await call(path, TOKEN, {}, init)).status).toBe(204);
+    expect((await writer.closed).code).toBe(1001);
+    const tables = await env.DB.prepare(
+      `SELECT name FROM sqlite_master WHERE name = 'eventlog_7_${encodeStoreId(workspace)}'`,
+    ).all();
+    expect(tables.results).toEqual([]);
+    const next = await SyncSocket.member("ann", workspace);
+    expect(await next.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    expect(await bystander.push(other, eventsAfter(1, 1))).toBe("Success");
+    expect((await call(path, TOKEN, {}, init)).status).toBe(204);
+  });
+});
+
+describe("the bytes that a workspace stores", () => {
+  it.each(["d1", "do"])(
+    "are limited, also after the actor slept, with storage %s",
+    async (kind) => {
+      const workspace = newWorkspace();
+      const stub = env.WORKSPACES.getByName(workspace);
+      const settings = { WORKSPACE_MAX_BYTES: "100000", WORKSPACE_STORAGE: kind };
+      /** An actor reads its variables when it starts. */
+      const configure = (values: object) =>
+        runInDurableObject(stub, (room) =>
+          Object.assign(Reflect.get(room, "env") as object, values),
+        );
+      await configure(settings);
+      onTestFinished(async () => {
+        await configure({ WORKSPACE_MAX_BYTES: undefined, WORKSPACE_STORAGE: undefined });
+      });
+      await evictDurableObject(stub, { webSockets: "hibernate" });
+      const writer = await SyncSocket.member("ann", workspace);
+      const big = (parent: number, count: number) =>
+        eventsAfter(parent, count).map((event) => ({ ...event, args: "ä".repeat(2_450) }));
+      let head = 0;
+      for (; head < 18; head += 3) {
+        expect(await writer.push(workspace, big(head, 3))).toBe("Success");
+      }
+      await evictDurableObject(stub, { webSockets: "hibernate" });
+      expect(await writer.push(workspace, big(head, 3))).toContain("at most 100000 bytes");
+      expect(await writer.push(workspace, big(head, 1))).toBe("Success");
+      expect(await writer.push(workspace, big(head + 1, 2))).toContain("at most 100000 bytes");
+      // What was refused leaves no trace, and reading goes on.
+      const reader = await SyncSocket.member("bob", workspace);
+      reader.send(pullOf(workspace));
+      expect((await reader.receive(19)).at(-1)).toBe(19);
+    },
+  );
+});
+
 describe("a viewer", () => {
   it("receives what members write, and cannot write, also after the actor slept", async () => {
     const workspace = newWorkspace();
@@ -462,6 +555,45 @@ describe("a member who was removed", () => {
     vi.setSystemTime(Date.now() + (DAY_SECONDS + 3700) * 1000);
     socket.send(pullOf(workspace));
     expect((await socket.closed).reason).toBe("GRACE_PERIOD_EXPIRED");
+  });
+
+  it("receives nothing more, neither the push that finds it out nor a later one", async () => {
+    const workspace = newWorkspace();
+    const [stale, expired, writer] = await Promise.all([
+      SyncSocket.member("ines", workspace),
+      SyncSocket.open(workspace, await withToken(workspace, { userId: "jan" })),
+      SyncSocket.open(workspace, await withToken(workspace, { exp: nowSeconds() + 1_000_000 })),
+    ]);
+    for (const socket of [stale, expired]) socket.send(pullOf(workspace));
+    expect(await writer.push(workspace, eventsAfter(0, 1))).toBe("Success");
+    await Promise.all([stale.receive(1), expired.receive(1)]);
+    await setVersion("ines", "2");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + (DAY_SECONDS + 3700) * 1000 });
+    expect(await writer.push(workspace, eventsAfter(1, 1))).toBe("Success");
+    expect((await stale.closed).code).toBe(4401);
+    expect((await expired.closed).reason).toBe("GRACE_PERIOD_EXPIRED");
+    expect([stale.received, expired.received]).toEqual([[1], [1]]);
+  });
+
+  it("is disconnected by a deadline when the grace period is over, also if nobody writes and the actor slept", async () => {
+    const workspace = newWorkspace();
+    const stub = env.WORKSPACES.getByName(workspace);
+    const exp = nowSeconds() + 600;
+    const [first, second] = await Promise.all([
+      SyncSocket.open(workspace, await withToken(workspace, { userId: "kai", exp })),
+      SyncSocket.open(workspace, await withToken(workspace, { userId: "lea", exp: exp + 60 })),
+    ]);
+    const alarmOf = () => runInDurableObject(stub, (_, { storage }) => storage.getAlarm());
+    expect(await alarmOf()).toBe((exp + DAY_SECONDS) * 1000 + 1);
+    await evictDurableObject(stub, { webSockets: "hibernate" });
+    vi.useFakeTimers({ toFake: ["Date"], now: (exp + DAY_SECONDS) * 1000 + 2 });
+    expect(await runDurableObjectAlarm(stub)).toBe(true);
+    expect((await first.closed).reason).toBe("GRACE_PERIOD_EXPIRED");
+    expect(await alarmOf()).toBe((exp + 60 + DAY_SECONDS) * 1000 + 1);
+    vi.setSystemTime((exp + 60 + DAY_SECONDS) * 1000 + 2);
+    expect(await runDurableObjectAlarm(stub)).toBe(true);
+    expect((await second.closed).code).toBe(4401);
+    expect(await alarmOf()).toBeNull();
   });
 
   it("cannot push when the grace period of the token is over", async () => {

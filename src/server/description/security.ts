@@ -27,6 +27,7 @@ export const SECURITY = {
     description:
       "PRESENCE_DO_INGEST_TOKEN, which backends show, or a daemon's own token, of POST /api/v1/devices/tokens",
   },
+  server: { type: "http", scheme: "bearer", description: "SERVER_BYPASS_TOKEN" },
   mint: {
     type: "http",
     scheme: "bearer",
