@@ -38,6 +38,7 @@ import {
   ReconnectingSocket,
   type ReconnectionConfig,
   randomId,
+  refreshDelay,
   type SocketOptions,
   toSocketUrl,
 } from "./socket.ts";
@@ -210,10 +211,6 @@ function filled<T extends object>(defaults: T, given: Partial<T>): T {
 const READY_MS = 1_000;
 /** Emits that are sent before the server has said how many it takes. */
 const FIRST_EMITS = 20;
-/** A token is refreshed once this part of its time is over. */
-const REFRESH_AT = 0.6;
-/** However short a token lives, it is not refreshed more often, in ms. */
-const MIN_REFRESH_MS = 1_000;
 /** Answers to questions that are kept for a break. */
 const KEPT_ANSWERS = 20;
 const RESUMED_ELSEWHERE = "Resumed elsewhere";
@@ -669,15 +666,13 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
         const given = await token();
         if (!given || !this.isConnected()) return;
         const { expiresAtMs } = await this.#ask("auth", { token: given });
-        const lifeMs = expiresAtMs - this.#aheadMs - Date.now();
-        if (expiresAtMs) this.#refreshIn(Math.max(lifeMs, MIN_REFRESH_MS));
+        if (expiresAtMs) this.#refreshIn(expiresAtMs - this.#aheadMs - Date.now());
       } catch (error) {
         // It is closed with 4401 then, and comes back with a token that it asks for anew.
         this.#fail(error);
       }
     };
-    const waitMs = Math.min(lifeMs * REFRESH_AT, LONGEST_TIMER_MS);
-    this.#refreshTimer = setTimeout(() => void refresh(), Math.max(waitMs, 0));
+    this.#refreshTimer = setTimeout(() => void refresh(), refreshDelay(lifeMs));
   }
 
   /** The server has sent something: it has not refused the client. */

@@ -7,6 +7,8 @@ import {
   type CloseInfo,
   type ConnectionState,
   ReconnectingSocket,
+  randomId,
+  refreshDelay,
   type SocketOptions,
   toSocketUrl,
 } from "./socket.ts";
@@ -27,7 +29,10 @@ export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
 type Token = string | null | undefined;
 
 export interface FanoutClientOptions {
-  /** A JWT; a function is called anew for each connection. Null or undefined: no token. */
+  /**
+   * A JWT; a function is called anew for each connection, and before its JWT expires. Null or undefined:
+   * no token.
+   */
   token: string | (() => Token | Promise<Token>);
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
@@ -89,6 +94,10 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   /** The ids of those received since, until the server has sent all that was missed. */
   #received: Set<string> | undefined;
 
+  /** The token of this connection. */
+  #given: string | null | undefined;
+  #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+
   /** @throws TypeError when `url` is none */
   constructor(url: string, options: FanoutClientOptions) {
     this.#options = options;
@@ -100,6 +109,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       async () => {
         const { token } = options;
         const given = typeof token === "function" ? await token() : token;
+        this.#given = given;
         return { url: target.href, token: given ?? undefined };
       },
       {
@@ -112,10 +122,16 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       },
       {
         state: (state) => this.#notify(() => options.onStateChange?.(state)),
-        open: () => this.#resume(),
+        open: () => {
+          this.#refreshAfter(this.#given);
+          this.#resume();
+        },
         message: (data) => this.#receive(data),
         error: (error) => this.#fail(error),
-        close: (event) => this.#notify(() => options.onClose?.(event)),
+        close: (event) => {
+          clearTimeout(this.#refreshTimer);
+          this.#notify(() => options.onClose?.(event));
+        },
       },
     );
     this.#socket.open();
@@ -152,6 +168,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
 
   /** Leaves, and stays away until {@link reconnect}, which subscribes to all there was. */
   disconnect(): void {
+    clearTimeout(this.#refreshTimer);
     this.#socket.stop();
   }
 
@@ -166,6 +183,27 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     if (!entries?.delete(entry) || entries.size > 0) return;
     this.#entries.delete(key);
     this.#announce("unsubscribe", [key]);
+  }
+
+  /** Shows the server a fresh token before `given` expires, so that it need not close the connection. */
+  #refreshAfter(given: string | null | undefined): void {
+    const { token } = this.#options;
+    const lifeMs = lifeOf(given);
+    clearTimeout(this.#refreshTimer);
+    if (typeof token !== "function" || lifeMs === undefined) return;
+    const refresh = async (): Promise<void> => {
+      try {
+        const fresh = await token();
+        if (!fresh || this.state !== "connected") return;
+        const auth = { type: "auth", id: randomId(), data: { token: fresh } };
+        this.#socket.send(JSON.stringify(auth));
+        this.#refreshAfter(fresh);
+      } catch (error) {
+        // It is closed with 4401 then, and comes back with a token that it asks for anew.
+        this.#fail(error);
+      }
+    };
+    this.#refreshTimer = setTimeout(() => void refresh(), refreshDelay(lifeMs));
   }
 
   /** Subscribes to all there is, and asks for what was missed. */
@@ -272,6 +310,17 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     } catch (error) {
       this.#fail(error);
     }
+  }
+}
+
+/** How long a JWT still lives, by this clock, in ms; undefined where that cannot be read. */
+function lifeOf(token: string | null | undefined): number | undefined {
+  try {
+    const base64 = token?.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";
+    const { exp } = JSON.parse(atob(base64)) as { exp?: unknown };
+    return typeof exp === "number" ? exp * 1_000 - Date.now() : undefined;
+  } catch {
+    return undefined;
   }
 }
 

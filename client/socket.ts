@@ -89,6 +89,16 @@ const PROBE_MS = 2_500;
 /** With a longer delay, setTimeout fires at once. */
 export const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
+/** A token is refreshed once this part of its time is over. */
+const REFRESH_AT = 0.6;
+/** However short a token lives, it is not refreshed more often, in ms. */
+const MIN_REFRESH_MS = 1_000;
+
+/** When a token that lives for `lifeMs` more is to be refreshed, in ms from now. */
+export function refreshDelay(lifeMs: number): number {
+  return Math.min(Math.max(lifeMs * REFRESH_AT, MIN_REFRESH_MS), LONGEST_TIMER_MS);
+}
+
 const OPEN = 1;
 /** Refusals for lack of a valid token, in a row, after which the client gives up. */
 const UNAUTHORIZED_MAX = 3;

@@ -1,5 +1,6 @@
 import { identify } from "../../src/access/authenticate.ts";
 import { requestToken } from "../../src/access/bearer.ts";
+import { requiredClaimsVersion } from "../../src/access/claims.ts";
 import type { GrantEnv } from "../../src/access/grant.ts";
 import { roleIn, type TokenEnv } from "../../src/access/jwt.ts";
 import { isDevelopment } from "../../src/access/secrets.ts";
@@ -67,7 +68,10 @@ function isUnlisted(request: Request): boolean {
 }
 
 /** The variables that {@link authenticateToken} reads. */
-export type PresenceEnv = TokenEnv & GrantEnv;
+export interface PresenceEnv extends TokenEnv, GrantEnv {
+  /** As the workspaces' Worker has it: whose claim `workspaces` is too old. Without it, none is. */
+  WORKSPACE_CLAIMS_VERSION?: KVNamespace;
+}
 
 /**
  * Who sends a request for a presence room, and for which room.
@@ -151,7 +155,7 @@ function roomOf(request: Request): string {
  * `join` on `room:<name>`; with `watch` the user sees the room without being seen, as `listed=0` asks.
  *
  * @throws RollcallError `unauthorized`/`token_expired` for the token, `forbidden` for the room of
- *   another workspace, `unavailable` without keys
+ *   another workspace, `unavailable` without keys, or when the claims version cannot be read
  */
 export async function authenticateToken(
   request: Request,
@@ -168,8 +172,11 @@ export async function authenticateToken(
   }
 
   const { userId, claims, grant, cap, expiresAtMs } = await readToken(request, env);
-  if (workspace !== null && roleIn(claims, workspace) === undefined) {
-    throw new RollcallError("forbidden", "Not a member of this workspace");
+  if (workspace !== null) {
+    if (roleIn(claims, workspace) === undefined) {
+      throw new RollcallError("forbidden", "Not a member of this workspace");
+    }
+    await requireNewest(userId, claims.workspaceClaimsVersion, env.WORKSPACE_CLAIMS_VERSION);
   }
   const { username, user } = claims;
   const resource = `room:${room}`;
@@ -185,6 +192,13 @@ export async function authenticateToken(
     ...(!grant.can(resource, "join") && { listed: false }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
   };
+}
+
+/** @throws RollcallError `unauthorized` for claims of before the user's workspaces changed */
+async function requireNewest(userId: string, version: unknown, kv?: KVNamespace): Promise<void> {
+  const required = kv ? await requiredClaimsVersion(userId, kv) : 0;
+  if (required <= 0 || (typeof version === "number" && version >= required)) return;
+  throw new RollcallError("unauthorized", "The workspaces of this user have changed");
 }
 
 function isObject(value: unknown): value is AnyUser {

@@ -183,6 +183,55 @@ describe("a JWT", () => {
   });
 });
 
+describe("a workspace's room, when the user's workspaces have changed", () => {
+  const room = "workspace:w1";
+  const workspaces = [{ id: "w1", role: "member" }];
+  const versions = (value: string | null | Error) => ({
+    WORKSPACE_CLAIMS_VERSION: {
+      get: async () => {
+        if (value instanceof Error) throw value;
+        return value;
+      },
+    },
+  });
+  async function ask(claims: object, vars: object): Promise<number> {
+    const token = await signedToken({ userId: freshName(), workspaces, ...claims });
+    const headers = { Authorization: `Bearer ${token}` };
+    const request = new Request(`${URL_BASE}/api/v1/presence?room=${room}`, { headers });
+    return (await worker.fetch(request, { ...env, ...vars } as unknown as Env)).status;
+  }
+
+  it("takes claims of that version or later only", async () => {
+    for (const [version, required, status] of [
+      [undefined, null, 200],
+      [1, null, 200],
+      [4, "5", 401],
+      [5, "5", 200],
+      [6, "5", 200],
+      ["5", "5", 401],
+      [undefined, "1", 401],
+      [1, "many", 503],
+      [1, new Error("KV is down"), 503],
+    ] as const) {
+      const claims = version === undefined ? {} : { workspaceClaimsVersion: version };
+      expect(await ask(claims, versions(required)), `${version} of ${required}`).toBe(status);
+    }
+    expect(await ask({}, { WORKSPACE_CLAIMS_VERSION: undefined })).toBe(200);
+  });
+
+  it("closes its door in the actor, too", async () => {
+    const userId = freshName();
+    const token = await signedToken({ userId, workspaces, workspaceClaimsVersion: 1 });
+    const { WORKSPACE_CLAIMS_VERSION: kv } = env as unknown as {
+      WORKSPACE_CLAIMS_VERSION: KVNamespace;
+    };
+    await kv.put(`workspace-claims-version:${userId}`, "2");
+    const stub = env.PRESENCE.getByName(room);
+    const headers = { Authorization: `Bearer ${token}` };
+    expect((await upgrade(stub, `/ws/presence?room=${room}`, headers)).status).toBe(401);
+  });
+});
+
 describe("in production", () => {
   const ask = (vars: Record<string, string | undefined>, token: string) =>
     worker.fetch(

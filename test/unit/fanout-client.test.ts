@@ -52,6 +52,41 @@ describe("a subscriber", () => {
     expect(latest().sent).toEqual(["ping", NOW, "ping"]);
   });
 
+  it("shows the server a fresh token before its own expires, over the same connection", async () => {
+    let minted = 0;
+    const mint = () => {
+      const exp = Math.floor(Date.now() / 1_000) + 100;
+      const claims = Buffer.from(JSON.stringify({ exp, name: "ä" })).toString("base64url");
+      return `head.${claims}.${++minted}`;
+    };
+    const { client } = await connected({ token: mint });
+    const auths = () => said().filter(({ type }) => type === "auth");
+    const live = async (seconds: number) => {
+      for (let second = 0; second < seconds; second++) {
+        latest().say("pong");
+        await pass(1_000);
+      }
+    };
+    for (const n of [1, 2, 3]) {
+      await live(58);
+      expect(auths()).toHaveLength(n - 1);
+      if (n > 1) expect(auths().at(-1).data.token).toMatch(new RegExp(`.${n}$`));
+      await live(2);
+    }
+    client.disconnect();
+    const before = minted;
+    await pass(200_000);
+    expect(minted).toBe(before);
+  });
+
+  it("refreshes no token that is a text, and none whose end it cannot read", async () => {
+    for (const token of ["head.e30.mac", () => "user:ann", () => "a.b.c"]) {
+      await connected({ token });
+      await pass(20_000);
+      expect(said()).toEqual([]);
+    }
+  });
+
   it("acks with the first value that a matching handler gives, else with null", async () => {
     const { client, errors } = await connected();
     client.subscribe({ type: "ask" }, () => undefined);
