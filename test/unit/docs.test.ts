@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { tableOfDoors } from "../access/doors.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 const PAGES = execFileSync("git", ["ls-files", "*.md"], { cwd: PROJECT, encoding: "utf8" })
@@ -33,6 +34,10 @@ describe("docs", () => {
       (link) => !/^(https?|mailto):/.test(link) && !existsSync(join(PROJECT, dirname(page), link)),
     );
     expect(missing).toEqual([]);
+  });
+
+  it("docs/security.md has the table of doors that tests try; `npm run docs:doors` writes it", () => {
+    expect(read("docs/security.md")).toContain(`\n${tableOfDoors()}\n`);
   });
 
   it("each step of a path in docs/architecture.md names a function of its file", () => {
