@@ -213,6 +213,73 @@ describe("a login provider's key set", () => {
     expect(await verifyToken(old, vars)).toMatchObject({ userId: "ann" });
   });
 
+  it("is rotated under load: nobody who should pass is refused, and nobody else admitted", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    let keys = keySet("old");
+    const { vars, fetched } = provider(async () => {
+      const now = keys;
+      await scheduler.wait(5);
+      return new Response(now);
+    });
+    const claims = good({ exp: nowS() + 7_200 });
+    const of = (name: string) =>
+      sign(claims, { key: pair(name).privateKey, alg: "ES256", kid: `kid-${name}` });
+    const [old, next] = [await of("old"), await of("new")];
+    const forged = await sign(claims, {
+      key: pair("ES256").privateKey,
+      alg: "ES256",
+      kid: "kid-new",
+    });
+    /** 60 requests at once; how many tokens of each kind pass. */
+    const load = async () => {
+      const passed = { old: 0, next: 0, forged: 0 };
+      const ask = async (kind: keyof typeof passed, token: string) => {
+        await verifyToken(token, vars).then(
+          () => (passed[kind] += 1),
+          () => {},
+        );
+      };
+      const each = Array.from({ length: 20 }, () => [
+        ask("old", old),
+        ask("next", next),
+        ask("forged", forged),
+      ]);
+      await Promise.all(each.flat());
+      return passed;
+    };
+    await verifyToken(old, vars);
+    vi.setSystemTime(Date.now() + 31_000);
+    // Nobody has the new key yet: the provider shows it before it signs with it.
+    keys = keySet("old", "new");
+    expect(await load()).toEqual({ old: 20, next: 20, forged: 0 });
+    expect(fetched).toHaveBeenCalledTimes(2);
+    keys = keySet("new");
+    vi.setSystemTime(Date.now() + 300_001);
+    await verifyToken(next, vars);
+    expect(await load()).toEqual({ old: 0, next: 20, forged: 0 });
+  });
+
+  it("of a server that hangs holds up one request in 30 s, where keys are known", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    const hanging = Promise.withResolvers<Response>();
+    let hangs = false;
+    const { vars, fetched } = provider(() =>
+      hangs ? hanging.promise : new Response(keySet("old")),
+    );
+    const claims = good({ exp: nowS() + 7_200 });
+    const old = await sign(claims, { key: pair("old").privateKey, alg: "ES256", kid: "kid-old" });
+    await verifyToken(old, vars);
+    hangs = true;
+    vi.setSystemTime(Date.now() + 400_000);
+    const held = verifyToken(old, vars);
+    // The others go on with the keys that are known.
+    for (let n = 0; n < 20; n++) await verifyToken(old, vars);
+    expect(fetched).toHaveBeenCalledTimes(2);
+    hanging.reject(new Error("timeout"));
+    expect(await held).toMatchObject({ userId: "ann" });
+  });
+
   it("is read over https only, outside development", async () => {
     vi.spyOn(console, "log").mockImplementation(() => {});
     const vars = production({ JWT_JWKS_URL: "http://login.test/jwks.json", JWT_SECRET: undefined });
