@@ -16,7 +16,7 @@ const USERS = 200;
 const CONNECTIONS = 32;
 const BATCH = 500;
 const ROUND_SECONDS = 3;
-const TOKEN = "bench-ingest-token";
+const TOKEN = "bench-ingest-token-0123456789-0123456789";
 /** The peer: a Worker that calls an actor and does nothing else. */
 const BARE = "bare Worker";
 
