@@ -17,6 +17,7 @@ import { type Server, startServer } from "./server.ts";
 const JWT_SECRET = "api-jwt-secret-0123456789-0123456789";
 const SIGNING_KEY = "api-signing-key-0123456789-0123456789";
 const INGEST_TOKEN = "api-ingest-token-0123456789-0123456789";
+const BYPASS_TOKEN = "api-bypass-token-0123456789-0123456789";
 const USER = "11111111-1111-4111-8111-111111111111";
 const DEVICE = "22222222-2222-4222-8222-222222222222";
 const WORKSPACE = "birds";
@@ -64,6 +65,7 @@ beforeAll(async () => {
       JWT_SECRET,
       PRESENCE_DO_TOKEN_SIGNING_KEY: SIGNING_KEY,
       PRESENCE_DO_INGEST_TOKEN: INGEST_TOKEN,
+      SERVER_BYPASS_TOKEN: BYPASS_TOKEN,
       BRAINTRUST_API_KEY: "sk-api",
       LLM_BASE_URL: `http://127.0.0.1:${port}/v1`,
     },
@@ -135,11 +137,16 @@ const CASES: Record<string, Case> = {
     body: () => ({ user_id: USER, device_id: DEVICE }),
     status: 201,
   },
+  "post /api/v1/devices/tokens": {
+    body: () => ({ user_id: USER, device_id: DEVICE }),
+    status: 201,
+  },
   "get /api/v1/mobile/presence": watched,
   "get /api/v1/mobile/presence/stream": watched,
   "post /publish": { body: () => ({ userId: "nobody", type: "t", payload: { a: 1 } }) },
   "post /publish/batch": { body: () => ({ messages: [{ userId: "nobody" }, {}] }) },
   "get /fanout/stream": { query: () => ({ type: "t" }) },
+  "post /api/session": {},
   "post /api/heartbeat": { body: () => ({ sessionId: "api", mood: "release" }) },
   "post /api/leave": { body: () => ({ sessionId: "api" }) },
   "get /api/presence": {},
@@ -152,6 +159,11 @@ const CASES: Record<string, Case> = {
     params: { key: "covers/33333333-3333-4333-8333-333333333333.png" },
     status: 404,
   },
+  "delete /api/images/{key}": {
+    params: { key: "covers/33333333-3333-4333-8333-333333333333.png" },
+    status: 404,
+  },
+  "delete /api/v1/workspaces/{id}": { params: { id: "nobody" }, status: 204 },
   "get /api/llm/tools": {},
   "post /api/llm/chat/completions": {
     body: () => ({ model: "m", messages: [{ role: "user", content: "hi" }] }),
@@ -195,6 +207,7 @@ function credentials(scheme: string | undefined): Call {
   if (scheme === "bearerQuery") return { query: { token: jwt } };
   if (scheme === "presenceToken") return bearer(presenceToken);
   if (scheme === "presenceTokenQuery") return { query: { token: presenceToken } };
+  if (scheme === "server") return bearer(BYPASS_TOKEN);
   if (scheme === "ingest" || scheme === "mint") return bearer(INGEST_TOKEN);
   throw new Error(`What are the credentials of ${scheme}?`);
 }
