@@ -14,7 +14,7 @@ import { OUR_DAYS, playAll } from "../cost/play.ts";
 import { stopAll } from "../kit/processes.ts";
 import { PROJECT } from "../kit/workers.ts";
 import { measureFanout, startRoom } from "./fanout.bench.ts";
-import { PORTIONS, startService } from "./heartbeat.bench.ts";
+import { PORTIONS, publishPortion, startService } from "./heartbeat.bench.ts";
 import { measureStorm } from "./join.bench.ts";
 import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
 import type { BenchServer } from "./server.ts";
@@ -23,7 +23,7 @@ import type { BenchServer } from "./server.ts";
 const NO_WORSE = 0.97;
 const FANOUT_TURNS_PER_ROUND = 8;
 const STORMS_PER_ROUND = 2;
-const HEARTBEAT_TURNS_PER_ROUND = 20;
+const PORTIONS_PER_ROUND = 20;
 
 /** An earlier state of this repository, with its packages installed. */
 export interface Checkout {
@@ -121,22 +121,43 @@ async function join(before: Checkout, rounds: number): Promise<Result> {
   };
 }
 
+/** Sends portions to the services of both, by turns. */
+function measurePortions<F>(
+  before: Checkout,
+  rounds: number,
+  send: (server: BenchServer) => Promise<F>,
+): Promise<Figures<F>> {
+  return restartAndMeasure(
+    before,
+    rounds,
+    ({ entry, root }) => startService(entry, root),
+    async (servers) => {
+      const names = Object.keys(servers);
+      const measure = (name: string) => send(servers[name] as BenchServer);
+      await takeTurns(names, PORTIONS_PER_ROUND / 4, measure); // Warms up.
+      const figures = await takeTurns(names, PORTIONS_PER_ROUND, measure);
+      await stopAll();
+      return figures;
+    },
+  );
+}
+
+async function publish(before: Checkout, rounds: number): Promise<Result> {
+  const figures = await measurePortions(before, rounds, publishPortion);
+  return {
+    title: "Publish",
+    setup: `Publishes to 200 users without subscribers: ${rounds} starts of both Workers, ${PORTIONS_PER_ROUND} turns with a fixed number each.`,
+    quantities: compared(before, [
+      more("publishes", "a second", 0, pick(figures, "rate")),
+      less("server CPU each", "µs", 1, pick(figures, "cpuUs")),
+    ]),
+  };
+}
+
 async function heartbeat(before: Checkout, rounds: number): Promise<Result> {
   const quantities: Quantity[] = [];
-  for (const [what, sendPortion] of Object.entries(PORTIONS)) {
-    const figures = await restartAndMeasure(
-      before,
-      rounds,
-      ({ entry, root }) => startService(entry, root),
-      async (servers) => {
-        const names = Object.keys(servers);
-        const measure = (name: string) => sendPortion(servers[name] as BenchServer);
-        await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND / 4, measure); // Warms up.
-        const figures = await takeTurns(names, HEARTBEAT_TURNS_PER_ROUND, measure);
-        await stopAll();
-        return figures;
-      },
-    );
+  for (const [what, send] of Object.entries(PORTIONS)) {
+    const figures = await measurePortions(before, rounds, send);
     quantities.push(
       more(`${what}: heartbeats`, "a second", 0, pick(figures, "rate")),
       less(`${what}: server CPU each`, "µs", 1, pick(figures, "cpuUs")),
@@ -144,7 +165,7 @@ async function heartbeat(before: Checkout, rounds: number): Promise<Result> {
   }
   return {
     title: "Heartbeat ingest",
-    setup: `As in the heartbeat benchmark: ${rounds} starts of both Workers, ${HEARTBEAT_TURNS_PER_ROUND} turns with a fixed number of heartbeats each.`,
+    setup: `As in the heartbeat benchmark: ${rounds} starts of both Workers, ${PORTIONS_PER_ROUND} turns with a fixed number of heartbeats each.`,
     quantities: compared(before, quantities),
   };
 }
@@ -185,4 +206,5 @@ export const COMPARISONS: Record<string, (before: Checkout, rounds: number) => P
   fanout,
   heartbeat,
   join,
+  publish,
 };

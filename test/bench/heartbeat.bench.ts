@@ -9,6 +9,7 @@
 import autocannon from "autocannon";
 import { beatOf } from "../kit/devices.ts";
 import { cpuMs } from "../kit/processes.ts";
+import { signUser } from "../kit/stage.ts";
 import { less, more, OURS, pick, type Quantity, type Result, takeTurns } from "./report.ts";
 import { type BenchServer, startWorker } from "./server.ts";
 
@@ -17,6 +18,7 @@ const CONNECTIONS = 32;
 const BATCH = 500;
 const ROUND_SECONDS = 3;
 const TOKEN = "bench-ingest-token-0123456789-0123456789";
+const SECRET = "bench-secret-bench-secret-bench-secret";
 /** The peer: a Worker that calls an actor and does nothing else. */
 const BARE = "bare Worker";
 
@@ -90,18 +92,19 @@ export function startService(entry = "src/server/worker.ts", root?: string): Pro
       MOODS: "MoodRoom",
       PRESENCE: "PresenceRoom",
     },
-    { ENVIRONMENT: "development", PRESENCE_DO_INGEST_TOKEN: TOKEN },
+    { ENVIRONMENT: "development", PRESENCE_DO_INGEST_TOKEN: TOKEN, JWT_SECRET: SECRET },
     { root },
   );
 }
 
-/** Sends `requests` with `size` heartbeats each, {@link CONNECTIONS} at a time, and waits for all answers. */
-async function sendBeats(
+/** Sends `requests` of `size` messages each, {@link CONNECTIONS} at a time, and waits for all answers. */
+async function sendPortion(
   { url, pid }: BenchServer,
   path: string,
-  devices: typeof fleet,
-  size: number,
   requests: number,
+  size: number,
+  bodyOf: () => string,
+  headers: Record<string, string> = HEADERS,
 ): Promise<Figures> {
   const before = cpuMs(pid);
   const startedAtMs = performance.now();
@@ -111,8 +114,8 @@ async function sendBeats(
       while (left-- > 0) {
         const response = await fetch(url.replace("ws:", "http:") + path, {
           method: "POST",
-          headers: HEADERS,
-          body: bodyOf(devices, size),
+          headers,
+          body: bodyOf(),
         });
         await response.arrayBuffer();
         if (!response.ok) throw new Error(`${path} answered ${response.status}`);
@@ -125,9 +128,22 @@ async function sendBeats(
 
 /** A fixed number of heartbeats to the whole Worker, which takes it some 200 ms. */
 export const PORTIONS: Record<string, (server: BenchServer) => Promise<Figures>> = {
-  single: (server) => sendBeats(server, ONE, scattered, 1, 500),
-  [`batch of ${BATCH}`]: (server) => sendBeats(server, MANY, fleet, BATCH, CONNECTIONS),
+  single: (server) => sendPortion(server, ONE, 500, 1, () => bodyOf(scattered, 1)),
+  [`batch of ${BATCH}`]: (server) =>
+    sendPortion(server, MANY, CONNECTIONS, BATCH, () => bodyOf(fleet, BATCH)),
 };
+
+/** A fixed number of publishes to users without subscribers. */
+export async function publishPortion(server: BenchServer): Promise<Figures> {
+  const headers = { ...HEADERS, Authorization: `Bearer ${await signUser(SECRET, "backend")}` };
+  let n = 0;
+  const publication = () => {
+    n += 1;
+    const userId = users[n % users.length];
+    return JSON.stringify({ userId, type: "order", payload: { n }, ackTimeoutMs: 0 });
+  };
+  return sendPortion(server, "/publish", 500, 1, publication, headers);
+}
 
 export default async function heartbeat(rounds: number): Promise<Result> {
   const ours = await startService();
