@@ -6,12 +6,13 @@
 import "./clock.worker.ts";
 import { SignJWT } from "jose";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
+import { issueSession } from "../../rooms/moods/access.ts";
 import { MOODS } from "../../rooms/moods/tally.ts";
 import * as rollcall from "../../src/server/worker.ts";
 import { added, type Counters, scaled } from "./bill.ts";
 import { type Client, Day, type Fetch, type Ping, perUser, serveDays } from "./day.worker.ts";
 import { metered, override } from "./meter.worker.ts";
-import { ACK_MS, MODEL, PINGS } from "./model.ts";
+import { ACK_MS, MINT_TOKEN, MODEL, PINGS } from "./model.ts";
 import * as hand from "./replaced.worker.ts";
 
 export class PresenceRoom extends metered("PRESENCE", rollcall.PresenceRoom) {}
@@ -87,6 +88,7 @@ function devicesDay(env: CostEnv, design: "rollcall" | "kv" | "sse", cohort: num
   const day = new Day(design === "rollcall" ? app : hand.replaced, env);
   const model = MODEL.devices;
   const bearer = { Authorization: `Bearer ${env.PRESENCE_DO_INGEST_TOKEN}` };
+  const minter = { Authorization: `Bearer ${MINT_TOKEN}` };
 
   function beat(user_id: string, device_id: string, seq: number, status: string): Promise<void> {
     const sent_at_ms = Date.now();
@@ -131,7 +133,7 @@ function devicesDay(env: CostEnv, design: "rollcall" | "kv" | "sse", cohort: num
         if (design === "rollcall") {
           await day.ask(
             "/api/v1/presence/tokens",
-            json({ user_id: user, device_id: crypto.randomUUID() }, bearer),
+            json({ user_id: user, device_id: crypto.randomUUID() }, minter),
           );
           const grant = { user_id: user, device_id: crypto.randomUUID(), ttlMs: model.tokenMs };
           const { token } = await mintPresenceToken(grant, env.PRESENCE_DO_TOKEN_SIGNING_KEY);
@@ -231,7 +233,9 @@ async function moodsDay(env: CostEnv, users: 1_000 | 100_000, by: "socket" | "po
 
   /** One visit, from its beginning, or from somewhere in its middle, on. */
   async function visit(leftMs: number): Promise<void> {
-    const sessionId = crypto.randomUUID();
+    // The day counts requests and does not hand out answers.
+    await day.ask("/api/session", json({}));
+    const sessionId = await issueSession(env);
     const until = day.nowMs + leftMs;
     const changes = day.nowMs + day.random.unit() * visitMs;
     let mood = day.random.pick(MOODS);

@@ -92,3 +92,6 @@ export const PINGS = {
   workspace: 10 * SECOND,
   replaced: 5 * SECOND,
 } as const;
+
+/** The bearer of the backend that mints phones' tokens. */
+export const MINT_TOKEN = "cost-mint-token-0123456789-0123456789";

@@ -2,6 +2,7 @@
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { bundleWorker, COMPATIBILITY_DATE, PROJECT } from "../kit/workers.ts";
 import type { Counters } from "./bill.ts";
+import { MINT_TOKEN } from "./model.ts";
 
 const BY_HAND = { PINGED: "PingedRoom", WOKEN: "WokenRoom" };
 
@@ -36,6 +37,7 @@ const BINDINGS = {
   REQUIRE_AUTH: "true",
   JWT_SECRET: "cost-jwt-secret-0123456789-0123456789",
   PRESENCE_DO_INGEST_TOKEN: "cost-ingest-token-0123456789-0123456789",
+  PRESENCE_DO_MINT_TOKEN: MINT_TOKEN,
   PRESENCE_DO_TOKEN_SIGNING_KEY: "cost-signing-key-0123456789-0123456789",
   PRESENCE_DO_KEEPALIVE_FLUSH_MS: "30000",
   PUBLISH_REQUIRES_SCOPE: "false",
