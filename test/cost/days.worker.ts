@@ -32,8 +32,13 @@ const BY_HAND: Ping = { text: PING, everyMs: PINGS.replaced, wakes: true };
 /** Designs whose sockets ping their actor awake. */
 const SOCKETS_BY_HAND = ["pinged", "woken"] as const;
 
-function tokenFor(env: CostEnv, userId: string, lifeMs: number): Promise<string> {
-  return new SignJWT({ userId })
+function tokenFor(
+  env: CostEnv,
+  userId: string,
+  lifeMs: number,
+  claims: object = {},
+): Promise<string> {
+  return new SignJWT({ userId, ...claims })
     .setProtectedHeader({ alg: "HS256" })
     .setExpirationTime(Math.floor((Date.now() + lifeMs) / 1000))
     .sign(new TextEncoder().encode(env.JWT_SECRET));
@@ -163,7 +168,9 @@ async function fanoutDay(
   const isOurs = design === "rollcall";
   const day = new Day(isOurs ? app : hand.replaced, env);
   const model = MODEL.fanout;
-  const publisher = { Authorization: `Bearer ${await tokenFor(env, "backend", 48 * 3_600_000)}` };
+  const publisher = {
+    Authorization: `Bearer ${await tokenFor(env, "backend", 48 * 3_600_000, { scope: "publish" })}`,
+  };
   const filters = Array.from({ length: model.filters }, (_, i) => ({ type: `type-${i}` }));
 
   async function connect(user: string): Promise<void> {
