@@ -64,24 +64,30 @@ export async function accessOfDevelopment(name: string): Promise<Access> {
 export interface OwnTokens {
   jwt: string;
   /** For the devices; both or none. */
-  ingestToken: string;
+  mintToken: string;
   userUuid: string;
 }
 
 /** @throws Error when the JWT cannot be read; only the server can tell whether it is good */
-export function accessOf({ jwt, ingestToken, userUuid }: OwnTokens): Access {
+export function accessOf({ jwt, mintToken, userUuid }: OwnTokens): Access {
   const userId = userIdOf(jwt);
+  async function mint(path: string, device_id: string): Promise<string> {
+    const answer = await post(path, { user_id: userUuid, device_id }, mintToken);
+    return ((await answer.json()) as { token: string }).token;
+  }
+  /** Each daemon's own token, by its device. */
+  const daemonTokens = new Map<string, string>();
   return {
     name: userId,
-    userUuid: userUuid === "" || ingestToken === "" ? null : userUuid,
+    userUuid: userUuid === "" || mintToken === "" ? null : userUuid,
     jwt: async () => jwt,
-    async presenceToken() {
-      const request = { user_id: userUuid, device_id: userUuid };
-      const answer = await post("/api/v1/presence/tokens", request, ingestToken);
-      return ((await answer.json()) as { token: string }).token;
-    },
+    presenceToken: () => mint("/api/v1/presence/tokens", userUuid),
     async beat(heartbeat) {
-      await post("/api/v1/daemon/presence/heartbeat", heartbeat, ingestToken);
+      const { device_id } = heartbeat;
+      const token =
+        daemonTokens.get(device_id) ?? (await mint("/api/v1/devices/tokens", device_id));
+      daemonTokens.set(device_id, token);
+      await post("/api/v1/daemon/presence/heartbeat", heartbeat, token);
     },
   };
 }

@@ -150,7 +150,7 @@ function Identity(props: {
 /** Where the server hands out no tokens, people bring theirs. */
 function Door({ enter }: { enter: (access: Access, roomName: string) => void }) {
   const [jwt, setJwt] = useState("");
-  const [ingestToken, setIngestToken] = useState("");
+  const [mintToken, setMintToken] = useState("");
   const [userUuid, setUserUuid] = useState("");
   const [fault, setFault] = useState<string | null>(null);
 
@@ -159,7 +159,7 @@ function Door({ enter }: { enter: (access: Access, roomName: string) => void }) 
     try {
       const tokens = {
         jwt: jwt.trim(),
-        ingestToken: ingestToken.trim(),
+        mintToken: mintToken.trim(),
         userUuid: userUuid.trim(),
       };
       enter(accessOf(tokens), "lobby");
@@ -182,12 +182,12 @@ function Door({ enter }: { enter: (access: Access, roomName: string) => void }) 
         />
       </label>
       <label>
-        <span>Ingest token, to play daemons (may be left out)</span>
+        <span>Minting token, to play daemons (may be left out)</span>
         <input
           type="password"
           autocomplete="off"
-          value={ingestToken}
-          onInput={(e) => setIngestToken(e.currentTarget.value)}
+          value={mintToken}
+          onInput={(e) => setMintToken(e.currentTarget.value)}
         />
       </label>
       <label>

@@ -81,7 +81,9 @@ export function DevicesPanel({ devices }: { devices: Devices | null }) {
       {devices ? (
         <Fleet devices={devices} />
       ) : (
-        <p class="empty">Needs an ingest token and a user_id: leave the console and bring both.</p>
+        <p class="empty">
+          Needs the minting token and a user_id: leave the console and bring both.
+        </p>
       )}
     </Panel>
   );

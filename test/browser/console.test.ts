@@ -336,7 +336,7 @@ describe("the line", () => {
 
 describe("a deployment", () => {
   test("with CONSOLE=on asks people for tokens of their own", async () => {
-    const [jwtSecret, ingestToken] = [randomBytes(32), randomBytes(32)].map((bytes) =>
+    const [jwtSecret, mintToken] = [randomBytes(32), randomBytes(32)].map((bytes) =>
       bytes.toString("hex"),
     );
     await using production = await startServer({
@@ -344,7 +344,7 @@ describe("a deployment", () => {
         ENVIRONMENT: "production",
         CONSOLE: "on",
         JWT_SECRET: `${jwtSecret}`,
-        PRESENCE_DO_INGEST_TOKEN: `${ingestToken}`,
+        PRESENCE_DO_MINT_TOKEN: `${mintToken}`,
         PRESENCE_DO_TOKEN_SIGNING_KEY: randomBytes(32).toString("hex"),
       },
     });
@@ -361,7 +361,7 @@ describe("a deployment", () => {
     await door.getByRole("button", { name: "Enter" }).click();
     await door.getByRole("alert").getByText("no JWT").waitFor();
     await door.getByLabel("JWT").fill(jwt);
-    await door.getByLabel("Ingest token").fill(`${ingestToken}`);
+    await door.getByLabel("Minting token").fill(`${mintToken}`);
     await door.getByLabel("user_id").fill(randomUUID());
     await door.getByRole("button", { name: "Enter" }).click();
 

@@ -93,8 +93,8 @@ function breakSockets(): Promise<unknown> {
     const Real = WebSocket;
     globalThis.socketsFail = true;
     globalThis.WebSocket = class extends Real {
-      constructor(url: string | URL) {
-        super(socketsFail ? "ws://127.0.0.1:1/" : url);
+      constructor(url: string | URL, protocols?: string | string[]) {
+        super(socketsFail ? "ws://127.0.0.1:1/" : url, protocols);
       }
     };
   });
