@@ -436,6 +436,9 @@ describe("a limit of requests in production", () => {
       return (await worker.fetch(new Request(url, { headers }), production())).status;
     };
     const { LIMIT_CONNECTS } = env as never as Record<string, typeof none>;
+    // The runtime counts anew every 10 s of the clock: all of this belongs into one such time.
+    const leftMs = 10_000 - (Date.now() % 10_000);
+    if (leftMs < 6_000) await scheduler.wait(leftMs);
     // Ten times as often as the contracts' examples.
     for (let n = 0; n < 100; n++) await LIMIT_CONNECTS?.limit({ key: "busy" });
     expect(await ask("busy")).toBe(200);
