@@ -1,4 +1,5 @@
 import * as z from "zod/mini";
+import { spend } from "../../src/access/quota.ts";
 import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
 import { type StandardSchemaV1, validate } from "../../src/actor/schema.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
@@ -115,7 +116,8 @@ export function definePresence<E, S extends string, State, User>(
     presenceOf(actor).setStatus(session, status);
   });
 
-  room.on("presence.list", ({ actor, session }) => {
+  room.on("presence.list", async ({ actor, session, meta }) => {
+    await spend(actor.env as object, "LIMIT_LISTS", meta.userId);
     presenceOf(actor).list(session);
   });
 

@@ -5,6 +5,7 @@ import { isDevelopment } from "./secrets.ts";
 /** Names of the rate limits' bindings, as in `wrangler.toml`. */
 export type Quota =
   | "LIMIT_CONNECTS"
+  | "LIMIT_LISTS"
   | "LIMIT_MOODS"
   | "LIMIT_PUBLISHES"
   | "LIMIT_HEARTBEATS"

@@ -185,7 +185,7 @@ export const DOORS: readonly Door[] = [
   },
   {
     door: "POST /api/leave",
-    who: "who knows the session id",
+    who: "everybody who knows the session id",
     credential: "none",
     answers: OPEN,
   },
@@ -219,7 +219,7 @@ export function tableOfDoors(): string {
     return `| ${name} | ${who} | ${none} | ${invalid} | ${noGrant} | ${others} | ${valid} |`;
   });
   return [
-    "| door | who may use it | no token | invalid | no grant | another's | valid |",
+    "| door | who may use it | without a token | with an invalid one | without the grant | for another's | with a valid one |",
     "|---|---|---|---|---|---|---|",
     ...rows,
   ].join("\n");
