@@ -313,12 +313,18 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   }
 }
 
-/** How long a JWT still lives, by this clock, in ms; undefined where that cannot be read. */
+/**
+ * How long a JWT still lives, in ms; undefined where that cannot be read. By this device's clock, unless
+ * that is plainly wrong: then as long as a JWT that was signed just now.
+ */
 function lifeOf(token: string | null | undefined): number | undefined {
   try {
     const base64 = token?.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";
-    const { exp } = JSON.parse(atob(base64)) as { exp?: unknown };
-    return typeof exp === "number" ? exp * 1_000 - Date.now() : undefined;
+    const { exp, iat } = JSON.parse(atob(base64)) as { exp?: number; iat?: number };
+    const lifeMs = Number(exp) * 1_000 - Date.now();
+    const wholeMs = (Number(exp) - Number(iat)) * 1_000;
+    if (lifeMs > 0 && !(lifeMs > wholeMs)) return lifeMs;
+    return wholeMs > 0 ? wholeMs : undefined;
   } catch {
     return undefined;
   }

@@ -18,7 +18,7 @@ export interface MoodOptions {
 }
 
 export interface MoodSession {
-  /** Empty until the server has issued it. Who knows it can end the session. */
+  /** Empty until the server has issued one. Whoever knows the id can end the session: show it to nobody. */
   readonly sessionId: string;
   setMood(mood: Mood): void;
   /** The visitor counts no longer, at once and for good, on other tabs with this session id too. */

@@ -111,7 +111,7 @@ export async function authenticatePresenceToken(
 /**
  * Refuses a request that {@link AuthenticateDaemon} or {@link AuthenticateMinter} did not allow.
  *
- * @returns the only device whose heartbeats it may bring; null: any
+ * @returns the one device whose heartbeats it may bring; null when it may bring those of every device
  * @throws RollcallError `unauthorized`
  */
 export function requireDaemon(allowed: boolean | Daemon): Daemon | null {

@@ -71,6 +71,11 @@ interface BeatResult {
   details?: string;
 }
 
+function refusalOf(thrown: unknown): BeatResult {
+  if (!(thrown instanceof RollcallError)) throw thrown;
+  return { status: thrown.status, error: thrown.code, details: thrown.message };
+}
+
 function resultOf(accepted: Acceptance | undefined): BeatResult {
   if (accepted === null) return { status: 400, ...TOO_MANY };
   return accepted ? { status: 204 } : { status: 409, ...STALE };
@@ -115,11 +120,8 @@ export function deviceRoutes<E extends object>(
       }
       try {
         requireOwn(daemon, data);
-        await spend(env, "LIMIT_HEARTBEATS", data.user_id);
       } catch (thrown) {
-        if (!(thrown instanceof RollcallError)) throw thrown;
-        const { status, code, message } = thrown;
-        results[place] = { status, error: code, details: message };
+        results[place] = refusalOf(thrown);
         continue;
       }
       const group = byUser.get(data.user_id) ?? { beats: [], places: [] };
@@ -130,15 +132,16 @@ export function deviceRoutes<E extends object>(
     await Promise.all(
       [...byUser].map(async ([userId, { beats, places }]) => {
         try {
+          await spend(env, "LIMIT_HEARTBEATS", userId);
           const accepted = await send(env, userId, beats);
           for (const [i, place] of places.entries()) {
             results[place] = resultOf(accepted[i]);
           }
         } catch (error) {
-          log("beat_failed", { error });
-          for (const place of places) {
-            results[place] = { status: 503, error: "unavailable", details: "Try again" };
-          }
+          const isRefused = error instanceof RollcallError;
+          if (!isRefused) log("beat_failed", { error });
+          const fault = isRefused ? error : new RollcallError("unavailable", "Try again");
+          for (const place of places) results[place] = refusalOf(fault);
         }
       }),
     );

@@ -62,7 +62,7 @@ export async function mintPresenceToken(
   return { token, expires_at_ms: exp_ms };
 }
 
-/** Whether a text has the form of a token, whoever signed it. */
+/** Whether a text has the form of a token. Its signature is not checked. */
 export function looksLikeToken(text: string): boolean {
   return text.length <= TOKEN_LENGTH && FORM.test(text);
 }

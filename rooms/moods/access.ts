@@ -6,7 +6,7 @@ import { findSecret, isDevelopment, requireSecret } from "../../src/access/secre
 import { RollcallError } from "../../src/wire/errors.ts";
 import { parseSessionId } from "./fields.ts";
 
-/** The variables that say who may count. */
+/** The variables that open moods to everybody, and those that sign session ids. */
 export interface MoodAccessEnv extends GrantEnv {
   /**
    * `false`: sessions may have ids that their clients made up, which others may guess or repeat.

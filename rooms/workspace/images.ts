@@ -8,7 +8,7 @@ import { bearerUser } from "./access.ts";
 export interface ImagesEnv extends OriginEnv {
   ENVIRONMENT?: string;
   IMAGES: R2Bucket;
-  /** Who has uploaded which image: the Worker creates its table. */
+  /** Holds the table `rollcall_images`: each image with its user. The Worker creates the table. */
   DB: D1Database;
   /** Images that one user may have stored. Default 1 000. */
   IMAGES_PER_USER?: string;

@@ -25,7 +25,10 @@ export interface LlmEnv {
   LLM_BASE_URL?: string;
   /** The models that may be called, with commas between. Default: all. */
   LLM_MODELS?: string;
-  /** The most tokens that a completion may ask for, and gets where it asks for no number. Default: any. */
+  /**
+   * The most tokens that a completion may ask for. One that asks for no number gets this one. Default: no
+   * limit.
+   */
   LLM_MAX_TOKENS?: string;
   /** The most answers that one call may ask for. Default 4. */
   LLM_MAX_N?: string;

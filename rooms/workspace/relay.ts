@@ -31,8 +31,8 @@ const MAX_BYTES = 268_435_456;
 const COUNTED_KEY = "rollcall:log-bytes";
 /** The count is stored once in so many events: what came since is counted again at a start. */
 const COUNTED_EVENTS = 50;
-/** Bytes of pushes, taken or refused, after which the log is counted again. */
-const RECOUNT_BYTES = 1_048_576;
+/** Bytes of a UTF-16 unit, at most. */
+const BYTES_PER_UNIT = 3;
 /** Bytes of an event in a table, as SQL: its arguments, and what each has. */
 const BYTES = "LENGTH(CAST(COALESCE(args, '') AS BLOB)) + LENGTH(name) + 100";
 
@@ -76,8 +76,8 @@ export class Relay {
   /** One for each socket: the server compares its clients by identity. */
   readonly #sockets = new WeakMap<WebSocket, OrderedSocket>();
   #counted: Counted;
-  /** Bytes of the pushes since, at most. */
-  #uncountedBytes = 0;
+  /** UTF-16 units of the messages since. */
+  #uncountedUnits = 0;
   #table = "";
 
   constructor({ ctx, env, storeId, authorizePush }: RelayOptions) {
@@ -98,7 +98,7 @@ export class Relay {
       },
       onPush: async ({ batch }, { headers }) => {
         await authorizePush(headers?.get("member"));
-        await this.#requireRoom(new TextEncoder().encode(JSON.stringify(batch)).byteLength);
+        await this.#requireRoom(batch);
       },
     });
     const DB = watchWrites(env.DB, (error) => this.#restart(error));
@@ -154,7 +154,9 @@ export class Relay {
   /** Answers messages that came over HTTP. */
   post(messages: object, member?: string): Promise<Response> {
     const headers = { "Content-Type": "application/json" };
-    return this.#fetch("http", { method: "POST", headers, body: JSON.stringify(messages) }, member);
+    const body = JSON.stringify(messages);
+    this.#uncountedUnits += body.length;
+    return this.#fetch("http", { method: "POST", headers, body }, member);
   }
 
   /** Takes a message that came over a socket. */
@@ -165,7 +167,9 @@ export class Relay {
     } else if (message._tag === "Interrupt") {
       ordered.endPull(message.requestId);
     }
-    await this.#server.webSocketMessage?.(ordered as never, JSON.stringify(message));
+    const text = JSON.stringify(message);
+    this.#uncountedUnits += text.length;
+    await this.#server.webSocketMessage?.(ordered as never, text);
   }
 
   async disconnect(
@@ -194,16 +198,15 @@ export class Relay {
     return ordered;
   }
 
-  /** @throws SyncRefusal `WORKSPACE_FULL` when there is no room for so many bytes more */
-  async #requireRoom(bytes: number): Promise<void> {
+  /** @throws SyncRefusal `WORKSPACE_FULL` when there is no room for these events */
+  async #requireRoom(batch: readonly unknown[]): Promise<void> {
     const limit = Number(this.#env.WORKSPACE_MAX_BYTES) || MAX_BYTES;
-    this.#uncountedBytes += bytes;
-    const isUnsure = this.#counted.bytes + this.#uncountedBytes > limit;
-    if (isUnsure || this.#uncountedBytes > RECOUNT_BYTES) {
-      this.#uncountedBytes = bytes;
-      await this.#count();
-    }
-    if (this.#counted.bytes + bytes <= limit) return;
+    // The messages since contain these events. Far below the limit, nothing has to be encoded or read.
+    if (this.#counted.bytes + this.#uncountedUnits * BYTES_PER_UNIT <= limit) return;
+    const { byteLength } = new TextEncoder().encode(JSON.stringify(batch));
+    this.#uncountedUnits = byteLength;
+    await this.#count();
+    if (this.#counted.bytes + byteLength <= limit) return;
     throw new SyncRefusal("WORKSPACE_FULL", `A workspace stores at most ${limit} bytes`);
   }
 

@@ -138,7 +138,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
   }
 
   /**
-   * Checks again whether a member is one, and closes the sockets of one who is not.
+   * Checks that a member may still sync; otherwise closes the member's sockets.
    *
    * @throws SyncRefusal the refusal
    */
@@ -161,7 +161,8 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     this.#relay = undefined;
     for (const socket of this.ctx.getWebSockets()) socket.close(CLOSE.goingAway, "deleted");
     await this.ctx.storage.deleteAlarm();
-    await relay.delete();
+    // Nothing may open the store anew in between.
+    await this.ctx.blockConcurrencyWhile(() => relay.delete());
   }
 
   async #readMessages(request: Request): Promise<RelayMessage | RelayMessage[]> {

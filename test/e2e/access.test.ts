@@ -516,6 +516,29 @@ describe("what production ships", () => {
     expect(statuses.get(503)).toBeUndefined();
   });
 
+  test("a client that asks for the roster again and again is told so, and stays connected", async () => {
+    const token = await sign(claims({ userId: `curious-${randomUUID()}` }));
+    shown.add(token);
+    const base64 = Buffer.from(token).toString("base64url");
+    const protocols = ["rollcall", `token.${base64}`];
+    const ws = new WebSocket(`${server.wsUrl}/ws/presence?v=3`, protocols);
+    const refused = new Promise<string>((resolve) => {
+      ws.addEventListener("message", ({ data }) => {
+        if (String(data).includes("rate_limited")) resolve(String(data));
+      });
+      ws.addEventListener("close", ({ code }) => resolve(`closed with ${code}`));
+    });
+    await new Promise((resolve) => ws.addEventListener("open", resolve));
+    // Twice what the limit allows: all of it may fall into two of the limit's windows.
+    for (let n = 0; n < 220 && ws.readyState === WebSocket.OPEN; n++) {
+      ws.send('{"type":"presence.list"}');
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    expect(await refused).toContain('"code":"rate_limited"');
+    expect(ws.readyState).toBe(WebSocket.OPEN);
+    ws.close();
+  });
+
   test("above a limit the answer is 429, with Retry-After", async () => {
     const headers = await bearer(claims({ userId: `greedy-${randomUUID()}` }));
     for (const [method, ask] of [

@@ -79,8 +79,27 @@ describe("a subscriber", () => {
     expect(minted).toBe(before);
   });
 
+  it("refreshes in time, and not all the time, where the device's clock is hours off", async () => {
+    for (const offS of [-7_200, 7_200]) {
+      let minted = 0;
+      const mint = () => {
+        const iat = Math.floor(Date.now() / 1_000) + offS;
+        minted += 1;
+        return `head.${Buffer.from(JSON.stringify({ iat, exp: iat + 100 })).toString("base64url")}.mac`;
+      };
+      const { client } = await connected({ token: mint });
+      for (let second = 0; second < 130; second++) {
+        latest().say("pong");
+        await pass(1_000);
+      }
+      // At 60 and at 120 s.
+      expect(minted).toBe(3);
+      client.disconnect();
+    }
+  });
+
   it("refreshes no token that is a text, and none whose end it cannot read", async () => {
-    for (const token of ["head.e30.mac", () => "user:ann", () => "a.b.c"]) {
+    for (const token of ["head.e30.mac", () => "user:ann", () => "a.b.c", () => "head.e30.mac"]) {
       await connected({ token });
       await pass(20_000);
       expect(said()).toEqual([]);
