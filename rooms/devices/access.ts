@@ -33,6 +33,8 @@ export type AuthenticateWatcher<E> = Authenticate<E, Watcher>;
 export interface Daemon {
   userId: string;
   deviceId: string;
+  /** Server time in ms at which its socket is closed with 4401. Default: never. */
+  expiresAtMs?: number;
 }
 
 /**
@@ -119,6 +121,32 @@ export function requireDaemon(allowed: boolean | Daemon): Daemon | null {
   return allowed === true ? null : allowed;
 }
 
+/**
+ * The device whose socket for heartbeats a request asks for, with `?user_id=` and `?device_id=`. A
+ * browser cannot set headers: the token may be among the subprotocols, or in `?token=`. Called in the
+ * Worker and in the actor, as {@link authorizeWatcher}.
+ *
+ * @throws RollcallError the refusals of `authenticate`, `invalid_payload` for the ids, and `forbidden` for
+ *   another device than the daemon's own
+ */
+export async function authorizeBeats<E>(
+  request: Request,
+  env: E,
+  authenticate: AuthenticateDaemon<E>,
+): Promise<Daemon> {
+  const asked = new Request(request.url, request);
+  const token = requestToken(request);
+  if (token !== null) asked.headers.set("Authorization", `Bearer ${token}`);
+  const daemon = requireDaemon(await authenticate(asked, env));
+  const userId = requestedUser(request);
+  const deviceId = new URL(request.url).searchParams.get("device_id") ?? "";
+  if (!UUID.test(deviceId)) {
+    throw new RollcallError("invalid_payload", "device_id must be a lowercase UUID", "device_id");
+  }
+  requireOwn(daemon, { user_id: userId, device_id: deviceId });
+  return daemon ?? { userId, deviceId };
+}
+
 /** @throws RollcallError `forbidden` for a heartbeat of another device than the daemon's own */
 export function requireOwn(
   daemon: Daemon | null,
@@ -150,8 +178,10 @@ export async function authenticateDaemon(
 
 async function readDaemonToken(token: string, key: string): Promise<Daemon> {
   try {
-    const { scope, user_id, device_id } = await verifyPresenceToken(token, key);
-    if (scope.includes(BEAT_SCOPE)) return { userId: user_id, deviceId: device_id };
+    const { scope, user_id, device_id, exp_ms } = await verifyPresenceToken(token, key);
+    if (scope.includes(BEAT_SCOPE)) {
+      return { userId: user_id, deviceId: device_id, expiresAtMs: exp_ms };
+    }
   } catch (thrown) {
     if (!(thrown instanceof RollcallError)) throw thrown;
     throw new RollcallError("unauthorized", thrown.message);

@@ -1,6 +1,7 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
 import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
 import { isWellFormed } from "../../src/wire/text.ts";
 import { type DeviceEvents, type Heartbeat, UUID } from "./device.ts";
 import { DAEMON_TTL_MAX_MS, READ_SCOPE, TOKEN_TTL_MAX_MS } from "./token.ts";
@@ -106,6 +107,23 @@ export const daemonTokenRequest = z.object(
   isObject,
 );
 
+/** Why a heartbeat is refused that can be read. */
+export const STALE = "Non-monotonic seq";
+export const TOO_MANY = "A user has at most 100 devices";
+
+/** The first fault of a payload, in words. */
+export function faultOf({ issues: [issue] }: z.core.$ZodError): string {
+  const path = issue?.path.map(String).join(".");
+  return `${path || "The payload"} ${issue?.message}`;
+}
+
+/** @throws RollcallError `invalid_payload` */
+export function parsePayload<T>(schema: z.ZodMiniType<T>, value: unknown): T {
+  const { success, data, error } = schema.safeParse(value);
+  if (success) return data;
+  throw new RollcallError("invalid_payload", faultOf(error));
+}
+
 // ── Calls and records ───────────────────────────────────────────────────────────────────────────
 
 /** What this release reads of a heartbeat that a Worker sends to an actor. */
@@ -144,6 +162,8 @@ export interface DeviceRecord extends Heartbeat {
   last_offline_ms: number | null;
   /** Server time of the last change, in ms. Expiry counts from here. */
   updated_at_ms: number;
+  /** `socket` while a socket vouches for it: expiry counts from that socket's last sign of life. */
+  via?: string | undefined;
 }
 
 export const deviceRecord = defineRecord<DeviceRecord>({
@@ -152,13 +172,24 @@ export const deviceRecord = defineRecord<DeviceRecord>({
     last_heartbeat_ms: z.nullable(z.number()),
     last_offline_ms: z.nullable(z.number()),
     updated_at_ms: z.number(),
+    via: z.optional(z.string()),
   }),
 });
 
-/** Stored while some keep-alives of an actor are in memory only: bare `true`. */
+/** Keep-alives of all online devices, in one row: what they have changed since the devices' own rows. */
+export const keepAlives = defineRecord({
+  version: 1,
+  schema: z.object({
+    /** By `device_id`: `updated_at_ms`, `sent_at_ms` and `seq` of the last one. */
+    beats: z.record(z.string(), z.tuple([z.number(), z.number(), z.number()])),
+  }),
+});
+
+/** Stored while some keep-alives of an actor are in the memory of an isolate only. */
 export const unsavedMark = defineRecord({
   version: 1,
-  schema: z.object({ held: z.literal(true) }),
+  schema: z.object({ held: z.literal(true), isolate: z.optional(z.string()) }),
+  // Earlier releases stored a bare `true`.
   bare: "held",
 });
 
@@ -190,6 +221,7 @@ export function describeDevices(): SystemDescription {
   const out = {
     "device.sync": z.object({ devices: z.array(payload) }),
     "device.update": payload,
+    "device.look": z.object({ in_ms: z.number() }),
   } satisfies { [K in keyof DeviceEvents["out"]]: z.ZodMiniType<DeviceEvents["out"][K]> };
   const json = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
 
@@ -209,6 +241,7 @@ export function describeDevices(): SystemDescription {
   };
   const watch = ["presenceToken", "presenceTokenQuery"] as const;
   const watched = z.object({ user_id: uuid });
+  const anyUuid = z.string().check(z.describe("A UUID in lower case"));
   const watchRefusals = {
     400: refused("user_id is missing or no UUID"),
     401: refused("No token"),
@@ -299,12 +332,27 @@ export function describeDevices(): SystemDescription {
       devices: {
         address: "/ws/devices",
         title: "The devices of a user",
-        description: "All of them first, then each heartbeat and change.",
-        query: z.object({ user_id: z.string().check(z.describe("A UUID in lower case")) }),
+        description:
+          "All of them first, then each heartbeat and change. With `look=1` the client is told when to ask whether a device that beats by a socket has fallen silent, so that no alarm has to.",
+        query: z.object({
+          user_id: anyUuid,
+          look: z.optional(z.literal("1")),
+        }),
         security: watch,
         wire: "room",
-        in: {},
+        in: { "device.look": z.object({}) },
         out,
+      },
+      deviceBeats: {
+        address: "/ws/devices/beat",
+        title: "Heartbeats of one device",
+        description:
+          "The first frame is a heartbeat, bare as over HTTP or as a `device.beat`; another is due only when something changes. Between them pings tell that the device is there, one in each third of its `ttl_ms`. The device turns offline `ttl_ms` after the last ping, or after the socket closed; at once after an `offline` heartbeat or the close code 1000.",
+        query: z.object({ user_id: anyUuid, device_id: anyUuid }),
+        security: ingest,
+        wire: "room",
+        in: { "device.beat": heartbeat },
+        out: {},
       },
       deviceStream: {
         address: "/api/v1/mobile/presence/stream",

@@ -19,14 +19,24 @@ export interface Heartbeat {
   ttl_ms: number;
 }
 
-/** Events of the devices socket. Clients send none. */
+/** Events of the devices sockets. */
 export interface DeviceEvents {
-  in: object;
+  in: {
+    /** A daemon's heartbeat: its first frame, and one for each change. It may also come bare. */
+    "device.beat": Heartbeat;
+    /** A watcher asks whether a device has fallen silent: as `device.look` told it. */
+    "device.look": object;
+  };
   out: {
     /** All devices of the user, once after connecting. */
     "device.sync": { devices: Heartbeat[] };
     /** Each heartbeat and change after that. */
     "device.update": Heartbeat;
+    /**
+     * When to ask with `device.look`, in ms from now, unless another `device.look` comes before: the
+     * actor sleeps meanwhile. For watchers that connect with `look=1`.
+     */
+    "device.look": { in_ms: number };
   };
 }
 

@@ -93,7 +93,13 @@ export function devices<E extends object = DeviceEnv>(
     forgetMs = FORGET_MS,
     limits = {},
   } = options;
-  const room = defineDevices<E>({ authenticateWatcher, flushMs, forgetMs, limits });
+  const room = defineDevices<E>({
+    authenticateWatcher,
+    authenticateDaemon,
+    flushMs,
+    forgetMs,
+    limits,
+  });
   const access = { authenticateWatcher, authenticateDaemon, authenticateMinter };
   const routes = () => deviceRoutes<E>({ binding, ...access });
   return Object.assign(room, {

@@ -1,4 +1,6 @@
 import type { ConnectionMeta, VeraniActor } from "../../src/actor/room.ts";
+import type { Session } from "../../src/actor/session.ts";
+import { CLOSE } from "../../src/wire/close.ts";
 import {
   type Acceptance,
   AHEAD_MAX_MS,
@@ -6,23 +8,43 @@ import {
   type DeviceRecord,
   deviceRecord,
   type Heartbeat,
+  keepAlives,
   unsavedMark,
 } from "./contract.ts";
 import type { DeviceEvents } from "./device.ts";
 
-type DeviceActor = VeraniActor<ConnectionMeta, unknown, DeviceEvents>;
+/** A connection to the devices of a user: a watcher's, or a daemon's, which has a `deviceId`. */
+export interface DeviceMeta extends ConnectionMeta {
+  deviceId?: string;
+  /** A heartbeat came over it: it vouches for its device as long as it gives signs of life. */
+  vouches?: boolean;
+  /** A watcher that asks with `device.look`. For the others an alarm has to. */
+  looks?: boolean;
+}
+
+type DeviceActor = VeraniActor<DeviceMeta, unknown, DeviceEvents>;
+type DeviceSession = Session<DeviceMeta>;
 
 /** The channel of all watchers. */
 export const CHANNEL = "default";
 const RECORD_PREFIX = "device:";
+/** Key of {@link keepAlives}. */
+const KEEP_ALIVES_KEY = "alive";
 /** Key of {@link unsavedMark}. */
 const UNSAVED_KEY = "held";
 /** Devices of a user. */
 const DEVICES = 100;
-/** An actor sleeps after 10 s without an event. Events that are closer reached the same instance. */
-const AWAKE_MS = 9_000;
-/** Least time between two searches for other devices' keep-alives that must be stored, in ms. */
-const FLUSH_CHECK_MS = 1_000;
+/** How late a heartbeat may be that was expected, in ms. */
+const LATE_MS = 500;
+/** The soonest that a watcher is told to ask, and what it waits beyond a deadline, in ms. */
+const LOOK_MS = 200;
+
+/** Names this isolate: keep-alives that another one has not stored are not in this one's memory. */
+let isolate: string | undefined;
+function thisIsolate(): string {
+  isolate ??= crypto.randomUUID();
+  return isolate;
+}
 
 /**
  * Keep-alives that are not stored yet, by actor and device. They belong to the isolate. It mostly
@@ -40,10 +62,17 @@ export interface DeviceTimes {
 
 interface Device {
   record: DeviceRecord;
-  /** Server time of its last heartbeat, at the latest. Expiry counts from here. */
+  /**
+   * Server time of its last heartbeat over HTTP, or of the end of its last socket, at the latest. Expiry
+   * counts from here, or from the last sign of life of its sockets.
+   */
   aliveMs: number;
-  /** `updated_at_ms` of the stored record. */
+  /** `updated_at_ms` as storage has it. */
   storedMs: number;
+  /** Time between its last two heartbeats, in ms; Infinity while there is none. */
+  gapMs: number;
+  /** Keep-alives may have been lost: `aliveMs` is the latest that it may have been. */
+  isGuessed: boolean;
 }
 
 /**
@@ -53,6 +82,17 @@ interface Device {
 function isStale(beat: Heartbeat, last: DeviceRecord): boolean {
   if (last.sent_at_ms > last.updated_at_ms + AHEAD_MAX_MS) return false;
   return beat.seq <= last.seq && beat.sent_at_ms <= last.sent_at_ms;
+}
+
+/** Whether a record changes nothing but times. */
+function isKeepAlive(known: DeviceRecord, record: DeviceRecord): boolean {
+  return (
+    known.status === "online" &&
+    record.status === "online" &&
+    record.ttl_ms === known.ttl_ms &&
+    record.source === known.source &&
+    record.via === known.via
+  );
 }
 
 /** The heartbeat as watchers see it. An expiry has the server's time, not the daemon's. */
@@ -68,71 +108,180 @@ function withoutVersion(record: DeviceRecord): DeviceRecord {
   return fields;
 }
 
-/** The devices of one user. Memory is up to date; storage is at most the flush time behind. */
+function withoutVia(record: DeviceRecord): DeviceRecord {
+  const { via: _, ...fields } = record;
+  return fields;
+}
+
+/**
+ * The devices of one user. Memory is up to date. Of a mere keep-alive over HTTP, storage often has no
+ * more than the alarm: it never stands later than a device's deadline, so it proves when each was alive.
+ */
 export class Devices {
   readonly #actor: DeviceActor;
   readonly #flushMs: number;
+  /**
+   * How much of a device's life may be unproven, in ms. A little more than the flush time: every third of
+   * heartbeats that are 10 s apart is a little late now and then.
+   */
+  readonly #lossMs: number;
   readonly #forgetMs: number;
   readonly #devices = new Map<string, Device>();
   readonly #unsavedByActor: UnsavedRecords;
   /** This actor's part of {@link UnsavedRecords}. */
   #unsaved: Map<string, DeviceRecord> | undefined;
-  /** The last heartbeat of any device, and the first since which the actor cannot have slept. */
-  #lastBeatMs: number;
-  #awakeSinceMs: number;
-  #flushedMs = 0;
+  readonly #loadedMs = Date.now();
+  /** When the watchers that look were told to do so next, in ms. */
+  #lookAtMs = Number.POSITIVE_INFINITY;
   #puts = 0;
   #lists = 0;
 
   constructor(actor: DeviceActor, { flushMs, forgetMs }: DeviceTimes, unsaved: UnsavedRecords) {
     this.#actor = actor;
     this.#flushMs = flushMs;
+    this.#lossMs = flushMs + flushMs / 30;
     this.#forgetMs = forgetMs;
     this.#unsavedByActor = unsaved;
-    this.#lastBeatMs = Date.now();
-    this.#awakeSinceMs = this.#lastBeatMs;
     this.#load();
   }
 
+  // ── Storage ─────────────────────────────────────────────────────────────────────────────────
+
   #load(): void {
-    const now = Date.now();
-    this.#unsaved = this.#unsavedByActor.get(this.#actor.name);
-    const mayHaveLost = this.#unsaved === undefined && this.#isMarked();
+    const now = this.#loadedMs;
+    const mark = this.#mark();
+    // Another isolate may have run this actor in between. Then what is unsaved here is outdated.
+    const isOurs = mark?.isolate === thisIsolate();
+    this.#unsaved = isOurs ? this.#unsavedByActor.get(this.#actor.name) : undefined;
+    const mayHaveLost = mark !== undefined && this.#unsaved === undefined;
     for (const stored of this.#stored()) {
       const storedMs = stored.updated_at_ms;
       const unsaved = this.#unsaved?.get(stored.device_id);
-      // Another isolate may have run this actor in between. Then the unsaved record is outdated.
       const isNewer = unsaved !== undefined && unsaved.updated_at_ms > storedMs;
       if (unsaved && !isNewer) this.#unsaved?.delete(stored.device_id);
       const record = isNewer ? unsaved : stored;
-      const lostMs = mayHaveLost ? Math.max(0, Math.min(this.#flushMs, now - storedMs)) : 0;
-      const aliveMs = record.updated_at_ms + lostMs;
-      this.#devices.set(record.device_id, { record, aliveMs, storedMs });
+      const device = {
+        ...{ record, aliveMs: record.updated_at_ms, storedMs },
+        ...{ gapMs: Number.POSITIVE_INFINITY, isGuessed: mayHaveLost },
+      };
+      this.#devices.set(record.device_id, device);
+      // While an alarm rings it is not listed: it may have stood at any time until now.
+      if (mayHaveLost) this.#guess(device, this.#actor.timers.alarmAt ?? now);
     }
-    // The records of the others were deleted in another isolate.
-    for (const id of this.#unsaved?.keys() ?? []) {
-      if (!this.#devices.has(id)) this.#unsaved?.delete(id);
-    }
-    if (mayHaveLost) this.#openUnsaved();
     this.#forget(now);
     // The framework sets the alarm: at a start it asks for the next expiry.
-    if (this.nextExpiryMs() === null) this.#closeUnsaved();
+    if (!this.#isAnyOnline()) this.#closeUnsaved();
   }
 
   /** The records in storage. Other rows, and records that this release cannot read, stay there. */
   #stored(): DeviceRecord[] {
     this.#lists += 1;
+    const { kv } = this.#actor.getStorage();
+    const beats = keepAlives.read(kv.get(KEEP_ALIVES_KEY))?.beats ?? {};
     const records: DeviceRecord[] = [];
-    for (const [key, row] of this.#actor.getStorage().kv.list({ prefix: RECORD_PREFIX })) {
+    for (const [key, row] of kv.list({ prefix: RECORD_PREFIX })) {
       const record = deviceRecord.read(row);
-      if (record && key === RECORD_PREFIX + record.device_id) records.push(record);
+      if (!record || key !== RECORD_PREFIX + record.device_id) continue;
+      const [updated_at_ms = 0, sent_at_ms = 0, seq = 0] = beats[record.device_id] ?? [];
+      const isBeaten = record.status === "online" && updated_at_ms > record.updated_at_ms;
+      const later = { updated_at_ms, sent_at_ms, seq, last_heartbeat_ms: sent_at_ms };
+      records.push(isBeaten ? { ...record, ...later } : record);
     }
     return records;
   }
 
-  #isMarked(): boolean {
-    return unsavedMark.read(this.#actor.getStorage().kv.get(UNSAVED_KEY)) !== undefined;
+  #mark() {
+    return unsavedMark.read(this.#actor.getStorage().kv.get(UNSAVED_KEY));
   }
+
+  /** When storage proves that a device was alive, in ms, with the alarm at `alarmMs`. */
+  #provenMs({ record, storedMs }: Device, alarmMs: number | null): number {
+    const isAlarmed = record.status === "online" && record.via === undefined && alarmMs !== null;
+    return isAlarmed ? Math.max(storedMs, alarmMs - record.ttl_ms) : storedMs;
+  }
+
+  /** Takes a device whose keep-alives may be lost for alive as late as it may have been. */
+  #guess(device: Device, alarmMs: number): void {
+    const { record } = device;
+    if (record.status !== "online") return;
+    const provenMs = this.#provenMs(device, alarmMs);
+    device.aliveMs = Math.max(provenMs, Math.min(provenMs + this.#lossMs, this.#loadedMs));
+    // The next instance finds it here.
+    this.#openUnsaved().set(record.device_id, { ...record, updated_at_ms: device.aliveMs });
+  }
+
+  /** Notes what keep-alives have changed. From now on storage has a mark that some may be unsaved. */
+  #openUnsaved(): Map<string, DeviceRecord> {
+    if (!this.#unsaved) {
+      this.#unsaved = new Map();
+      this.#unsavedByActor.set(this.#actor.name, this.#unsaved);
+      const mark = unsavedMark.write({ ...this.#mark(), held: true, isolate: thisIsolate() });
+      this.#actor.getStorage().kv.put(UNSAVED_KEY, mark);
+    }
+    return this.#unsaved;
+  }
+
+  /** All devices are offline: no keep-alive is unsaved any more. */
+  #closeUnsaved(): void {
+    if (!this.#unsaved) return;
+    this.#unsaved = undefined;
+    this.#unsavedByActor.delete(this.#actor.name);
+    this.#actor.getStorage().kv.delete(UNSAVED_KEY);
+  }
+
+  /** Stores a change. @param aliveMs when the device was heard over HTTP */
+  #store(record: DeviceRecord, aliveMs = record.updated_at_ms): void {
+    const { device_id, updated_at_ms } = record;
+    this.#actor.getStorage().kv.put(RECORD_PREFIX + device_id, deviceRecord.write(record));
+    this.#puts += 1;
+    this.#devices.set(device_id, {
+      ...{ record, aliveMs, storedMs: updated_at_ms },
+      ...{ gapMs: this.#devices.get(device_id)?.gapMs ?? Number.POSITIVE_INFINITY },
+      isGuessed: false,
+    });
+    this.#unsaved?.delete(device_id);
+  }
+
+  /** Stores the keep-alives of all devices. */
+  #flush(): void {
+    const beats: Record<string, [number, number, number]> = {};
+    for (const [id, device] of this.#devices) {
+      const { status, updated_at_ms, sent_at_ms, seq } = device.record;
+      if (status !== "online") continue;
+      beats[id] = [updated_at_ms, sent_at_ms, seq];
+      device.storedMs = updated_at_ms;
+    }
+    this.#actor.getStorage().kv.put(KEEP_ALIVES_KEY, keepAlives.write({ beats }));
+    this.#puts += 1;
+    this.#unsaved?.clear();
+  }
+
+  #delete(deviceId: string): void {
+    this.#actor.getStorage().kv.delete(RECORD_PREFIX + deviceId);
+    this.#devices.delete(deviceId);
+  }
+
+  #forget(now: number): void {
+    for (const [id, { record }] of [...this.#devices]) {
+      if (record.status !== "offline" || now - record.updated_at_ms < this.#forgetMs) continue;
+      this.#delete(id);
+    }
+  }
+
+  /** Deletes all that is known of the user's devices. */
+  deleteAll(): void {
+    const storage = this.#actor.getStorage();
+    storage.transactionSync(() => {
+      for (const [key] of storage.kv.list({ prefix: RECORD_PREFIX })) storage.kv.delete(key);
+      storage.kv.delete(KEEP_ALIVES_KEY);
+    });
+    this.#devices.clear();
+    this.#closeUnsaved();
+    this.#actor.timers.release();
+    this.#actor.emit.to(CHANNEL).emit("device.sync", { devices: [] });
+  }
+
+  // ── Heartbeats ──────────────────────────────────────────────────────────────────────────────
 
   /**
    * Makes room for a new device: those that have been offline for longest are forgotten.
@@ -150,162 +299,246 @@ export class Devices {
     return true;
   }
 
-  #delete(deviceId: string): void {
-    this.#actor.getStorage().kv.delete(RECORD_PREFIX + deviceId);
-    this.#devices.delete(deviceId);
-  }
-
-  /** Takes a heartbeat that the Worker has checked. */
-  accept(beat: Heartbeat): Acceptance {
+  /**
+   * Takes a heartbeat that has been checked.
+   *
+   * @param isBySocket it came over a socket of its device, which now vouches for it
+   */
+  accept(beat: Heartbeat, isBySocket = false): Acceptance {
     const now = Date.now();
     const known = this.#devices.get(beat.device_id);
     if (known && isStale(beat, known.record)) return false;
     if (!known && !this.#makeRoom()) return null;
-    if (now - this.#lastBeatMs >= AWAKE_MS) this.#awakeSinceMs = now;
-    this.#lastBeatMs = now;
     const isOnline = beat.status === "online";
+    const isVouched = isOnline && (isBySocket || this.#seenAtMs(known?.record) !== undefined);
     const record: DeviceRecord = {
       // Fields of a later release stay.
-      ...known?.record,
+      ...(known && withoutVia(known.record)),
       ...beat,
       last_heartbeat_ms: isOnline ? beat.sent_at_ms : (known?.record.last_heartbeat_ms ?? null),
       last_offline_ms: isOnline ? null : beat.sent_at_ms,
       updated_at_ms: now,
+      ...(isVouched && { via: "socket" }),
     };
-    if (known && this.#mayStayUnsaved(known, record)) {
-      known.record = record;
-      known.aliveMs = now;
-      this.#openUnsaved().set(record.device_id, record);
-    } else this.#store(record);
-    if (now - this.#flushedMs >= FLUSH_CHECK_MS) this.#flush(now);
-    if (isOnline) this.#actor.timers.wakeAt(now + record.ttl_ms);
-    else this.#settle();
+    if (known && isKeepAlive(known.record, record)) this.#keepAlive(known, record, isBySocket);
+    else {
+      this.#store(record, isVouched && isBySocket ? (known?.aliveMs ?? 0) : now);
+      if (isOnline && !isBySocket) this.#actor.timers.wakeAt(now + record.ttl_ms);
+      else this.#settle();
+    }
     this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(record));
+    if (isVouched) this.#tellWhenToLook();
     return true;
   }
 
+  #keepAlive(device: Device, record: DeviceRecord, isBySocket: boolean): void {
+    const now = record.updated_at_ms;
+    device.record = record;
+    this.#openUnsaved().set(record.device_id, record);
+    if (!isBySocket) {
+      device.gapMs = now - device.aliveMs;
+      device.aliveMs = now;
+      device.isGuessed = false;
+    }
+    const { timers } = this.#actor;
+    const isDue = () => now - this.#provenMs(device, timers.alarmAt) >= this.#lossMs;
+    if (this.#ringsForNothing(now) || (isDue() && this.#ringsWithin(now, this.#flushMs))) {
+      timers.release(1);
+    }
+    if (isDue()) this.#flush();
+  }
+
   /**
-   * Whether `record` is a mere keep-alive that can stay in this instance's memory for now. It can if
-   * events since the device's last heartbeat were close enough to keep the actor awake.
+   * Whether the alarm would come before the next heartbeat of any device that is to be expected. Then
+   * this is the last moment to move it.
    */
-  #mayStayUnsaved({ record: known, storedMs }: Device, record: DeviceRecord): boolean {
-    return (
-      known.status === "online" &&
-      record.status === "online" &&
-      record.ttl_ms === known.ttl_ms &&
-      record.source === known.source &&
-      known.updated_at_ms >= this.#awakeSinceMs &&
-      record.updated_at_ms - storedMs < this.#flushMs
-    );
-  }
-
-  /** The place of unsaved keep-alives. From now on storage has a mark that there may be some. */
-  #openUnsaved(): Map<string, DeviceRecord> {
-    if (!this.#unsaved) {
-      this.#unsaved = new Map();
-      this.#unsavedByActor.set(this.#actor.name, this.#unsaved);
-      if (!this.#isMarked()) {
-        this.#actor.getStorage().kv.put(UNSAVED_KEY, unsavedMark.write({ held: true }));
-      }
+  #ringsForNothing(now: number): boolean {
+    let nextBeatMs = Number.POSITIVE_INFINITY;
+    for (const { record, aliveMs, gapMs } of this.#devices.values()) {
+      const lateMs = aliveMs + gapMs + LATE_MS;
+      if (record.status === "online" && lateMs >= now) nextBeatMs = Math.min(nextBeatMs, lateMs);
     }
-    return this.#unsaved;
+    return this.#ringsWithin(now, nextBeatMs - now);
   }
 
-  /** All devices are offline: no keep-alive is unsaved any more. */
-  #closeUnsaved(): void {
-    if (!this.#unsaved) return;
-    this.#unsaved = undefined;
-    this.#unsavedByActor.delete(this.#actor.name);
-    this.#actor.getStorage().kv.delete(UNSAVED_KEY);
+  #ringsWithin(now: number, ms: number): boolean {
+    const { alarmAt } = this.#actor.timers;
+    return alarmAt !== null && alarmAt - now <= ms;
   }
 
-  #store(record: DeviceRecord): void {
-    const { device_id, updated_at_ms } = record;
-    this.#actor.getStorage().kv.put(RECORD_PREFIX + device_id, deviceRecord.write(record));
-    this.#puts += 1;
-    this.#devices.set(device_id, { record, aliveMs: updated_at_ms, storedMs: updated_at_ms });
-    this.#unsaved?.delete(device_id);
-  }
-
-  /** Stores old keep-alives of devices whose own next heartbeat would come too late to do it. */
-  #flush(now: number): void {
-    this.#flushedMs = now;
-    for (const record of [...(this.#unsaved?.values() ?? [])]) {
-      const storedMs = this.#devices.get(record.device_id)?.storedMs ?? 0;
-      if (now - record.updated_at_ms >= AWAKE_MS && now - storedMs >= this.#flushMs) {
-        this.#store(record);
-      }
-    }
-  }
-
-  /** The deadline has come: devices whose heartbeats stopped turn offline. */
-  expire(): void {
-    const now = Date.now();
-    for (const { record, aliveMs } of [...this.#devices.values()]) {
-      if (record.status !== "online" || now < aliveMs + record.ttl_ms) continue;
-      const expired: DeviceRecord = {
-        ...record,
-        status: "offline",
-        last_offline_ms: now,
-        updated_at_ms: now,
-      };
-      this.#store(expired);
-      this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(expired));
-    }
-    this.#flush(now);
-    this.#forget(now);
+  /** A connection of a daemon has ended, with the close code `code`. */
+  left({ deviceId = "", vouches }: DeviceMeta, code: number): void {
+    const device = this.#devices.get(deviceId);
+    if (!vouches || device?.record.via === undefined) return;
+    // Another connection of the device vouches for it.
+    if (this.#seenAtMs(device.record) !== undefined) return;
+    if (code === CLOSE.leave) this.#turnOffline(device, Date.now());
+    else this.#lose(device);
     this.#settle();
   }
 
-  #forget(now: number): void {
-    for (const [id, { record }] of [...this.#devices]) {
-      if (record.status !== "offline" || now - record.updated_at_ms < this.#forgetMs) continue;
-      this.#delete(id);
+  /** A device has lost its socket, now at the latest: it has its `ttl_ms` to come back. */
+  #lose({ record }: Device): void {
+    const now = Date.now();
+    this.#store({ ...withoutVia(record), updated_at_ms: now });
+    this.#actor.timers.wakeAt(now + record.ttl_ms);
+  }
+
+  /** An instance has started: devices whose sockets a crash has taken are lost. */
+  restore(): void {
+    for (const device of [...this.#devices.values()]) {
+      const { via } = device.record;
+      if (via !== undefined && this.#seenAtMs(device.record) === undefined) this.#lose(device);
     }
+  }
+
+  #turnOffline({ record }: Device, now: number): void {
+    const expired: DeviceRecord = {
+      ...withoutVia(record),
+      status: "offline",
+      last_offline_ms: now,
+      updated_at_ms: now,
+    };
+    this.#store(expired);
+    this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(expired));
+  }
+
+  /** Somebody asks, or the alarm has come: devices that have fallen silent turn offline. */
+  expire(): void {
+    const now = Date.now();
+    const { rangAt } = this.#actor.timers;
+    let isChanged = false;
+    for (const device of [...this.#devices.values()]) {
+      const { record } = device;
+      if (record.status !== "online") continue;
+      // The alarm that started this instance says when it stood.
+      if (device.isGuessed && rangAt !== null) this.#guess(device, rangAt);
+      if (now < this.#deadlineOf(device)) continue;
+      const silent = this.#socketsOf(record);
+      this.#turnOffline(device, now);
+      isChanged = true;
+      for (const session of silent) session.close(CLOSE.dead, "No ping", "dead");
+    }
+    if (isChanged) this.#settle();
+  }
+
+  /** The alarm has come. */
+  ring(): void {
+    this.expire();
+    this.#forget(Date.now());
+    this.#settle();
   }
 
   /** Sets the alarm no later than the earliest expiry; deletes it when all devices are offline. */
   #settle(): void {
-    const next = this.nextExpiryMs();
-    if (next !== null) {
-      this.#actor.timers.wakeAt(next);
-      return;
+    const next = this.#nextExpiryMs((device) => this.#isAlarmed(device));
+    if (next !== null) this.#actor.timers.wakeAt(next);
+    else this.#actor.timers.release();
+    if (!this.#isAnyOnline()) this.#closeUnsaved();
+  }
+
+  // ── Sockets ─────────────────────────────────────────────────────────────────────────────────
+
+  /** The sockets that vouch for a device. */
+  #socketsOf(record: DeviceRecord | undefined): DeviceSession[] {
+    if (record?.via === undefined) return [];
+    const sockets: DeviceSession[] = [];
+    for (const session of this.#actor.sessions.values()) {
+      const { deviceId, vouches } = session.meta;
+      if (deviceId === record.device_id && vouches) sockets.push(session);
     }
-    this.#actor.timers.release();
-    this.#closeUnsaved();
+    return sockets;
   }
 
-  /** Deletes all that is known of the user's devices. */
-  deleteAll(): void {
-    const storage = this.#actor.getStorage();
-    storage.transactionSync(() => {
-      for (const [key] of storage.kv.list({ prefix: RECORD_PREFIX })) storage.kv.delete(key);
-    });
-    this.#devices.clear();
-    this.#closeUnsaved();
-    this.#actor.timers.release();
-    this.#actor.emit.to(CHANNEL).emit("device.sync", { devices: [] });
+  /** The last sign of life of the sockets that vouch for a device, in ms; undefined without any. */
+  #seenAtMs(record: DeviceRecord | undefined): number | undefined {
+    const sockets = this.#socketsOf(record);
+    return sockets.length > 0 ? Math.max(...sockets.map((one) => one.seenAtMs)) : undefined;
   }
 
-  /** When the next device turns offline, or is forgotten, in ms. It follows from the records. */
+  /** When it turns offline if nothing comes, in ms. */
+  #deadlineOf({ record, aliveMs }: Device): number {
+    return Math.max(aliveMs, this.#seenAtMs(record) ?? 0) + record.ttl_ms;
+  }
+
+  /** Whether the alarm must come at the deadline of a device: not where a socket vouches for it. */
+  #isAlarmed({ record, aliveMs }: Device): boolean {
+    if (record.via === undefined) return true;
+    const seenAtMs = this.#seenAtMs(record);
+    // Its socket has closed while the actor slept: `restore` follows.
+    if (seenAtMs === undefined) return false;
+    return aliveMs > seenAtMs || this.#isWatchedBlindly();
+  }
+
+  /** Whether there are watchers that wait for changes and do not ask. */
+  #isWatchedBlindly(): boolean {
+    for (const { meta } of this.#actor.sessions.values()) {
+      if (meta.deviceId === undefined && !meta.looks) return true;
+    }
+    return false;
+  }
+
+  /** A watcher has connected. @returns when it is to look, in ms from now, if at all */
+  watch({ looks }: DeviceMeta): number | undefined {
+    this.expire();
+    if (looks) return this.#nextLook();
+    this.#settle();
+    return undefined;
+  }
+
+  /** A watcher asks. */
+  look(): void {
+    this.expire();
+    this.#lookAtMs = Number.POSITIVE_INFINITY;
+    this.#tellWhenToLook();
+  }
+
+  /** When the next device whose socket vouches for it may turn offline, in ms from now. */
+  #nextLook(): number | undefined {
+    const next = this.#nextExpiryMs(({ record }) => record.via !== undefined);
+    if (next === null) return undefined;
+    this.#lookAtMs = next;
+    return Math.max(0, next - Date.now()) + LOOK_MS;
+  }
+
+  /** Tells watchers to look at the next deadline, if that is nearer than they know. */
+  #tellWhenToLook(): void {
+    const knownMs = this.#lookAtMs > Date.now() ? this.#lookAtMs : Number.POSITIVE_INFINITY;
+    const in_ms = this.#nextLook();
+    if (in_ms === undefined || this.#lookAtMs >= knownMs) return;
+    const looks = ({ meta }: DeviceSession) => meta.looks === true;
+    this.#actor.emit.where(looks).emit("device.look", { in_ms });
+  }
+
+  // ── What is known ───────────────────────────────────────────────────────────────────────────
+
+  #isAnyOnline(): boolean {
+    for (const { record } of this.#devices.values()) if (record.status === "online") return true;
+    return false;
+  }
+
+  #nextExpiryMs(isMeant: (device: Device) => boolean = () => true): number | null {
+    let next = Number.POSITIVE_INFINITY;
+    for (const device of this.#devices.values()) {
+      if (device.record.status !== "online" || !isMeant(device)) continue;
+      next = Math.min(next, this.#deadlineOf(device));
+    }
+    return Number.isFinite(next) ? next : null;
+  }
+
+  /** When the alarm must come: a device turns offline, or is forgotten. It follows from the records. */
   nextDeadlineMs(): number | undefined {
-    let next = this.nextExpiryMs() ?? Number.POSITIVE_INFINITY;
+    const isAlarmed = (device: Device) => this.#isAlarmed(device);
+    let next = this.#nextExpiryMs(isAlarmed) ?? Number.POSITIVE_INFINITY;
     for (const { record } of this.#devices.values()) {
       if (record.status === "offline") next = Math.min(next, record.updated_at_ms + this.#forgetMs);
     }
     return Number.isFinite(next) ? next : undefined;
   }
 
-  /** When the next device may turn offline, in ms. It follows from the records and is not stored. */
-  nextExpiryMs(): number | null {
-    let next = Number.POSITIVE_INFINITY;
-    for (const { record, aliveMs } of this.#devices.values()) {
-      if (record.status === "online") next = Math.min(next, aliveMs + record.ttl_ms);
-    }
-    return Number.isFinite(next) ? next : null;
-  }
-
+  /** All devices, as they are now. */
   payloads(): Heartbeat[] {
+    this.expire();
     return [...this.#devices.values()].map(({ record }) => payloadOf(record));
   }
 
@@ -314,16 +547,18 @@ export class Devices {
     const records = Object.fromEntries(
       this.#stored().map((record) => [RECORD_PREFIX + record.device_id, withoutVersion(record)]),
     );
-    const flushes = [...(this.#unsaved?.keys() ?? [])].map(
-      (id) => (this.#devices.get(id)?.storedMs ?? 0) + this.#flushMs,
-    );
+    const flushes = [...(this.#unsaved?.keys() ?? [])].flatMap((id) => {
+      const device = this.#devices.get(id);
+      return device ? [this.#provenMs(device, timers.alarmAt) + this.#flushMs] : [];
+    });
+    const isWatcher = ({ meta }: DeviceSession) => meta.deviceId === undefined;
     return {
-      active_streams: sessions.size,
+      active_streams: [...sessions.values()].filter(isWatcher).length,
       alarm: timers.alarmAt === null ? null : new Date(timers.alarmAt).toISOString(),
       records,
       dirty_devices: flushes.length,
       next_flush_ms: flushes.length === 0 ? null : Math.min(...flushes),
-      next_expiry_ms: this.nextExpiryMs(),
+      next_expiry_ms: this.#nextExpiryMs(),
       next_alarm_ms: timers.alarmAt,
       stats: {
         storage_puts_total: this.#puts,

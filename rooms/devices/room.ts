@@ -1,18 +1,32 @@
 import * as z from "zod/mini";
 import type { Limits } from "../../src/actor/limits.ts";
 import type { VeraniActor } from "../../src/actor/room.ts";
-import { type ConnectionMeta, defineRoom, perActor } from "../../src/actor/room.ts";
-import { type AuthenticateWatcher, authorizeWatcher, type DeviceEnv } from "./access.ts";
-import { beats } from "./contract.ts";
+import { defineRoom, perActor } from "../../src/actor/room.ts";
+import { type Codec, veraniCodec } from "../../src/wire/codec.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
+import { type MessageFrame, parseJson } from "../../src/wire/frames.ts";
+import {
+  type AuthenticateDaemon,
+  type AuthenticateWatcher,
+  authorizeBeats,
+  authorizeWatcher,
+  type DeviceEnv,
+} from "./access.ts";
+import { beats, heartbeat, parsePayload, STALE, TOO_MANY } from "./contract.ts";
 import type { DeviceEvents } from "./device.ts";
-import { CHANNEL, Devices, type UnsavedRecords } from "./records.ts";
+import { CHANNEL, type DeviceMeta, Devices, type UnsavedRecords } from "./records.ts";
 
 /** The runtime reports the end of a stream's socket, so dead sockets are rare: no frequent sweeps. */
 const SWEEP_MS = 10 * 60_000;
 const FLUSH_MS = 30_000;
 
+/** Path of the sockets, with {@link BEATS} in the query for a daemon's. */
+export const SOCKET_PATH = "/ws/devices";
+export const BEATS = "beats";
+
 export interface DeviceRoomOptions<E> {
   authenticateWatcher: AuthenticateWatcher<E>;
+  authenticateDaemon: AuthenticateDaemon<E>;
   /** Default: the variable `PRESENCE_DO_KEEPALIVE_FLUSH_MS`, else 30 000. */
   flushMs: number | undefined;
   forgetMs: number;
@@ -24,48 +38,116 @@ function configuredFlushMs({ PRESENCE_DO_KEEPALIVE_FLUSH_MS }: DeviceEnv): numbe
   return configured >= 0 ? configured : FLUSH_MS;
 }
 
+/** A heartbeat may come without a frame around it, as over HTTP. */
+const codec: Codec = {
+  ...veraniCodec,
+  parse(raw, limitBytes): MessageFrame | null {
+    if (raw === "ping") return { type: "ping" };
+    if (typeof raw === "string" && raw.includes('"schema_version"') && raw.length <= limitBytes) {
+      const data = bareBeat(raw);
+      if (data !== undefined) return { type: "device.beat", data };
+    }
+    return veraniCodec.parse(raw, limitBytes);
+  },
+};
+
+function bareBeat(text: string): object | undefined {
+  try {
+    const value = parseJson(text);
+    const isBare = typeof value === "object" && value !== null && !("type" in value);
+    return isBare && "schema_version" in value ? value : undefined;
+  } catch {
+    // The codec says what is wrong.
+    return undefined;
+  }
+}
+
 /** The room of a devices system: one actor per user, named by the `user_id`. */
 export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
-  const { authenticateWatcher, flushMs, forgetMs, limits } = options;
+  const { authenticateWatcher, authenticateDaemon, flushMs, forgetMs, limits } = options;
   const unsaved: UnsavedRecords = new Map();
-  const devicesOf = perActor((actor: VeraniActor<ConnectionMeta, E, DeviceEvents>) => {
+  const devicesOf = perActor((actor: VeraniActor<DeviceMeta, E, DeviceEvents>) => {
     const times = { flushMs: flushMs ?? configuredFlushMs(actor.env), forgetMs };
     return new Devices(actor, times, unsaved);
   });
 
-  return (
-    defineRoom<ConnectionMeta, E, DeviceEvents>({
-      name: "device-room",
-      websocketPath: "/ws/devices",
-      liveness: { sweepMs: SWEEP_MS },
-      // Every connection begins with all devices.
-      graceMs: 0,
-      resumeMs: 0,
-      limits,
+  const room = defineRoom<DeviceMeta, E, DeviceEvents>({
+    name: "device-room",
+    websocketPath: SOCKET_PATH,
+    codec,
+    liveness: { sweepMs: SWEEP_MS },
+    // Every connection begins with all devices.
+    graceMs: 0,
+    resumeMs: 0,
+    limits,
 
-      async extractMeta(request, env) {
-        const { userId, expiresAtMs } = await authorizeWatcher(request, env, authenticateWatcher);
-        const clientId = crypto.randomUUID();
-        const meta = { userId, clientId, channels: [CHANNEL] };
+    async extractMeta(request, env): Promise<DeviceMeta> {
+      const { searchParams } = new URL(request.url);
+      const clientId = crypto.randomUUID();
+      if (searchParams.has(BEATS)) {
+        const { userId, deviceId, expiresAtMs } = await authorizeBeats(
+          request,
+          env,
+          authenticateDaemon,
+        );
+        const meta = { userId, clientId, channels: [], deviceId, mayBeSilent: true };
         return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
-      },
+      }
+      const { userId, expiresAtMs } = await authorizeWatcher(request, env, authenticateWatcher);
+      const looks = searchParams.get("look") === "1";
+      const meta = { userId, clientId, channels: [CHANNEL], ...(looks && { looks }) };
+      return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
+    },
 
-      onConnect({ actor, emit }) {
-        emit.emit("device.sync", { devices: devicesOf(actor).payloads() });
-      },
+    onConnect({ actor, session, emit }) {
+      const { meta } = session;
+      if (meta.deviceId !== undefined) return;
+      const devices = devicesOf(actor);
+      const in_ms = devices.watch(meta);
+      emit.emit("device.sync", { devices: devices.payloads() });
+      if (in_ms !== undefined) emit.emit("device.look", { in_ms });
+    },
 
-      onHibernationRestore(actor) {
-        devicesOf(actor);
-      },
+    onDisconnect({ actor, session }, { code }) {
+      devicesOf(actor).left(session.meta, code);
+    },
 
-      dueAt(actor) {
-        return devicesOf(actor).nextDeadlineMs();
-      },
+    onHibernationRestore(actor) {
+      devicesOf(actor).restore();
+    },
 
-      onDue(actor) {
-        devicesOf(actor).expire();
-      },
-    })
+    dueAt(actor) {
+      return devicesOf(actor).nextDeadlineMs();
+    },
+
+    onDue(actor) {
+      devicesOf(actor).ring();
+    },
+  });
+
+  room.on("device.beat", (ctx, data) => {
+    const { deviceId, userId, vouches } = ctx.session.meta;
+    if (deviceId === undefined) throw new RollcallError("forbidden", "Watchers send no heartbeats");
+    const beat = parsePayload(heartbeat, data);
+    if (beat.user_id !== userId || beat.device_id !== deviceId) {
+      throw new RollcallError("forbidden", "The socket is for another device");
+    }
+    if (!vouches) ctx.meta.vouches = true;
+    const accepted = devicesOf(ctx.actor).accept(beat, true);
+    if (accepted) return;
+    if (!vouches) delete ctx.meta.vouches;
+    throw accepted === null
+      ? new RollcallError("invalid_payload", TOO_MANY)
+      : new RollcallError("conflict", STALE);
+  });
+
+  room.on("device.look", ({ actor, session }) => {
+    if (!session.meta.looks) throw new RollcallError("forbidden", "Connect with look=1");
+    devicesOf(actor).look();
+  });
+
+  return (
+    room
       // Heartbeats in order; for each whether it was newer than the device's last.
       .call("beat", beats, (actor, received) => {
         const devices = devicesOf(actor);

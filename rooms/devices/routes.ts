@@ -1,5 +1,4 @@
 import { Hono } from "hono";
-import type * as z from "zod/mini";
 import { spend } from "../../src/access/quota.ts";
 import { requireSecret } from "../../src/access/secrets.ts";
 import { call } from "../../src/actor/call.ts";
@@ -7,7 +6,7 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
-import { openStream, type StreamEvent } from "../../src/http/sse.ts";
+import { type Later, openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
@@ -17,14 +16,25 @@ import {
   type AuthenticateDaemon,
   type AuthenticateMinter,
   type AuthenticateWatcher,
+  authorizeBeats,
   authorizeWatcher,
   type Daemon,
   requireDaemon,
   requireOwn,
 } from "./access.ts";
-import { type Acceptance, batch, daemonTokenRequest, heartbeat, tokenRequest } from "./contract.ts";
+import {
+  type Acceptance,
+  batch,
+  daemonTokenRequest,
+  faultOf,
+  heartbeat,
+  parsePayload,
+  STALE,
+  TOO_MANY,
+  tokenRequest,
+} from "./contract.ts";
 import type { Heartbeat } from "./device.ts";
-import type { DeviceRoom } from "./room.ts";
+import { BEATS, type DeviceRoom, SOCKET_PATH } from "./room.ts";
 import { BEAT_SCOPE, DAEMON_TTL_MS, mintPresenceToken } from "./token.ts";
 
 /** Bytes of one heartbeat, or of a request for a token. */
@@ -32,10 +42,10 @@ const BODY_BYTES = 8_192;
 /** Bytes of a batch. */
 const BATCH_BYTES = 262_144;
 
-const STALE = { error: "invalid_payload", details: "Non-monotonic seq" } as const;
-const TOO_MANY = { error: "invalid_payload", details: "A user has at most 100 devices" } as const;
 /** The contract's words, for daemons' routes too. */
 const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
+
+const LOOK = JSON.stringify({ type: "device.look" });
 
 const BACKEND = { methods: ["POST"], cors: CORS, isForBackends: true } as const;
 
@@ -44,19 +54,6 @@ export interface DeviceRouteOptions<E> {
   authenticateWatcher: AuthenticateWatcher<E>;
   authenticateDaemon: AuthenticateDaemon<E>;
   authenticateMinter: AuthenticateMinter<E>;
-}
-
-/** The first fault of a body, in words. */
-function faultOf({ issues: [issue] }: z.core.$ZodError): string {
-  const path = issue?.path.map(String).join(".");
-  return `${path || "The payload"} ${issue?.message}`;
-}
-
-/** @throws RollcallError `invalid_payload` */
-function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
-  const { success, data, error } = schema.safeParse(value);
-  if (success) return data;
-  throw new RollcallError("invalid_payload", faultOf(error));
 }
 
 /** @throws RollcallError `invalid_payload` */
@@ -77,8 +74,10 @@ function refusalOf(thrown: unknown): BeatResult {
 }
 
 function resultOf(accepted: Acceptance | undefined): BeatResult {
-  if (accepted === null) return { status: 400, ...TOO_MANY };
-  return accepted ? { status: 204 } : { status: 409, ...STALE };
+  if (accepted) return { status: 204 };
+  return accepted === null
+    ? { status: 400, error: "invalid_payload", details: TOO_MANY }
+    : { status: 409, error: "invalid_payload", details: STALE };
 }
 
 /** Frames of the devices room as events of a stream: each device's payload without an event name. */
@@ -94,6 +93,15 @@ function toEvents(message: string): StreamEvent[] {
     const { type: _, ...payload } = data as Heartbeat & { type: string };
     return [{ data: JSON.stringify(payload) }];
   });
+}
+
+/** What the actor asks to be asked later. */
+function toLook(message: string): Later | undefined {
+  const looks = parseFrames(message)
+    .map(unwrapEvent)
+    .filter(({ event }) => event === "device.look");
+  const inMs = Number(looks.at(-1)?.data.in_ms);
+  return inMs >= 0 ? { inMs, text: LOOK } : undefined;
 }
 
 /** Device presence: heartbeats come in, presence goes out. */
@@ -155,12 +163,13 @@ export function deviceRoutes<E extends object>(
     "/api/v1/devices/tokens": BACKEND,
     "/api/v1/mobile/presence": { methods: ["GET"], cors: CORS },
     "/api/v1/mobile/presence/stream": { methods: ["GET"], cors: CORS, isStream: true },
-    "/ws/devices": { methods: ["GET"] },
+    [SOCKET_PATH]: { methods: ["GET"] },
+    [`${SOCKET_PATH}/beat`]: { methods: ["GET"] },
   });
 
   app.post("/api/v1/daemon/presence/heartbeat", async (c) => {
     const daemon = requireDaemon(await authenticateDaemon(c.req.raw, c.env));
-    const beat = parse(heartbeat, await readBody(c.req.raw, BODY_BYTES));
+    const beat = parsePayload(heartbeat, await readBody(c.req.raw, BODY_BYTES));
     requireOwn(daemon, beat);
     await spend(c.env, "LIMIT_HEARTBEATS", beat.user_id);
     const [accepted] = await send(c.env, beat.user_id, [beat]);
@@ -170,7 +179,7 @@ export function deviceRoutes<E extends object>(
 
   app.post("/api/v1/daemon/presence/heartbeats", async (c) => {
     const daemon = requireDaemon(await authenticateDaemon(c.req.raw, c.env));
-    const { heartbeats } = parse(batch, await readBody(c.req.raw, BATCH_BYTES));
+    const { heartbeats } = parsePayload(batch, await readBody(c.req.raw, BATCH_BYTES));
     // A single heartbeat has no span of its own: the runtime's span of the call shows as much.
     const work = () => sendAll(c.env, heartbeats, daemon);
     return c.json({ results: await inSpan("ingest", work, { heartbeats: heartbeats.length }) });
@@ -179,7 +188,7 @@ export function deviceRoutes<E extends object>(
   app.post("/api/v1/presence/tokens", async (c) => {
     requireDaemon(await authenticateMinter(c.req.raw, c.env));
     const secret = requireSecret(c.env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
-    const { ttl_ms, ...grant } = parse(tokenRequest, await readBody(c.req.raw, BODY_BYTES));
+    const { ttl_ms, ...grant } = parsePayload(tokenRequest, await readBody(c.req.raw, BODY_BYTES));
     const wanted = ttl_ms === undefined ? grant : { ...grant, ttlMs: ttl_ms };
     return c.json(await mintPresenceToken(wanted, secret), 201);
   });
@@ -187,7 +196,7 @@ export function deviceRoutes<E extends object>(
   app.post("/api/v1/devices/tokens", async (c) => {
     requireDaemon(await authenticateMinter(c.req.raw, c.env));
     const secret = requireSecret(c.env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
-    const wanted = parse(daemonTokenRequest, await readBody(c.req.raw, BODY_BYTES));
+    const wanted = parsePayload(daemonTokenRequest, await readBody(c.req.raw, BODY_BYTES));
     const { ttl_ms: ttlMs = DAEMON_TTL_MS, ...device } = wanted;
     const grant = { ...device, ttlMs, scope: [BEAT_SCOPE] };
     return c.json(await mintPresenceToken(grant, secret), 201);
@@ -202,14 +211,25 @@ export function deviceRoutes<E extends object>(
   app.get("/api/v1/mobile/presence/stream", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    const query = new URLSearchParams({ v: "2", user_id: userId });
+    const query = new URLSearchParams({ v: "2", look: "1", user_id: userId });
     const token = c.req.query("token");
     if (token) query.set("token", token);
     const stub = stubOf(c.env, userId);
-    return openStream(c.req.raw, { stub, path: `/ws/devices?${query}`, toEvents, ping: PING });
+    const path = `${SOCKET_PATH}?${query}`;
+    return openStream(c.req.raw, { stub, path, toEvents, toLook, ping: PING });
   });
 
-  app.get("/ws/devices", async (c) => {
+  app.get(`${SOCKET_PATH}/beat`, async (c) => {
+    const { userId } = await authorizeBeats(c.req.raw, c.env, authenticateDaemon);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
+    requireUpgrade(c.req.raw);
+    const url = new URL(c.req.url);
+    url.pathname = SOCKET_PATH;
+    url.searchParams.set(BEATS, "");
+    return forwardUpgrade(stubOf(c.env, userId), c.req.raw, url);
+  });
+
+  app.get(SOCKET_PATH, async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
     await spend(c.env, "LIMIT_CONNECTS", userId);
     requireUpgrade(c.req.raw);

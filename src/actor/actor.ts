@@ -239,8 +239,9 @@ export function createActorHandler<
       this.keep(session.inbox.finish(disconnect));
     }
 
-    override async alarm(): Promise<void> {
+    override async alarm(info?: { readonly scheduledTime?: number }): Promise<void> {
       this.#wakeUps.alarm += 1;
+      this.timers.rangAt = info?.scheduledTime ?? null;
       await this.#wake();
       const now = Date.now();
       try {

@@ -83,6 +83,7 @@ export function silenceDeadline(
 /** What a sweep needs of a session. */
 export interface Peer {
   readonly probes: boolean;
+  readonly meta: { readonly mayBeSilent?: boolean };
   /** Server time in ms; Infinity where nothing expires. */
   readonly expiresAtMs: number;
   deadline(): Deadline;
@@ -141,6 +142,7 @@ export class Sweeper {
 
   /** The first deadline of a peer that has just connected, in ms. */
   deadlineOf(peer: Peer): number {
+    if (peer.meta.mayBeSilent) return Math.min(peer.deadline().ms, peer.expiresAtMs);
     const { deadAfterMs } = this.#liveness;
     const sweepAtMs = Date.now() + Math.max(this.#sweepMs(peer.probes), deadAfterMs);
     return Math.min(peer.deadline().ms, sweepAtMs, peer.expiresAtMs);

@@ -16,6 +16,11 @@ export interface ConnectionMeta {
   channels: string[];
   /** Server time in ms at which the connection is closed with 4401, for tokens that expire. */
   expiresAtMs?: number;
+  /**
+   * True: it is not closed for its silence, and no alarm is set to find out. The room looks at
+   * `session.seenAtMs` itself.
+   */
+  mayBeSilent?: boolean;
   /** What its token allows, for `ctx.can`. Absent: `extractMeta` alone decided. */
   cap?: Cap;
 }

@@ -36,6 +36,8 @@ export interface ResumeInfo {
 /** How a session ended. */
 export interface DepartureInfo {
   reason: Departure;
+  /** What its socket closed with; 1006 where no close frame came. */
+  code: number;
 }
 
 /** The actor as a room's handlers see it. */

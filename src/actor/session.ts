@@ -107,8 +107,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until it ends. */
   open: boolean;
-  /** @internal How it departed, once it has. */
+  /** @internal How it departed, once it has, and the code that its socket closed with. */
   departure: Departure = "lost";
+  closeCode = 1006;
   /** @internal Whether the outbox will flush it. */
   isDue = false;
   /** @internal The user and the channels it is listed under: `meta` as it was stored. */
@@ -398,7 +399,9 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     const { liveness } = this.#host;
     const pingedAtMs = this.#pingedAtMs();
     const { protocol, seenAtMs, unheard } = this.#attachment;
-    const deadline = silenceDeadline(liveness, protocol, seenAtMs, unheard === true, pingedAtMs);
+    const deadline = this.meta.mayBeSilent
+      ? { ms: Number.POSITIVE_INFINITY, isFirst: false }
+      : silenceDeadline(liveness, protocol, seenAtMs, unheard === true, pingedAtMs);
     return this.open ? deadline : { ...deadline, ms: Math.min(deadline.ms, this.#connectByMs) };
   }
 
@@ -619,6 +622,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   closed(code: number, end: EndReason): void {
     if (this.#ended || (this.loss && !endsSession(code))) return;
     this.departure = departureOf(code, end);
+    this.closeCode = code;
     const isLost = this.reader !== undefined && !endsSession(code);
     if (isLost && this.open && this.#host.lost(this, code)) {
       this.#queue = null;

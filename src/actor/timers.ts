@@ -51,6 +51,8 @@ export class Timers {
   readonly #unknown = new Map<string, unknown>();
   /** How often this instance has set and deleted the alarm: each is a row written. */
   readonly stats = { alarmsSet: 0, alarmsDeleted: 0 };
+  /** What the last alarm of this instance had been set to, in ms since the epoch, if one has rung. */
+  rangAt: number | null = null;
   #alarmAt: number | null = null;
   /** How often the row and the alarm were written. */
   #moves = 0;
@@ -151,12 +153,14 @@ export class Timers {
   /**
    * Deadlines that are stored nowhere are over: the alarm is deleted if nothing else is due, and moved
    * if that is far away. Either is a row, as is a wake-up for nothing.
+   *
+   * @param moveMs how far away, in ms
    */
-  release(): void {
+  release(moveMs = MOVE_MS): void {
     if (this.#alarmAt === null) return;
     const next = this.#next();
     if (next === Number.POSITIVE_INFINITY) this.#disarm();
-    else if (next - this.#alarmAt >= MOVE_MS) {
+    else if (next - this.#alarmAt >= moveMs) {
       this.#alarmAt = null;
       this.#arm(next);
     }

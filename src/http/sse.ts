@@ -33,6 +33,12 @@ export interface StreamEvent {
   data?: string;
 }
 
+/** A message for the actor, to be sent in so many ms. The actor may sleep until then. */
+export interface Later {
+  inMs: number;
+  text: string;
+}
+
 /** The source of a stream's events. */
 export interface StreamSource {
   /** The actor, called with a WebSocket upgrade. */
@@ -41,6 +47,8 @@ export interface StreamSource {
   path: string;
   /** A message of the actor's socket as events, in order; an empty list sends nothing. */
   toEvents(message: string): StreamEvent[];
+  /** What the actor wants to be sent later, by a message of its socket: in place of what was to be sent. */
+  toLook?(message: string): Later | undefined;
   /** The ping of the room's codec: sent with every keep-alive, answered by the runtime. */
   ping?: string;
 }
@@ -68,7 +76,7 @@ function encodeEvent({ id, event, data }: StreamEvent): string {
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
 export async function openStream(request: Request, source: StreamSource): Promise<Response> {
-  const { stub, path, toEvents, ping } = source;
+  const { stub, path, toEvents, toLook, ping } = source;
   if (request.method !== "GET") return new Response(null, { headers: STREAM_HEADERS });
   const upgrade = new Headers({ Upgrade: "websocket" });
   const authorization = request.headers.get("Authorization");
@@ -85,6 +93,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
   const writer = writable.getWriter();
   let pendingBytes = 0;
   let ended = false;
+  let look: ReturnType<typeof setTimeout> | null = null;
 
   function send(text: string): void {
     if (ended) return;
@@ -123,6 +132,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
     if (ended) return false;
     ended = true;
     clearInterval(keepAlive);
+    clearTimeout(look);
     try {
       socket?.close(1000, "Stream ended");
     } catch {
@@ -139,6 +149,11 @@ export async function openStream(request: Request, source: StreamSource): Promis
   request.signal.addEventListener("abort", () => cutOff("The reader is gone"));
   socket.addEventListener("message", ({ data }) => {
     if (typeof data !== "string") return;
+    const later = toLook?.(data);
+    if (later) {
+      clearTimeout(look);
+      look = setTimeout(() => socket.send(later.text), later.inMs);
+    }
     const events = toEvents(data);
     if (events.length > 0) send(events.map(encodeEvent).join(""));
   });

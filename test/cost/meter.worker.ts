@@ -246,8 +246,10 @@ export function metered(binding: string, actorClass: unknown) {
 
     async costAlarm(): Promise<void> {
       this.#meter.alarms += 1;
+      const scheduledTime = this.#meter.alarmAtMs ?? clock.now;
       this.#meter.alarmAtMs = null;
-      await this.#meter.event(() => this.#actor.alarm?.());
+      const info = { scheduledTime, isRetry: false, retryCount: 0 };
+      await this.#meter.event(() => this.#actor.alarm?.(info));
     }
   };
 }

@@ -309,6 +309,22 @@ export async function checkContinuity(numRuns: number, durable: boolean): Promis
   const steps = fc.array(step, { minLength: 5, maxLength: 40 });
   await fc.assert(
     fc.asyncProperty(steps, (sequence) => play(sequence, durable)),
-    { numRuns, examples: [[[{"do":"resume","who":0,"cursor":"own"},{"do":"cut","who":0},{"do":"crash"},{"do":"resume","who":0,"cursor":"own"},{"do":"channel","who":0,"channel":0},{"do":"channel","who":0,"channel":0},{"do":"self","who":0},{"do":"self","who":0}]]] },
+    {
+      numRuns,
+      examples: [
+        [
+          [
+            { do: "resume", who: 0, cursor: "own" },
+            { do: "cut", who: 0 },
+            { do: "crash" },
+            { do: "resume", who: 0, cursor: "own" },
+            { do: "channel", who: 0, channel: 0 },
+            { do: "channel", who: 0, channel: 0 },
+            { do: "self", who: 0 },
+            { do: "self", who: 0 },
+          ],
+        ],
+      ],
+    },
   );
 }

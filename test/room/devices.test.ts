@@ -169,29 +169,50 @@ describe("keep-alives", () => {
     expect(await list(sent.user_id)).toMatchObject([{ seq: 1_001 }]);
   });
 
-  it("of two devices that take turns are stored once in 30 s each, though each beats every 10 s", async () => {
+  it("of two devices cost a row each 30 s for both together, which is that of the alarm, and it never rings", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     onTestFinished(() => {
       vi.useRealTimers();
     });
-    const one = beatOf();
-    const other = { ...beatOf(), user_id: one.user_id };
+    const one = beatOf({ ttl_ms: 35_000 });
+    const other = { ...beatOf({ ttl_ms: 35_000 }), user_id: one.user_id };
     const startMs = Date.now();
-    for (let i = 0; i < 12; i++) {
-      vi.setSystemTime(startMs + i * 10_000);
-      await beat({ ...one, sent_at_ms: Date.now(), seq: i + 1 });
-      vi.setSystemTime(startMs + i * 10_000 + 4_000);
-      await beat({ ...other, sent_at_ms: Date.now(), seq: i + 1 });
+    for (let i = 0; i <= 30; i++) {
+      for (const [device, offsetMs] of [
+        [one, 0],
+        [other, 4_000],
+      ] as const) {
+        vi.setSystemTime(startMs + i * 10_000 + offsetMs);
+        await beat({ ...device, sent_at_ms: Date.now(), seq: i + 1 });
+        expect((await inspect(one.user_id)).next_alarm_ms).toBeGreaterThan(Date.now());
+      }
     }
     const { stats } = await inspect(one.user_id);
-    expect(stats.storage_puts_total).toBe(2 * 4);
-    const alone = beatOf();
-    for (let i = 0; i < 12; i++) {
+    expect(stats.storage_puts_total).toBe(2);
+    expect(stats.set_alarm_total).toBe(1 + 10);
+  });
+
+  it("are stored all at once where the alarm stands too far away to prove them", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    const devices = [1, 2, 3].map(() => beatOf({ ttl_ms: 600_000 }));
+    const user_id = devices[0]?.user_id ?? "";
+    const startMs = Date.now();
+    for (let i = 0; i <= 12; i++) {
       vi.setSystemTime(startMs + i * 10_000);
-      await beat({ ...alone, sent_at_ms: Date.now(), seq: i + 1 });
+      for (const device of devices) {
+        await beat({ ...device, user_id, sent_at_ms: Date.now(), seq: i + 1 });
+      }
     }
-    // Its actor may have slept before each.
-    expect((await inspect(alone.user_id)).stats.storage_puts_total).toBe(12);
+    const { stats, records } = await inspect(user_id);
+    expect(stats.storage_puts_total).toBe(3 + 3);
+    for (const { updated_at_ms } of Object.values(records)) {
+      expect(Date.now() - updated_at_ms).toBeLessThanOrEqual(30_000);
+    }
+    await evict(user_id);
+    expect((await list(user_id)).map(({ seq }) => seq)).toEqual([13, 13, 13]);
   });
 
   it("take no row for the deadline: it follows from the records, also after a sleep", async () => {
