@@ -157,7 +157,7 @@ export class Devices {
     for (const stored of this.#stored()) {
       const storedMs = stored.updated_at_ms;
       const unsaved = this.#unsaved?.get(stored.device_id);
-      const isNewer = unsaved !== undefined && unsaved.updated_at_ms > storedMs;
+      const isNewer = unsaved !== undefined && unsaved.updated_at_ms >= storedMs;
       if (unsaved && !isNewer) this.#unsaved?.delete(stored.device_id);
       const record = isNewer ? unsaved : stored;
       const device = {
@@ -183,7 +183,10 @@ export class Devices {
       const record = deviceRecord.read(row);
       if (!record || key !== RECORD_PREFIX + record.device_id) continue;
       const [updated_at_ms = 0, sent_at_ms = 0, seq = 0] = beats[record.device_id] ?? [];
-      const isBeaten = record.status === "online" && updated_at_ms > record.updated_at_ms;
+      const isBeaten =
+        record.status === "online" &&
+        updated_at_ms >= record.updated_at_ms &&
+        (seq > record.seq || sent_at_ms > record.sent_at_ms);
       const later = { updated_at_ms, sent_at_ms, seq, last_heartbeat_ms: sent_at_ms };
       records.push(isBeaten ? { ...record, ...later } : record);
     }
