@@ -110,6 +110,13 @@ export const DOORS: readonly Door[] = [
     credential: "presence",
     answers: { ...PRESENCE, ...UPGRADED },
   },
+  {
+    door: "GET /ws/devices/beat",
+    socket: true,
+    who: "the ingest token; a daemon's own token for its device",
+    credential: "ingest",
+    answers: { ...BACKEND, others: 403, ...UPGRADED },
+  },
   { door: "GET /api/v1/mobile/presence", who: WATCH, credential: "presence", answers: PRESENCE },
   {
     door: "GET /api/v1/mobile/presence/stream",

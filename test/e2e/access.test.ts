@@ -245,6 +245,8 @@ function askAt(door: string, token: string | null): Ask {
       return json("/api/leave", { sessionId: session });
     case "GET /ws/moods":
       return { path: `/ws/moods?sessionId=${session}` };
+    case "GET /ws/devices/beat":
+      return { path: `/ws/devices/beat?user_id=${UUID}&device_id=${DEVICE}` };
     default: {
       const path = door.slice(door.indexOf(" ") + 1);
       return { path: /mobile|devices|debug/.test(path) ? `${path}?user_id=${UUID}` : path };

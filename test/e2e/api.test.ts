@@ -467,9 +467,27 @@ describe("/asyncapi.json", () => {
   });
 
   it("describes every message of the devices room and of its stream", async () => {
-    const line = await Line.open("devices", { user_id: USER, token: presenceToken, v: "2" });
+    const query = { user_id: USER, token: presenceToken, v: "2", look: "1" };
+    const line = await Line.open("devices", query);
     await line.receives("hello");
     await line.receives("device.sync");
+    const { Authorization = "" } = credentials("ingest").headers ?? {};
+    const token = Authorization.replace("Bearer ", "");
+    const daemon = { user_id: USER, device_id: DEVICE, token, v: "2" };
+    const beats = await Line.open("deviceBeats", daemon);
+    beats.send("device.beat", { type: "device.beat", data: beat(), id: "1" });
+    await beats.receives("ack");
+    beats.send("ping", { type: "ping" });
+    await beats.receives("pong");
+    beats.sendText('{"schema_version":1}');
+    await beats.receives("error");
+    beats.sendText('{"type":"device.beat","data":{},"id":"2"}');
+    await beats.receives("nack");
+    await line.receives("device.look");
+    line.send("device.look", { type: "device.look" });
+    await line.receives("device.look");
+    exchangeProtocol3(beats, "deviceBeats");
+    beats.close();
     const name = "post /api/v1/daemon/presence/heartbeat";
     await send(name, { ...credentials("ingest"), body: beat() });
     await line.receives("device.update");
