@@ -1,6 +1,9 @@
 /** A user's devices, live: `rollcall/devices`. */
 import { type DeviceEvents, type Heartbeat, replaceDevice } from "../rooms/devices/device.ts";
 import { VeraniClient, type VeraniClientOptions } from "./client.ts";
+import { toSocketUrl } from "./socket.ts";
+
+export { DeviceClient, type DeviceClientOptions, type DeviceState } from "./device.ts";
 
 export type Device = Heartbeat;
 
@@ -36,7 +39,10 @@ export interface DeviceWatch {
  */
 export function watchDevices(url: string, options: WatchDevicesOptions): DeviceWatch {
   const { onDevices, ...clientOptions } = options;
-  const client = new VeraniClient<DeviceEvents>(url, clientOptions);
+  const target = toSocketUrl(url);
+  target.searchParams.set("look", "1");
+  const client = new VeraniClient<DeviceEvents>(target.href, clientOptions);
+  let looking: ReturnType<typeof setTimeout> | undefined;
   let devices: readonly Device[] = [];
   const show = (next: readonly Device[]): void => {
     devices = next;
@@ -46,11 +52,21 @@ export function watchDevices(url: string, options: WatchDevicesOptions): DeviceW
   client.on("device.update", ({ type: _, ...device }: Device & { type?: string }) =>
     show(replaceDevice(devices, device)),
   );
+  // A device that beats by a socket is found silent only when somebody asks.
+  client.on("device.look", ({ in_ms }) => {
+    clearTimeout(looking);
+    looking = setTimeout(() => {
+      if (client.isConnected()) client.emit("device.look", {});
+    }, in_ms);
+  });
   return {
     client,
     get devices() {
       return devices;
     },
-    close: () => client.close(),
+    close() {
+      clearTimeout(looking);
+      client.close();
+    },
   };
 }

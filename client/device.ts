@@ -1,0 +1,290 @@
+import type { Heartbeat } from "../rooms/devices/device.ts";
+import { ERRORS, RollcallError } from "../src/wire/errors.ts";
+import { parseFrames } from "../src/wire/frames.ts";
+import {
+  ReconnectingSocket,
+  type SocketOptions,
+  toSocketUrl,
+  type WebSocketClass,
+} from "./socket.ts";
+
+/**
+ * `connecting`: its first heartbeat is on its way. `online`: the server knows of it. `unreachable`: the
+ * last attempts have failed, and others follow. `refused`: the server will not have it; none follows.
+ * `closed`: {@link DeviceClient.close} was called.
+ */
+export type DeviceState = "connecting" | "online" | "unreachable" | "refused" | "closed";
+
+export interface DeviceClientOptions {
+  /** Where the server is: `https://example.com`, or a path prefix below it. */
+  url: string;
+  /** UUIDs in lower case. */
+  userId: string;
+  deviceId: string;
+  /** The device's own token, or the ingest token; or a function that gives one for each attempt. */
+  token: string | (() => string | Promise<string>);
+  /** The program that reports, 1–64 characters. Default `device-client`. */
+  source?: string;
+  /** How long the server takes the device for online without a sign of life, in ms. Default 35 000. */
+  ttlMs?: number;
+  /** Called with each new state. */
+  onState?(state: DeviceState): void;
+  /** Called with what went wrong, also where another attempt follows. */
+  onError?(error: Error): void;
+  /** The WebSocket class, where there is no global one. Without any, it beats over HTTP. */
+  WebSocket?: WebSocketClass;
+}
+
+/** Signs of life in a ttl: two may get lost. */
+const BEATS_PER_TTL = 3;
+const TTL_MS = 35_000;
+/** Sockets that failed in a row, after which HTTP fills in. Attempts go on meanwhile. */
+const FAILURES = 2;
+/** Answers that will be the same again, in a row, after which it gives up. */
+const REFUSALS = 3;
+const ANSWER_MS = 5_000;
+const GOODBYE_MS = 2_000;
+const RETRY_MOST_MS = 30_000;
+
+/** Between half and all of `ms`: a fleet that started together does not beat together. */
+function jitter(ms: number): number {
+  return ms * (0.5 + Math.random() / 2);
+}
+
+/**
+ * Reports that a device is there, from now until {@link close}: by a socket, which costs the server
+ * nothing while nothing changes, or by heartbeats over HTTP where sockets fail.
+ *
+ * @throws TypeError when `url` is none
+ *
+ * @example
+ * const device = new DeviceClient({ url: "https://example.com", userId, deviceId, token });
+ * process.once("SIGTERM", () => device.close());
+ */
+export class DeviceClient {
+  readonly #options: DeviceClientOptions;
+  readonly #base: string;
+  readonly #socketOptions: SocketOptions;
+  readonly #socket: ReconnectingSocket | undefined;
+  #source: string;
+  #ttlMs: number;
+  #state: DeviceState = "connecting";
+  #via: "socket" | "http" | null = null;
+  #seq = 0;
+  #failures = 0;
+  #refusals = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(options: DeviceClientOptions) {
+    const { url, userId, deviceId, source = "device-client", ttlMs = TTL_MS, WebSocket } = options;
+    this.#options = options;
+    this.#base = url.replace(/[?#].*$/, "").replace(/\/+$/, "");
+    this.#source = source;
+    this.#ttlMs = ttlMs;
+    const target = toSocketUrl(`${this.#base}/ws/devices/beat`);
+    const query = { user_id: userId, device_id: deviceId, v: "3" };
+    for (const [name, value] of Object.entries(query)) target.searchParams.set(name, value);
+    const pingMs = ttlMs / BEATS_PER_TTL;
+    this.#socketOptions = {
+      reconnection: {
+        enabled: true,
+        maxAttempts: 0,
+        initialDelay: 500,
+        maxDelay: RETRY_MOST_MS,
+        backoffMultiplier: 2,
+      },
+      pingInterval: pingMs,
+      pongTimeout: pingMs,
+      connectionTimeout: ANSWER_MS,
+      ...(WebSocket && { WebSocket }),
+    };
+    this.#socket = this.#open(async () => ({ url: target.href, token: await this.#token() }));
+    if (this.#socket) this.#socket.open();
+    else void this.#beatByHttp();
+  }
+
+  /** How it is doing. */
+  get state(): DeviceState {
+    return this.#state;
+  }
+
+  /** What its last heartbeat went by; null before the first was accepted. */
+  get via(): "socket" | "http" | null {
+    return this.#via;
+  }
+
+  /** Reports a change, now or as soon as the server can be reached. */
+  set(changes: { source?: string; ttlMs?: number }): void {
+    this.#source = changes.source ?? this.#source;
+    this.#ttlMs = changes.ttlMs ?? this.#ttlMs;
+    const pingMs = this.#ttlMs / BEATS_PER_TTL;
+    Object.assign(this.#socketOptions, { pingInterval: pingMs, pongTimeout: pingMs });
+    if (this.#isOver) return;
+    this.#socket?.pingWithin(pingMs);
+    if (!this.#beatBySocket() && this.#timer !== undefined) void this.#beatByHttp();
+  }
+
+  /** The device is offline, at once and until another client reports it. Resolves once that is told. */
+  async close(): Promise<void> {
+    if (this.#isOver) return;
+    const isTold = this.#beatBySocket("offline");
+    this.#end("closed");
+    if (isTold || this.#seq === 0) return;
+    await this.#post("offline", GOODBYE_MS).catch((error) => this.#report(error));
+  }
+
+  get #isOver(): boolean {
+    return this.#state === "closed" || this.#state === "refused";
+  }
+
+  async #token(): Promise<string> {
+    const { token } = this.#options;
+    return typeof token === "string" ? token : token();
+  }
+
+  #next(status: Heartbeat["status"]): Heartbeat {
+    this.#seq += 1;
+    return {
+      schema_version: 1,
+      user_id: this.#options.userId,
+      device_id: this.#options.deviceId,
+      status,
+      source: this.#source,
+      sent_at_ms: Date.now(),
+      seq: this.#seq,
+      ttl_ms: this.#ttlMs,
+    };
+  }
+
+  // ── By socket ───────────────────────────────────────────────────────────────────────────────
+
+  #open(address: () => Promise<{ url: string; token: string }>): ReconnectingSocket | undefined {
+    try {
+      return new ReconnectingSocket(address, this.#socketOptions, {
+        state() {},
+        error: (error) => this.#report(error),
+        open: () => {
+          this.#beatBySocket();
+        },
+        message: (raw) => {
+          for (const { type, id, error } of parseFrames(raw)) {
+            // Later heartbeats have gone out since.
+            if (id !== String(this.#seq)) continue;
+            if (type === "ack") this.#heard("socket");
+            else if (type === "nack" && error) {
+              this.#answered(ERRORS[error.code]?.status ?? 500, error.message);
+              this.#again(() => this.#beat());
+            }
+          }
+        },
+        close: ({ code, reason }, isFinal) => {
+          if (this.#isOver) return;
+          this.#failures += 1;
+          if (isFinal) this.#refuse(`${code} ${reason}`);
+          else if (this.#failures >= FAILURES && this.#timer === undefined) void this.#beatByHttp();
+          else this.#enter("connecting");
+        },
+      });
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** @returns false where no socket is open */
+  #beatBySocket(status: Heartbeat["status"] = "online"): boolean {
+    if (!this.#socket?.isOpen) return false;
+    const data = this.#next(status);
+    return this.#socket.send(JSON.stringify({ type: "device.beat", id: String(data.seq), data }));
+  }
+
+  #beat(): void {
+    this.#timer = undefined;
+    if (!this.#beatBySocket()) void this.#beatByHttp();
+  }
+
+  // ── Over HTTP ───────────────────────────────────────────────────────────────────────────────
+
+  /** One heartbeat, and the next in time, until a socket takes over. */
+  async #beatByHttp(): Promise<void> {
+    this.#again(() => this.#beat());
+    try {
+      const answer = await this.#post("online", ANSWER_MS);
+      if (this.#isOver) return;
+      // 409 says only that a later heartbeat came first.
+      if (answer.ok || answer.status === 409) this.#heard("http");
+      else this.#answered(answer.status, await answer.text());
+    } catch (error) {
+      if (this.#isOver) return;
+      this.#report(error);
+      this.#unreachable();
+    }
+  }
+
+  async #post(status: Heartbeat["status"], limitMs: number): Promise<Response> {
+    const token = await this.#token();
+    return fetch(`${this.#base}/api/v1/daemon/presence/heartbeat`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+      body: JSON.stringify(this.#next(status)),
+      signal: AbortSignal.timeout(limitMs),
+    });
+  }
+
+  // ── What becomes of it ──────────────────────────────────────────────────────────────────────
+
+  /** Does it again when the next sign of life is due, or later while the server cannot be reached. */
+  #again(beat: () => unknown): void {
+    clearTimeout(this.#timer);
+    const beatMs = this.#ttlMs / BEATS_PER_TTL;
+    const failed = Math.max(0, this.#failures - FAILURES);
+    const pauseMs = Math.max(beatMs, Math.min(RETRY_MOST_MS, failed > 0 ? 500 * 2 ** failed : 0));
+    this.#timer = setTimeout(beat, jitter(pauseMs));
+  }
+
+  #heard(via: "socket" | "http"): void {
+    this.#via = via;
+    this.#refusals = 0;
+    // Over HTTP, only a socket ends what it fills in for.
+    if (via === "socket") {
+      this.#failures = 0;
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    }
+    this.#enter("online");
+  }
+
+  /** The server has answered, and not taken the heartbeat. */
+  #answered(status: number, why: string): void {
+    this.#report(new RollcallError("unavailable", `${status}: ${why}`));
+    const isLasting = status < 500 && status !== 429 && status !== 409;
+    this.#refusals = isLasting ? this.#refusals + 1 : 0;
+    if (this.#refusals >= REFUSALS) this.#refuse(`${status}`);
+    else this.#unreachable();
+  }
+
+  #refuse(why: string): void {
+    this.#report(new RollcallError("forbidden", `The server refuses this device: ${why}`));
+    this.#end("refused");
+  }
+
+  #end(state: DeviceState): void {
+    this.#enter(state);
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#socket?.stop();
+  }
+
+  #unreachable(): void {
+    this.#enter("unreachable");
+  }
+
+  #enter(state: DeviceState): void {
+    if (state === this.#state) return;
+    this.#state = state;
+    this.#options.onState?.(state);
+  }
+
+  #report(error: unknown): void {
+    this.#options.onError?.(error instanceof Error ? error : new Error("The socket failed"));
+  }
+}
