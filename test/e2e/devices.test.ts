@@ -1,12 +1,13 @@
 /** Devices as daemons and phones have them: `npm start`, curl, EventSource, the examples. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { connect as connectTcp } from "node:net";
+import { connect as connectTcp, createServer as createTcpServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { EventSource } from "eventsource";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { VeraniClient } from "../../client/client.ts";
+import { DeviceClient, watchDevices } from "../../client/devices.ts";
 import type { DeviceInspection, Heartbeat } from "../../rooms/devices/contract.ts";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
@@ -66,7 +67,9 @@ async function ask<T>(path: string): Promise<T> {
 }
 const inspect = (userId: string) => ask<DeviceInspection>(`/debug/presence?user_id=${userId}`);
 const actorOf = (userId: string) =>
-  ask<{ instance: string; starts: number }>(`/debug/actors/devices/${userId}`);
+  ask<{ instance: string; starts: number; wakeUps: { alarm: number } }>(
+    `/debug/actors/devices/${userId}`,
+  );
 
 /** A process whose output is read, and which ends with the test. */
 class Running {
@@ -116,7 +119,10 @@ describe.concurrent("by hand, as the README has it", () => {
     await curl.saw('"status":"offline"', 6_000);
   });
 
-  it("the example's daemon and watcher do the same; Ctrl-C says goodbye", async () => {
+  it.each([
+    ["by its socket", []],
+    ["over HTTP", ["--http"]],
+  ])("the example's daemon and watcher do the same %s; Ctrl-C says goodbye", async (_, how) => {
     const user = randomUUID();
     const device = randomUUID();
     const node = `${PROJECT}/node_modules/.bin/node`;
@@ -126,13 +132,124 @@ describe.concurrent("by hand, as the README has it", () => {
     ]);
     const daemon = new Running(node, [
       "examples/daemon/daemon.ts",
-      ...["--user", user, "--device", device, "--url", server.url, "--ttl", "3000"],
+      ...["--user", user, "--device", device, "--url", server.url, "--ttl", "3000", ...how],
     ]);
+    await daemon.saw(`online by ${how.length > 0 ? "http" : "socket"}`);
     // Whichever heartbeat is the first that the watcher sees.
     await watcher.saw(`${device} online (example-daemon,`);
     daemon.process.kill("SIGINT");
     await watcher.saw(`${device} offline`);
     expect(await daemon.ended).toBe(0);
+  });
+
+  it("the daemon in a shell does the same with curl and a token of its own", async () => {
+    const user = randomUUID();
+    const device = randomUUID();
+    const grant = { user_id: user, device_id: device, scope: ["presence:heartbeat"] };
+    const key = secrets.PRESENCE_DO_TOKEN_SIGNING_KEY ?? "";
+    const { token } = await mintPresenceToken(grant, key);
+    const { events } = await watch(user);
+    const daemon = new Running("env", [
+      `DAEMON_TOKEN=${token}`,
+      ...["sh", "examples/daemon/daemon.sh", user, device, server.url],
+    ]);
+    const seen = (status: string) =>
+      vi.waitFor(() => expect(events.at(-1)).toMatchObject({ device_id: device, status }), {
+        timeout: 10_000,
+      });
+    await seen("online");
+    daemon.process.kill("SIGTERM");
+    await seen("offline");
+    expect(await daemon.ended, daemon.output).toBe(0);
+  });
+});
+
+/** A line to the server that can be made to swallow all that is sent over it, as a dead network does. */
+class Line {
+  isDead = false;
+  port = 0;
+  readonly #server = createTcpServer((client) => {
+    const upstream = connectTcp(server.port, "127.0.0.1");
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      from.on("data", (data) => {
+        if (!this.isDead) to.write(data);
+      });
+      from.on("error", () => {});
+      from.on("close", () => {
+        if (!this.isDead) to.destroy();
+      });
+    }
+    endings.push(
+      () => client.destroy(),
+      () => upstream.destroy(),
+    );
+  });
+
+  async open(): Promise<string> {
+    await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+    endings.push(() => this.#server.close());
+    this.port = (this.#server.address() as { port: number }).port;
+    return `http://127.0.0.1:${this.port}`;
+  }
+}
+
+describe.concurrent("a device that beats by a socket", () => {
+  const deviceAt = (url: string, userId: string, more: object = {}) => {
+    const token = secrets.PRESENCE_DO_INGEST_TOKEN ?? "";
+    const device = new DeviceClient({ url, userId, deviceId: randomUUID(), token, ...more });
+    endings.push(() => void device.close());
+    return device;
+  };
+  const online = (device: DeviceClient) =>
+    vi.waitFor(() => expect([device.state, device.via]).toEqual(["online", "socket"]), {
+      timeout: 10_000,
+    });
+  const listed = async (userId: string) => {
+    const token = await tokenFor(userId);
+    const path = `/api/v1/mobile/presence?user_id=${userId}&token=${token}`;
+    return (await ask<{ devices: Heartbeat[] }>(path)).devices;
+  };
+
+  it("and whose network disappears is offline within its ttl and 3 s for who watches by stream and by client", async () => {
+    const userId = randomUUID();
+    const line = new Line();
+    const { events } = await watch(userId);
+    const device = deviceAt(await line.open(), userId, { ttlMs: 6_000 });
+    await online(device);
+    const token = await tokenFor(userId);
+    const url = `${server.wsUrl}/ws/devices?user_id=${userId}`;
+    const shown = watchDevices(url, { token, onDevices() {} });
+    endings.push(() => shown.close());
+    await vi.waitFor(() => expect(shown.devices).toMatchObject([{ status: "online" }]));
+    // It is asked about meanwhile, and stays online by its pings.
+    await sleep(9_000);
+    expect(events.map(({ status }) => status)).toEqual(["online"]);
+    line.isDead = true;
+    const deadMs = Date.now();
+    await vi.waitFor(() => expect(events.at(-1)?.status).toBe("offline"), { timeout: 12_000 });
+    expect(Date.now() - deadMs).toBeLessThan(9_000);
+    await vi.waitFor(() => expect(shown.devices).toMatchObject([{ status: "offline" }]));
+  });
+
+  it("and whose network disappears wakes nobody while nobody watches, and the next answer has it offline", {
+    tags: ["slow"],
+  }, async () => {
+    const userId = randomUUID();
+    const line = new Line();
+    const device = deviceAt(await line.open(), userId, { ttlMs: 6_000 });
+    await online(device);
+    const before = await actorOf(userId);
+    line.isDead = true;
+    await sleep(25_000);
+    const [known] = await listed(userId);
+    expect(known).toMatchObject({ status: "offline" });
+    const after = await actorOf(userId);
+    // It slept, and the question woke it: no alarm did before.
+    expect(after.starts).toBe(before.starts + 1);
+    expect(after.wakeUps.alarm).toBe(0);
   });
 });
 
@@ -231,6 +348,30 @@ async function heardBy(userId: string, task: () => Promise<void>): Promise<strin
 }
 
 describe("a power cut", { tags: ["slow"] }, () => {
+  it("gives a device that beats by a socket its ttl to come back, and then takes it for dead", async () => {
+    const [alive, dead] = [beatOf({ ttl_ms: 6_000 }), beatOf({ ttl_ms: 6_000 })];
+    const line = new Line();
+    const token = secrets.PRESENCE_DO_INGEST_TOKEN ?? "";
+    const devices = [server.url, await line.open()].map((url, i) => {
+      const { user_id: userId, device_id: deviceId } = i === 0 ? alive : dead;
+      const device = new DeviceClient({ url, userId, deviceId, token, ttlMs: 6_000 });
+      endings.push(() => void device.close());
+      return device;
+    });
+    for (const device of devices) {
+      await vi.waitFor(() => expect(device.state).toBe("online"), { timeout: 10_000 });
+    }
+    line.isDead = true;
+    await server.kill();
+    await server.restart();
+    const watching = [await watch(alive.user_id), await watch(dead.user_id)];
+    await vi.waitFor(() => expect(watching[1]?.events.at(-1)?.status).toBe("offline"), {
+      timeout: 12_000,
+    });
+    const statuses = watching[0]?.events.map(({ status }) => status);
+    expect(new Set(statuses)).toEqual(new Set(["online"]));
+  });
+
   it("makes no beating device offline, and a dead one at most the flush time later", async () => {
     const alive = beatOf({ ttl_ms: 2_500 });
     await beat(alive);
