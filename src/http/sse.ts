@@ -148,7 +148,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
   writer.closed.catch(() => cutOff("The reader is gone"));
   request.signal.addEventListener("abort", () => cutOff("The reader is gone"));
   socket.addEventListener("message", ({ data }) => {
-    if (typeof data !== "string") return;
+    if (typeof data !== "string" || ended) return;
     const later = toLook?.(data);
     if (later) {
       clearTimeout(look);

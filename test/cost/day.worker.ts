@@ -88,8 +88,11 @@ export class Day<E extends object> {
       const next = Math.min(...times);
       if (next >= MIDNIGHT_MS + endMs) break;
       clock.now = next;
-      if (timer && next === times[1]) await clock.ring(timer);
-      else if (alarmed && next === times[2]) await ringAlarm(alarmed);
+      if (timer && next === times[1]) {
+        await clock.ring(timer);
+        // A Worker's may have sent something to an actor.
+        if (!timer.owner) await settle();
+      } else if (alarmed && next === times[2]) await ringAlarm(alarmed);
       else {
         this.#steps.pop();
         await step?.step();
@@ -135,8 +138,8 @@ export class Day<E extends object> {
   }
 
   /** A socket that pings until it is closed. */
-  async connect(path: string, ping: Ping): Promise<Client> {
-    const response = await this.request(path, { headers: { Upgrade: "websocket" } });
+  async connect(path: string, ping: Ping, headers: Record<string, string> = {}): Promise<Client> {
+    const response = await this.request(path, { headers: { Upgrade: "websocket", ...headers } });
     const { webSocket } = response;
     const meter = this.#meters.called;
     if (!webSocket || !meter) {

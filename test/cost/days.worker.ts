@@ -89,18 +89,22 @@ function presenceDay(env: CostEnv, design: "rollcall" | (typeof SOCKETS_BY_HAND)
 
 // ── Devices ─────────────────────────────────────────────────────────────────────────────────────
 
-function devicesDay(env: CostEnv, design: "rollcall" | "kv" | "sse", cohort: number) {
-  const day = new Day(design === "rollcall" ? app : hand.replaced, env);
+type DevicesDesign = "socket" | "rollcall" | "kv" | "sse";
+
+function devicesDay(env: CostEnv, design: DevicesDesign, cohort: number) {
+  const isOurs = design === "socket" || design === "rollcall";
+  const day = new Day(isOurs ? app : hand.replaced, env);
   const model = MODEL.devices;
   const bearer = { Authorization: `Bearer ${env.PRESENCE_DO_INGEST_TOKEN}` };
   const minter = { Authorization: `Bearer ${MINT_TOKEN}` };
 
+  const beatOf = (user_id: string, device_id: string, seq: number, status: string) => ({
+    ...{ schema_version: 1, source: "daemon", user_id, device_id },
+    ...{ status, sent_at_ms: Date.now(), seq, ttl_ms: model.ttlMs },
+  });
+
   function beat(user_id: string, device_id: string, seq: number, status: string): Promise<void> {
-    const sent_at_ms = Date.now();
-    const body = {
-      ...{ schema_version: 1, source: "daemon", user_id, device_id },
-      ...{ status, sent_at_ms, seq, ttl_ms: model.ttlMs },
-    };
+    const body = beatOf(user_id, device_id, seq, status);
     if (design === "rollcall") {
       return day.ask("/api/v1/daemon/presence/heartbeat", json(body, bearer));
     }
@@ -113,6 +117,22 @@ function devicesDay(env: CostEnv, design: "rollcall" | "kv" | "sse", cohort: num
     const part = model.awakeMs / (model.breaks + 1);
     const breaks = Array.from({ length: model.breaks }, (_, i) => from + (i + 1) * part);
     let seq = 0;
+    if (design === "socket") {
+      const tell = (client: Client, status: string): Promise<void> =>
+        client.tell(JSON.stringify(beatOf(user, device, ++seq, status)));
+      day.at(from, async () => {
+        const path = `/ws/devices/beat?user_id=${user}&device_id=${device}`;
+        const ping = { text: PING, everyMs: model.beatMs, wakes: false };
+        const client = await day.connect(path, ping, bearer);
+        await tell(client, "online");
+        for (const start of breaks) {
+          day.at(start, () => tell(client, "offline"));
+          day.at(start + model.breakMs, () => tell(client, "online"));
+        }
+        day.at(from + model.awakeMs, () => client.end(day.random.unit()));
+      });
+      return;
+    }
     for (let at = from; at < from + model.awakeMs; at += model.beatMs) {
       const pause = breaks.find((start) => at >= start && at < start + model.breakMs);
       if (pause === undefined) day.at(at + day.late(), () => beat(user, device, ++seq, "online"));
@@ -135,7 +155,7 @@ function devicesDay(env: CostEnv, design: "rollcall" | "kv" | "sse", cohort: num
     for (let at = from; at < until; at += model.tokenMs) {
       day.at(at, async () => {
         let path = `/sse/${user}`;
-        if (design === "rollcall") {
+        if (isOurs) {
           await day.ask(
             "/api/v1/presence/tokens",
             json({ user_id: user, device_id: crypto.randomUUID() }, minter),
@@ -320,8 +340,9 @@ for (const design of ["rollcall", ...SOCKETS_BY_HAND] as const) {
   const cohort = design === "rollcall" ? MODEL.fanout.cohort : ALONE;
   DAYS[`fanout/${design}`] = (env) => perUser(fanoutDay(env, design, cohort), cohort);
 }
-for (const design of ["rollcall", "kv", "sse"] as const) {
-  const cohort = design === "rollcall" ? MODEL.devices.cohort : ALONE;
+for (const design of ["socket", "rollcall", "kv", "sse"] as const) {
+  const isOurs = design === "socket" || design === "rollcall";
+  const cohort = isOurs ? MODEL.devices.cohort[design] : ALONE;
   DAYS[`devices/${design}`] = (env) => perUser(devicesDay(env, design, cohort), cohort);
 }
 // As many users on each shard: a million differ from 100 000 in the number of shards only.

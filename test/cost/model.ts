@@ -39,8 +39,8 @@ export const MODEL = {
     tokenMs: HOUR,
   },
   devices: {
-    says: "per user 2 devices that beat every 10 s for 8 h, with 2 breaks of 15 min each that are told (4 changes of status), ttl 35 s; one phone that watches for 2 h by SSE, with tokens of 15 min",
-    cohort: 2,
+    says: "per user 2 devices that beat, or ping, every 10 s for 8 h, with 2 breaks of 15 min each that are told (4 changes of status), ttl 35 s; one phone that watches for 2 h by SSE, with tokens of 15 min",
+    cohort: { socket: 6, rollcall: 2 },
     devices: 2,
     beatMs: 10 * SECOND,
     awakeMs: 8 * HOUR,

@@ -37,7 +37,8 @@ const DESIGNS: Record<System, Design[]> = {
     { name: WOKEN, isOurs: false, day: "presence/woken" },
   ],
   devices: [
-    { name: "Rollcall", isOurs: true, day: "devices/rollcall" },
+    { name: "Rollcall, by socket", isOurs: true, day: "devices/socket" },
+    { name: "Rollcall, over HTTP", isOurs: true, day: "devices/rollcall" },
     { name: "a KV value rewritten per heartbeat", isOurs: false, day: "devices/kv" },
     { name: "SSE held open in the actor", isOurs: false, day: "devices/sse" },
   ],
