@@ -19,6 +19,8 @@ import { CHANNEL, type DeviceMeta, Devices, type UnsavedRecords } from "./record
 /** The runtime reports the end of a stream's socket, so dead sockets are rare: no frequent sweeps. */
 const SWEEP_MS = 10 * 60_000;
 const FLUSH_MS = 30_000;
+/** Heartbeats that a socket may send in a second: each change is a row. */
+const BEATS_PER_SECOND = 5;
 
 /** Path of the sockets, with {@link BEATS} in the query for a daemon's. */
 export const SOCKET_PATH = "/ws/devices";
@@ -75,6 +77,7 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
     name: "device-room",
     websocketPath: SOCKET_PATH,
     codec,
+    newest: { "device.beat": BEATS_PER_SECOND },
     liveness: { sweepMs: SWEEP_MS },
     // Every connection begins with all devices.
     graceMs: 0,

@@ -370,3 +370,20 @@ describe("who opens a socket for heartbeats", () => {
     expect(await list(sent.user_id)).toMatchObject([{ status: "online" }]);
   });
 });
+
+describe("a socket that floods", () => {
+  it("has its newest heartbeat count, a few rows a second, and is closed for more", async () => {
+    const [socket, sent] = await online();
+    const before = (await inspect(sent.user_id)).stats.storage_puts_total;
+    for (let seq = 2; seq <= 9; seq++) {
+      socket.send(JSON.stringify({ ...sent, seq, source: `source-${seq}` }));
+    }
+    await vi.waitFor(async () => expect(await list(sent.user_id)).toMatchObject([{ seq: 9 }]), {
+      timeout: 3_000,
+    });
+    const { stats } = await inspect(sent.user_id);
+    expect(stats.storage_puts_total - before).toBeLessThanOrEqual(6);
+    for (let seq = 10; seq <= 60; seq++) socket.send(JSON.stringify({ ...sent, seq }));
+    expect(await socket.ended()).toMatchObject({ code: 4429 });
+  });
+});
