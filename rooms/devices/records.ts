@@ -73,6 +73,8 @@ interface Device {
   gapMs: number;
   /** Keep-alives may have been lost: `aliveMs` is the latest that it may have been. */
   isGuessed: boolean;
+  /** This isolate has not stored it yet: another release may have, and may be the next again. */
+  isNew: boolean;
 }
 
 /**
@@ -152,7 +154,8 @@ export class Devices {
     const mark = this.#mark();
     // Another isolate may have run this actor in between. Then what is unsaved here is outdated.
     const isOurs = mark?.isolate === thisIsolate();
-    this.#unsaved = isOurs ? this.#unsavedByActor.get(this.#actor.name) : undefined;
+    const memory = this.#unsavedByActor.get(this.#actor.name);
+    this.#unsaved = isOurs ? memory : undefined;
     const mayHaveLost = mark !== undefined && this.#unsaved === undefined;
     for (const stored of this.#stored()) {
       const storedMs = stored.updated_at_ms;
@@ -163,6 +166,7 @@ export class Devices {
       const device = {
         ...{ record, aliveMs: record.updated_at_ms, storedMs },
         ...{ gapMs: Number.POSITIVE_INFINITY, isGuessed: mayHaveLost },
+        isNew: memory === undefined,
       };
       this.#devices.set(record.device_id, device);
       // While an alarm rings it is not listed: it may have stood at any time until now.
@@ -226,9 +230,9 @@ export class Devices {
 
   /** All devices are offline: no keep-alive is unsaved any more. */
   #closeUnsaved(): void {
+    this.#unsavedByActor.delete(this.#actor.name);
     if (!this.#unsaved) return;
     this.#unsaved = undefined;
-    this.#unsavedByActor.delete(this.#actor.name);
     this.#actor.getStorage().kv.delete(UNSAVED_KEY);
   }
 
@@ -240,8 +244,10 @@ export class Devices {
     this.#devices.set(device_id, {
       ...{ record, aliveMs, storedMs: updated_at_ms },
       ...{ gapMs: this.#devices.get(device_id)?.gapMs ?? Number.POSITIVE_INFINITY },
-      isGuessed: false,
+      ...{ isGuessed: false, isNew: false },
     });
+    const { name } = this.#actor;
+    if (!this.#unsavedByActor.has(name)) this.#unsavedByActor.set(name, new Map());
     this.#unsaved?.delete(device_id);
   }
 
@@ -323,7 +329,8 @@ export class Devices {
       updated_at_ms: now,
       ...(isVouched && { via: "socket" }),
     };
-    if (known && isKeepAlive(known.record, record)) this.#keepAlive(known, record, isBySocket);
+    if (known && !known.isNew && isKeepAlive(known.record, record))
+      this.#keepAlive(known, record, isBySocket);
     else {
       this.#store(record, isVouched && isBySocket ? (known?.aliveMs ?? 0) : now);
       if (isOnline && !isBySocket) this.#actor.timers.wakeAt(now + record.ttl_ms);
@@ -415,7 +422,7 @@ export class Devices {
       const { record } = device;
       if (record.status !== "online") continue;
       // The alarm that started this instance says when it stood.
-      if (device.isGuessed && rangAt !== null) this.#guess(device, rangAt);
+      if (device.isGuessed && rangAt !== undefined) this.#guess(device, rangAt);
       if (now < this.#deadlineOf(device)) continue;
       const silent = this.#socketsOf(record);
       this.#turnOffline(device, now);

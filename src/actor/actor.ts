@@ -241,7 +241,7 @@ export function createActorHandler<
 
     override async alarm(info?: { readonly scheduledTime?: number }): Promise<void> {
       this.#wakeUps.alarm += 1;
-      this.timers.rangAt = info?.scheduledTime ?? null;
+      this.timers.rangAt = info?.scheduledTime;
       await this.#wake();
       const now = Date.now();
       try {

@@ -291,7 +291,7 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   async disconnect(session: Session<M>): Promise<void> {
     const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
     try {
-      await this.#room.onDisconnect?.(ctx, { reason: session.departure, code: session.closeCode });
+      await this.#room.onDisconnect?.(ctx, session.departure);
     } catch (error) {
       await this.#report(error, ctx);
     }

@@ -142,7 +142,7 @@ export class Sweeper {
 
   /** The first deadline of a peer that has just connected, in ms. */
   deadlineOf(peer: Peer): number {
-    if (peer.meta.mayBeSilent) return Math.min(peer.deadline().ms, peer.expiresAtMs);
+    if (peer.meta.mayBeSilent) return peer.expiresAtMs;
     const { deadAfterMs } = this.#liveness;
     const sweepAtMs = Date.now() + Math.max(this.#sweepMs(peer.probes), deadAfterMs);
     return Math.min(peer.deadline().ms, sweepAtMs, peer.expiresAtMs);

@@ -15,7 +15,7 @@ import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
 import type { Entry, LogOptions } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
-import type { Departure, Session } from "./session.ts";
+import type { DepartureInfo, Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
 
 export type { EventMap } from "./emit.ts";
@@ -31,13 +31,6 @@ export interface ResumeInfo {
   missedSnapshot: boolean;
   /** Whether its grace was over, so that `onDisconnect` had run. */
   wasGone: boolean;
-}
-
-/** How a session ended. */
-export interface DepartureInfo {
-  reason: Departure;
-  /** What its socket closed with; 1006 where no close frame came. */
-  code: number;
 }
 
 /** The actor as a room's handlers see it. */

@@ -52,13 +52,23 @@ export type EndReason =
  */
 export type Departure = "left" | "lost" | "kicked" | "expired";
 
+/** How a session ended. */
+export interface DepartureInfo {
+  reason: Departure;
+  /** What its socket closed with; 1006 where no close frame came. */
+  code: number;
+}
+
 /** Close codes of a client that went by itself: 1005 stands for a close without a code. */
 const LEFT: ReadonlySet<number> = new Set([CLOSE.leave, CLOSE.goingAway, 1005]);
 
-function departureOf(code: number, end: EndReason): Departure {
-  if (end === "expired") return "expired";
-  if (end === "closed") return endsSession(code) || LEFT.has(code) ? "left" : "lost";
-  return end === "refused" && endsSession(code) ? "kicked" : "lost";
+function departureOf(code: number, end: EndReason): DepartureInfo {
+  const isFinal = endsSession(code);
+  let reason: Departure = "lost";
+  if (end === "expired") reason = "expired";
+  else if (end === "closed" && (isFinal || LEFT.has(code))) reason = "left";
+  else if (end === "refused" && isFinal) reason = "kicked";
+  return { reason, code };
 }
 
 /** What a session needs of its actor. */
@@ -107,9 +117,8 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   meta: M;
   /** Whether events reach it: from the end of `onConnect` until it ends. */
   open: boolean;
-  /** @internal How it departed, once it has, and the code that its socket closed with. */
-  departure: Departure = "lost";
-  closeCode = 1006;
+  /** @internal How it departed, once it has. */
+  departure: DepartureInfo = { reason: "lost", code: 1006 };
   /** @internal Whether the outbox will flush it. */
   isDue = false;
   /** @internal The user and the channels it is listed under: `meta` as it was stored. */
@@ -622,7 +631,6 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   closed(code: number, end: EndReason): void {
     if (this.#ended || (this.loss && !endsSession(code))) return;
     this.departure = departureOf(code, end);
-    this.closeCode = code;
     const isLost = this.reader !== undefined && !endsSession(code);
     if (isLost && this.open && this.#host.lost(this, code)) {
       this.#queue = null;

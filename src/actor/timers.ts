@@ -52,7 +52,7 @@ export class Timers {
   /** How often this instance has set and deleted the alarm: each is a row written. */
   readonly stats = { alarmsSet: 0, alarmsDeleted: 0 };
   /** What the last alarm of this instance had been set to, in ms since the epoch, if one has rung. */
-  rangAt: number | null = null;
+  rangAt: number | undefined;
   #alarmAt: number | null = null;
   /** How often the row and the alarm were written. */
   #moves = 0;
