@@ -22,7 +22,7 @@ export interface Outcome {
 const BEAT_MS = 10_000;
 const TTL_MS = 35_000;
 /** How many connect in a second: each actor is awake for 10 s, with its files open. */
-const CONNECTS = 150;
+const CONNECTS = 60;
 
 interface Daemon {
   userId: string;
