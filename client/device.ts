@@ -45,6 +45,8 @@ const REFUSALS = 3;
 const ANSWER_MS = 5_000;
 const GOODBYE_MS = 2_000;
 const RETRY_MOST_MS = 30_000;
+/** A server that refuses sockets for good may be an earlier release: it is asked again after so long, in ms. */
+const REOPEN_MS = 300_000;
 
 /** Between half and all of `ms`: a fleet that started together does not beat together. */
 function jitter(ms: number): number {
@@ -74,6 +76,7 @@ export class DeviceClient {
   #failures = 0;
   #refusals = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #reopening: ReturnType<typeof setTimeout> | undefined;
 
   constructor(options: DeviceClientOptions) {
     const { url, userId, deviceId, source = "device-client", ttlMs = TTL_MS, WebSocket } = options;
@@ -179,9 +182,13 @@ export class DeviceClient {
         },
         close: ({ code, reason }, isFinal) => {
           if (this.#isOver) return;
-          this.#failures += 1;
-          if (isFinal) this.#refuse(`${code} ${reason}`);
-          else if (this.#failures >= FAILURES && this.#timer === undefined) void this.#beatByHttp();
+          this.#failures += isFinal ? FAILURES : 1;
+          if (isFinal) {
+            this.#report(new RollcallError("unavailable", `No socket: ${code} ${reason}`));
+            this.#reopening = setTimeout(() => this.#socket?.open(), jitter(REOPEN_MS));
+          }
+          // Whether the device is refused as well, the answer over HTTP says.
+          if (this.#failures >= FAILURES && this.#timer === undefined) void this.#beatByHttp();
           else this.#enter("connecting");
         },
       });
@@ -270,6 +277,7 @@ export class DeviceClient {
   #end(state: DeviceState): void {
     this.#enter(state);
     clearTimeout(this.#timer);
+    clearTimeout(this.#reopening);
     this.#timer = undefined;
     this.#socket?.stop();
   }

@@ -36,6 +36,8 @@ const UNSAVED_KEY = "held";
 const DEVICES = 100;
 /** How late a heartbeat may be that was expected, in ms. */
 const LATE_MS = 500;
+/** A socket that vouches for nothing is dead after so long a silence, or its device's ttl, in ms. */
+const SILENT_MS = 60_000;
 /** The soonest that a watcher is told to ask, and what it waits beyond a deadline, in ms. */
 const LOOK_MS = 200;
 
@@ -396,6 +398,7 @@ export class Devices {
 
   /** An instance has started: devices whose sockets a crash has taken are lost. */
   restore(): void {
+    this.#closeSilent();
     for (const device of [...this.#devices.values()]) {
       const { via } = device.record;
       if (via !== undefined && this.#seenAtMs(device.record) === undefined) this.#lose(device);
@@ -429,7 +432,21 @@ export class Devices {
       isChanged = true;
       for (const session of silent) session.close(CLOSE.dead, "No ping", "dead");
     }
+    this.#closeSilent();
     if (isChanged) this.#settle();
+  }
+
+  /** Closes daemons' sockets that are dead, and vouch for nothing. */
+  #closeSilent(): void {
+    const now = Date.now();
+    for (const session of [...this.#actor.sessions.values()]) {
+      const { deviceId } = session.meta;
+      if (deviceId === undefined) continue;
+      const { status, ttl_ms } = this.#devices.get(deviceId)?.record ?? { ttl_ms: 0 };
+      const isNeeded = status === "online" && session.meta.vouches;
+      const deadMs = session.seenAtMs + Math.max(ttl_ms, SILENT_MS);
+      if (!isNeeded && now >= deadMs) session.close(CLOSE.dead, "No ping", "dead");
+    }
   }
 
   /** The alarm has come. */

@@ -18,6 +18,8 @@ const SKEWS_MS = [-6 * HOUR_MS, 0, 6 * HOUR_MS];
 const SEEN_WITHIN_MS = 3_000;
 /** What an actor may take a socket's last sign of life to be later than it was, after a sleep. */
 const LAG_MS = 1_001;
+/** A silent socket that vouches for nothing stays open for so long at least. */
+const SILENT_MS = 55_000;
 
 type Status = Heartbeat["status"];
 /** `again`: the same heartbeat once more; `restart`: the daemon has begun to count anew. */
@@ -198,6 +200,14 @@ async function play(steps: readonly Step[]): Promise<void> {
 
   /** The clock goes on; the alarm rings, and watchers look, when it is time. */
   async function wait(ms: number): Promise<void> {
+    for (const one of all) {
+      for (const socket of [...one.sockets]) {
+        const { vouches, seenMs } = socket;
+        // The server would close it for its silence.
+        const isIdle = !vouches || one.status === "offline" || !one.isVouched;
+        if (isIdle && Date.now() + ms - seenMs > SILENT_MS) await close(one, 3_001, socket);
+      }
+    }
     const untilMs = Date.now() + ms;
     for (let rounds = 0; rounds < 1_000; rounds++) {
       const alarmMs = await runInDurableObject(stub, (_, { storage }) => storage.getAlarm());
@@ -261,9 +271,9 @@ async function play(steps: readonly Step[]): Promise<void> {
     one.isVouched = sent.status === "online" && (bySocket || isStillVouched);
   }
 
-  async function close(one: Known, code: number): Promise<void> {
-    const closed = one.sockets.pop();
+  async function close(one: Known, code: number, closed = one.sockets.at(-1)): Promise<void> {
     if (!closed) return;
+    one.sockets = one.sockets.filter((socket) => socket !== closed);
     await closed.socket.close(code);
     if (!closed.vouches || !one.isVouched || one.status === "offline") return;
     if (one.sockets.some(({ vouches }) => vouches)) return;

@@ -371,6 +371,23 @@ describe("who opens a socket for heartbeats", () => {
   });
 });
 
+describe("a socket that is dead and vouches for nothing", () => {
+  it("is closed when its actor next has something to do", async () => {
+    const go = setClock();
+    const [spoken, sent] = await online({ status: "offline", ttl_ms: 35_000 });
+    const silent = await openBeats(sent);
+    await sleep(sent.user_id);
+    go(50_000);
+    await list(sent.user_id);
+    expect([spoken.closed, silent.closed]).toEqual([null, null]);
+    await sleep(sent.user_id);
+    go(62_000);
+    await list(sent.user_id);
+    expect(await spoken.ended()).toMatchObject({ code: 4408 });
+    expect(await silent.ended()).toMatchObject({ code: 4408 });
+  });
+});
+
 describe("a socket that floods", () => {
   it("has its newest heartbeat count, a few rows a second, and is closed for more", async () => {
     const [socket, sent] = await online();
@@ -383,7 +400,7 @@ describe("a socket that floods", () => {
     });
     const { stats } = await inspect(sent.user_id);
     expect(stats.storage_puts_total - before).toBeLessThanOrEqual(6);
-    for (let seq = 10; seq <= 60; seq++) socket.send(JSON.stringify({ ...sent, seq }));
+    for (let seq = 10; seq <= 500; seq++) socket.send(JSON.stringify({ ...sent, seq }));
     expect(await socket.ended()).toMatchObject({ code: 4429 });
   });
 });

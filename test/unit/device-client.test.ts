@@ -223,15 +223,32 @@ describe("where sockets fail", () => {
 });
 
 describe("a server that refuses", () => {
-  test("by a close that is for good is not asked again", async () => {
+  test("the socket for good is asked over HTTP, and is done with if that is refused as well", async () => {
+    answer.mockImplementation(() => new Response("no", { status: 403 }));
     const { device, errors } = start();
     await pass();
     latest().open();
     latest().end(4403, "The token is for another device");
+    await pass(TTL_MS);
     expect(device.state).toBe("refused");
-    expect(errors.at(-1)).toContain("The token is for another device");
-    await pass(10 * TTL_MS);
-    expect([attempts(), posted.length]).toEqual([1, 0]);
+    expect(errors[0]).toContain("The token is for another device");
+    await pass(600_000);
+    expect([attempts(), posted.length]).toEqual([1, 3]);
+  });
+
+  test("the socket alone, as an earlier release does, gets heartbeats over HTTP until a socket works", async () => {
+    const { device } = start();
+    await pass();
+    latest().open();
+    latest().end(4403);
+    await pass();
+    expect([device.state, device.via]).toEqual(["online", "http"]);
+    const startMs = Date.now();
+    while (attempts() === 1) await pass(5_000);
+    expect(Date.now() - startMs).toBeGreaterThan(100_000);
+    latest().accept();
+    ack();
+    expect(device.via).toBe("socket");
   });
 
   test("a token, over HTTP, is asked three times", async () => {
