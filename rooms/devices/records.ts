@@ -38,6 +38,11 @@ const DEVICES = 100;
 const LATE_MS = 500;
 /** A socket that vouches for nothing is dead after so long a silence, or its device's ttl, in ms. */
 const SILENT_MS = 60_000;
+/**
+ * With a shorter flush time than this, in ms, keep-alives are stored themselves: who sets it wants the last
+ * `seq` and `sent_at_ms` to outlive a crash, and not only that the device was alive.
+ */
+const PROOF_MS = 10_000;
 /** The soonest that a watcher is told to ask, and what it waits beyond a deadline, in ms. */
 const LOOK_MS = 200;
 
@@ -129,6 +134,8 @@ export class Devices {
    * heartbeats that are 10 s apart is a little late now and then.
    */
   readonly #lossMs: number;
+  /** Whether the alarm is as good as a stored keep-alive. */
+  readonly #isProven: boolean;
   readonly #forgetMs: number;
   readonly #devices = new Map<string, Device>();
   readonly #unsavedByActor: UnsavedRecords;
@@ -143,7 +150,8 @@ export class Devices {
   constructor(actor: DeviceActor, { flushMs, forgetMs }: DeviceTimes, unsaved: UnsavedRecords) {
     this.#actor = actor;
     this.#flushMs = flushMs;
-    this.#lossMs = flushMs + flushMs / 30;
+    this.#isProven = flushMs >= PROOF_MS;
+    this.#lossMs = this.#isProven ? flushMs + flushMs / 30 : flushMs;
     this.#forgetMs = forgetMs;
     this.#unsavedByActor = unsaved;
     this.#load();
@@ -206,7 +214,7 @@ export class Devices {
   /** When storage proves that a device was alive, in ms, with the alarm at `alarmMs`. */
   #provenMs({ record, storedMs }: Device, alarmMs: number | null): number {
     const isAlarmed = record.status === "online" && record.via === undefined && alarmMs !== null;
-    return isAlarmed ? Math.max(storedMs, alarmMs - record.ttl_ms) : storedMs;
+    return isAlarmed && this.#isProven ? Math.max(storedMs, alarmMs - record.ttl_ms) : storedMs;
   }
 
   /** Takes a device whose keep-alives may be lost for alive as late as it may have been. */
