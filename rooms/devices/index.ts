@@ -63,7 +63,8 @@ export interface DeviceOptions<E> {
   /** Whether a request may mint tokens for every user. Default {@link authenticateMinter}. */
   authenticateMinter?: AuthenticateMinter<E>;
   /**
-   * A keep-alive (a heartbeat that changes nothing but times) may stay unsaved for so long, in ms.
+   * A keep-alive (a heartbeat that changes nothing but times) may be so long neither stored nor proven by
+   * the alarm, in ms. Below 10 000 keep-alives are stored themselves.
    * Default: the variable `PRESENCE_DO_KEEPALIVE_FLUSH_MS`, else 30 000. 0 stores each.
    */
   flushMs?: number;
