@@ -22,6 +22,7 @@ const SAMPLE = 200;
 interface Figures extends Outcome {
   /** CPU time of the server in a minute, in ms. */
   cpuMsPerMinute: number;
+  cpuUsPerAnswer: number;
   memoryMb: number;
   /** Starts of an actor meanwhile, on average. */
   starts: number;
@@ -58,8 +59,10 @@ async function measure(by: "socket" | "HTTP"): Promise<Figures> {
     parts.map(({ server }, i) => startsOf(server.url, outcomes[i]?.users.slice(0, SAMPLE) ?? [])),
   );
   await stopAll();
+  const answered = outcomes.reduce((total, one) => total + one.answered, 0);
   return {
-    answered: outcomes.reduce((total, one) => total + one.answered, 0),
+    answered,
+    cpuUsPerAnswer: (cpuMsPerMinute * MINUTES * 1_000) / answered,
     failed: outcomes.reduce((total, one) => total + one.failed, 0),
     users: outcomes.flatMap(({ users }) => users),
     ...{ cpuMsPerMinute, memoryMb },
@@ -81,6 +84,12 @@ export default async function daemons(): Promise<Result> {
         "ms",
         0,
         both((one) => one.cpuMsPerMinute),
+      ),
+      less(
+        "CPU time for one answer",
+        "µs",
+        0,
+        both((one) => one.cpuUsPerAnswer),
       ),
       less(
         "memory of the server",
