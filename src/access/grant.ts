@@ -53,8 +53,8 @@ function defaultCap(text: string): Cap {
 }
 
 function hasPublishScope({ scope }: JWTPayload & { scope?: unknown }): boolean {
-  const words: unknown[] = Array.isArray(scope) ? scope : String(scope ?? "").split(/\s+/);
-  return words.includes("publish");
+  const words: unknown = typeof scope === "string" ? scope.split(/\s+/) : scope;
+  return Array.isArray(words) && words.includes("publish");
 }
 
 /** What a user may do. */
