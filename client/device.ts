@@ -73,7 +73,10 @@ export class DeviceClient {
   #state: DeviceState = "connecting";
   #via: "socket" | "http" | null = null;
   #seq = 0;
+  /** Sockets that failed since one was accepted. */
   #failures = 0;
+  /** Requests that failed in a row. */
+  #httpFailures = 0;
   #refusals = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #reopening: ReturnType<typeof setTimeout> | undefined;
@@ -187,8 +190,10 @@ export class DeviceClient {
             this.#report(new RollcallError("unavailable", `No socket: ${code} ${reason}`));
             this.#reopening = setTimeout(() => this.#socket?.open(), jitter(REOPEN_MS));
           }
-          // Whether the device is refused as well, the answer over HTTP says.
-          if (this.#failures >= FAILURES && this.#timer === undefined) void this.#beatByHttp();
+          // It beats over HTTP already.
+          if (this.#timer !== undefined) return;
+          // A refused socket does not mean a refused device: the response over HTTP decides.
+          if (this.#failures >= FAILURES) void this.#beatByHttp();
           else this.#enter("connecting");
         },
       });
@@ -224,6 +229,7 @@ export class DeviceClient {
       if (this.#isOver) return;
       this.#report(error);
       this.#unreachable();
+      this.#again(() => this.#beat());
     }
   }
 
@@ -243,14 +249,14 @@ export class DeviceClient {
   #again(beat: () => unknown): void {
     clearTimeout(this.#timer);
     const beatMs = this.#ttlMs / BEATS_PER_TTL;
-    const failed = Math.max(0, this.#failures - FAILURES);
-    const pauseMs = Math.max(beatMs, Math.min(RETRY_MOST_MS, failed > 0 ? 500 * 2 ** failed : 0));
-    this.#timer = setTimeout(beat, jitter(pauseMs));
+    const retryMs = this.#httpFailures > 0 ? 500 * 2 ** this.#httpFailures : 0;
+    this.#timer = setTimeout(beat, jitter(Math.max(beatMs, Math.min(retryMs, RETRY_MOST_MS))));
   }
 
   #heard(via: "socket" | "http"): void {
     this.#via = via;
     this.#refusals = 0;
+    this.#httpFailures = 0;
     // Over HTTP, only a socket ends what it fills in for.
     if (via === "socket") {
       this.#failures = 0;
@@ -283,6 +289,7 @@ export class DeviceClient {
   }
 
   #unreachable(): void {
+    this.#httpFailures += 1;
     this.#enter("unreachable");
   }
 

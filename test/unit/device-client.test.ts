@@ -186,6 +186,16 @@ describe("where sockets fail", () => {
     expect(posted).toHaveLength(length);
   });
 
+  test("it beats over HTTP three times in each ttl and stays online, however many sockets fail", async () => {
+    pick(1);
+    const { states } = start({ ttlMs: 12_000 });
+    await fallBack();
+    await pass(600_000);
+    expect(attempts()).toBeGreaterThan(15);
+    expect(posted.length).toBeGreaterThanOrEqual(150);
+    expect(states).toEqual(["online"]);
+  });
+
   test("it says goodbye over HTTP", async () => {
     const { device } = start();
     await fallBack();
@@ -219,6 +229,19 @@ describe("where sockets fail", () => {
     answer.mockImplementation(() => new Response(null, { status: 204 }));
     await pass(30_000);
     expect(device.state).toBe("online");
+  });
+
+  test("it waits longer and longer over HTTP too, up to 30 s, while nothing answers", async () => {
+    pick(1);
+    answer.mockImplementation(() => {
+      throw new TypeError("fetch failed");
+    });
+    start({ ttlMs: 3_000 });
+    await fallBack();
+    await pass(120_000);
+    const before = posted.length;
+    await pass(300_000);
+    expect(posted.length - before).toBe(10);
   });
 });
 
