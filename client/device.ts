@@ -9,9 +9,9 @@ import {
 } from "./socket.ts";
 
 /**
- * `connecting`: its first heartbeat is on its way. `online`: the server knows of it. `unreachable`: the
- * last attempts have failed, and others follow. `refused`: the server will not have it; none follows.
- * `closed`: {@link DeviceClient.close} was called.
+ * `connecting`: no heartbeat was accepted yet on this connection. `online`: the last heartbeat was accepted.
+ * `unreachable`: the last attempts failed, and more follow. `refused`: the server refuses the device, and no
+ * attempt follows. `closed`: {@link DeviceClient.close} was called.
  */
 export type DeviceState = "connecting" | "online" | "unreachable" | "refused" | "closed";
 
@@ -25,27 +25,27 @@ export interface DeviceClientOptions {
   token: string | (() => string | Promise<string>);
   /** The program that reports, 1–64 characters. Default `device-client`. */
   source?: string;
-  /** How long the server takes the device for online without a sign of life, in ms. Default 35 000. */
+  /** The device turns offline when nothing comes for so long, in ms. Default 35 000. */
   ttlMs?: number;
   /** Called with each new state. */
   onState?(state: DeviceState): void;
-  /** Called with what went wrong, also where another attempt follows. */
+  /** Called with each error, also where another attempt follows. */
   onError?(error: Error): void;
   /** The WebSocket class, where there is no global one. Without any, it beats over HTTP. */
   WebSocket?: WebSocketClass;
 }
 
-/** Signs of life in a ttl: two may get lost. */
+/** Pings or heartbeats in a ttl: two may get lost. */
 const BEATS_PER_TTL = 3;
 const TTL_MS = 35_000;
-/** Sockets that failed in a row, after which HTTP fills in. Attempts go on meanwhile. */
+/** After so many failed sockets in a row it beats over HTTP. Attempts at sockets go on. */
 const FAILURES = 2;
-/** Answers that will be the same again, in a row, after which it gives up. */
+/** After so many refusals over HTTP in a row it gives up. */
 const REFUSALS = 3;
 const ANSWER_MS = 5_000;
 const GOODBYE_MS = 2_000;
 const RETRY_MOST_MS = 30_000;
-/** A server that refuses sockets for good may be an earlier release: it is asked again after so long, in ms. */
+/** Time until the next attempt at a socket after a final refusal, in ms: an earlier release refuses all. */
 const REOPEN_MS = 300_000;
 
 /** Between half and all of `ms`: a fleet that started together does not beat together. */
@@ -114,7 +114,7 @@ export class DeviceClient {
     return this.#state;
   }
 
-  /** What its last heartbeat went by; null before the first was accepted. */
+  /** The transport of the last heartbeat that was accepted; null before the first. */
   get via(): "socket" | "http" | null {
     return this.#via;
   }
@@ -125,21 +125,21 @@ export class DeviceClient {
     this.#ttlMs = changes.ttlMs ?? this.#ttlMs;
     const pingMs = this.#ttlMs / BEATS_PER_TTL;
     Object.assign(this.#socketOptions, { pingInterval: pingMs, pongTimeout: pingMs });
-    if (this.#isOver) return;
+    if (this.#isStopped) return;
     this.#socket?.pingWithin(pingMs);
     if (!this.#beatBySocket() && this.#timer !== undefined) void this.#beatByHttp();
   }
 
-  /** The device is offline, at once and until another client reports it. Resolves once that is told. */
+  /** Reports the device as offline and stops. Resolves when the report was sent, or after 2 s. */
   async close(): Promise<void> {
-    if (this.#isOver) return;
-    const isTold = this.#beatBySocket("offline");
+    if (this.#isStopped) return;
+    const isSent = this.#beatBySocket("offline");
     this.#end("closed");
-    if (isTold || this.#seq === 0) return;
+    if (isSent || this.#seq === 0) return;
     await this.#post("offline", GOODBYE_MS).catch((error) => this.#report(error));
   }
 
-  get #isOver(): boolean {
+  get #isStopped(): boolean {
     return this.#state === "closed" || this.#state === "refused";
   }
 
@@ -174,17 +174,17 @@ export class DeviceClient {
         },
         message: (raw) => {
           for (const { type, id, error } of parseFrames(raw)) {
-            // Later heartbeats have gone out since.
+            // Only the response to the newest heartbeat counts.
             if (id !== String(this.#seq)) continue;
-            if (type === "ack") this.#heard("socket");
+            if (type === "ack") this.#accepted("socket");
             else if (type === "nack" && error) {
-              this.#answered(ERRORS[error.code]?.status ?? 500, error.message);
-              this.#again(() => this.#beat());
+              this.#rejected(ERRORS[error.code]?.status ?? 500, error.message);
+              this.#schedule(() => this.#beat());
             }
           }
         },
         close: ({ code, reason }, isFinal) => {
-          if (this.#isOver) return;
+          if (this.#isStopped) return;
           this.#failures += isFinal ? FAILURES : 1;
           if (isFinal) {
             this.#report(new RollcallError("unavailable", `No socket: ${code} ${reason}`));
@@ -218,18 +218,18 @@ export class DeviceClient {
 
   /** One heartbeat, and the next in time, until a socket takes over. */
   async #beatByHttp(): Promise<void> {
-    this.#again(() => this.#beat());
+    this.#schedule(() => this.#beat());
     try {
       const answer = await this.#post("online", ANSWER_MS);
-      if (this.#isOver) return;
+      if (this.#isStopped) return;
       // 409 says only that a later heartbeat came first.
-      if (answer.ok || answer.status === 409) this.#heard("http");
-      else this.#answered(answer.status, await answer.text());
+      if (answer.ok || answer.status === 409) this.#accepted("http");
+      else this.#rejected(answer.status, await answer.text());
     } catch (error) {
-      if (this.#isOver) return;
+      if (this.#isStopped) return;
       this.#report(error);
       this.#unreachable();
-      this.#again(() => this.#beat());
+      this.#schedule(() => this.#beat());
     }
   }
 
@@ -243,21 +243,21 @@ export class DeviceClient {
     });
   }
 
-  // ── What becomes of it ──────────────────────────────────────────────────────────────────────
+  // ── Outcomes ──────────────────────────────────────────────────────────────────────────────
 
-  /** Does it again when the next sign of life is due, or later while the server cannot be reached. */
-  #again(beat: () => unknown): void {
+  /** Schedules the next heartbeat: a third of the ttl from now, or later while requests fail. */
+  #schedule(beat: () => unknown): void {
     clearTimeout(this.#timer);
     const beatMs = this.#ttlMs / BEATS_PER_TTL;
     const retryMs = this.#httpFailures > 0 ? 500 * 2 ** this.#httpFailures : 0;
     this.#timer = setTimeout(beat, jitter(Math.max(beatMs, Math.min(retryMs, RETRY_MOST_MS))));
   }
 
-  #heard(via: "socket" | "http"): void {
+  #accepted(via: "socket" | "http"): void {
     this.#via = via;
     this.#refusals = 0;
     this.#httpFailures = 0;
-    // Over HTTP, only a socket ends what it fills in for.
+    // A socket that works ends the heartbeats over HTTP.
     if (via === "socket") {
       this.#failures = 0;
       clearTimeout(this.#timer);
@@ -266,8 +266,8 @@ export class DeviceClient {
     this.#enter("online");
   }
 
-  /** The server has answered, and not taken the heartbeat. */
-  #answered(status: number, why: string): void {
+  /** The server did not accept the heartbeat. */
+  #rejected(status: number, why: string): void {
     this.#report(new RollcallError("unavailable", `${status}: ${why}`));
     const isLasting = status < 500 && status !== 429 && status !== 409;
     this.#refusals = isLasting ? this.#refusals + 1 : 0;

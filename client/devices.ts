@@ -40,9 +40,9 @@ export interface DeviceWatch {
 export function watchDevices(url: string, options: WatchDevicesOptions): DeviceWatch {
   const { onDevices, ...clientOptions } = options;
   const target = toSocketUrl(url);
-  target.searchParams.set("look", "1");
+  target.searchParams.set("probe_devices", "1");
   const client = new VeraniClient<DeviceEvents>(target.href, clientOptions);
-  let looking: ReturnType<typeof setTimeout> | undefined;
+  let probing: ReturnType<typeof setTimeout> | undefined;
   let devices: readonly Device[] = [];
   const show = (next: readonly Device[]): void => {
     devices = next;
@@ -52,11 +52,11 @@ export function watchDevices(url: string, options: WatchDevicesOptions): DeviceW
   client.on("device.update", ({ type: _, ...device }: Device & { type?: string }) =>
     show(replaceDevice(devices, device)),
   );
-  // A device that beats by a socket is found silent only when somebody asks.
-  client.on("device.look", ({ in_ms }) => {
-    clearTimeout(looking);
-    looking = setTimeout(() => {
-      if (client.isConnected()) client.emit("device.look", {});
+  // A device that beats by a socket turns offline only when a watcher probes, or the list is read.
+  client.on("device.probe", ({ in_ms }) => {
+    clearTimeout(probing);
+    probing = setTimeout(() => {
+      if (client.isConnected()) client.emit("device.probe", {});
     }, in_ms);
   });
   return {
@@ -65,7 +65,7 @@ export function watchDevices(url: string, options: WatchDevicesOptions): DeviceW
       return devices;
     },
     close() {
-      clearTimeout(looking);
+      clearTimeout(probing);
       client.close();
     },
   };

@@ -13,7 +13,7 @@ beat() {
          "status":"'"$1"'","sent_at_ms":'"$(date +%s)"'000,"seq":'$seq',"ttl_ms":'$ttl_ms'}'
 }
 
-trap 'beat offline; exit 0' INT TERM
+trap 'trap "" INT TERM; beat offline; exit 0' INT TERM
 while :; do
   beat online || true
   sleep 4 &

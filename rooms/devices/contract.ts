@@ -221,7 +221,7 @@ export function describeDevices(): SystemDescription {
   const out = {
     "device.sync": z.object({ devices: z.array(payload) }),
     "device.update": payload,
-    "device.look": z.object({ in_ms: z.number() }),
+    "device.probe": z.object({ in_ms: z.number() }),
   } satisfies { [K in keyof DeviceEvents["out"]]: z.ZodMiniType<DeviceEvents["out"][K]> };
   const json = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
 
@@ -333,14 +333,14 @@ export function describeDevices(): SystemDescription {
         address: "/ws/devices",
         title: "The devices of a user",
         description:
-          "All of them first, then each heartbeat and change. With `look=1` the client is told when to ask whether a device that beats by a socket has fallen silent, so that no alarm has to.",
+          "All of them first, then each heartbeat and change. With `probe_devices=1` the client receives the time at which to probe for silent devices that beat by a socket; then no alarm is needed.",
         query: z.object({
           user_id: anyUuid,
-          look: z.optional(z.literal("1")),
+          probe_devices: z.optional(z.literal("1")),
         }),
         security: watch,
         wire: "room",
-        in: { "device.look": z.object({}) },
+        in: { "device.probe": z.object({}) },
         out,
       },
       deviceBeats: {

@@ -24,8 +24,8 @@ export interface DeviceEvents {
   in: {
     /** A daemon's heartbeat: its first frame, and one for each change. It may also come bare. */
     "device.beat": Heartbeat;
-    /** A watcher asks whether a device has fallen silent: as `device.look` told it. */
-    "device.look": object;
+    /** A watcher probes: devices that have fallen silent turn offline. Due when `device.probe` says. */
+    "device.probe": object;
   };
   out: {
     /** All devices of the user, once after connecting. */
@@ -33,10 +33,10 @@ export interface DeviceEvents {
     /** Each heartbeat and change after that. */
     "device.update": Heartbeat;
     /**
-     * When to ask with `device.look`, in ms from now, unless another `device.look` comes before: the
-     * actor sleeps meanwhile. For watchers that connect with `look=1`.
+     * The time in ms after which the watcher must send `device.probe`; the actor sleeps until then. A later
+     * `device.probe` replaces it. For watchers that connect with `probe_devices=1`.
      */
-    "device.look": { in_ms: number };
+    "device.probe": { in_ms: number };
   };
 }
 

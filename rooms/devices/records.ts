@@ -16,10 +16,10 @@ import type { DeviceEvents } from "./device.ts";
 /** A connection to the devices of a user: a watcher's, or a daemon's, which has a `deviceId`. */
 export interface DeviceMeta extends ConnectionMeta {
   deviceId?: string;
-  /** A heartbeat came over it: it vouches for its device as long as it gives signs of life. */
+  /** A heartbeat came over it: its pings keep the device online. */
   vouches?: boolean;
-  /** A watcher that asks with `device.look`. For the others an alarm has to. */
-  looks?: boolean;
+  /** A watcher that sends `device.probe`. For other watchers an alarm finds silent devices. */
+  canProbe?: boolean;
 }
 
 type DeviceActor = VeraniActor<DeviceMeta, unknown, DeviceEvents>;
@@ -43,8 +43,8 @@ const SILENT_MS = 60_000;
  * `seq` and `sent_at_ms` to outlive a crash, and not only that the device was alive.
  */
 const PROOF_MS = 10_000;
-/** The soonest that a watcher is told to ask, and what it waits beyond a deadline, in ms. */
-const LOOK_MS = 200;
+/** A watcher probes so long after a deadline, in ms: then the device has expired for certain. */
+const PROBE_MARGIN_MS = 200;
 
 /** Names this isolate: keep-alives that another one has not stored are not in this one's memory. */
 let isolate: string | undefined;
@@ -142,8 +142,8 @@ export class Devices {
   /** This actor's part of {@link UnsavedRecords}. */
   #unsaved: Map<string, DeviceRecord> | undefined;
   readonly #loadedMs = Date.now();
-  /** When the watchers that look were told to do so next, in ms. */
-  #lookAtMs = Number.POSITIVE_INFINITY;
+  /** The time of the next probe that was sent to watchers, in ms. */
+  #probeAtMs = Number.POSITIVE_INFINITY;
   #puts = 0;
   #lists = 0;
 
@@ -347,7 +347,7 @@ export class Devices {
       else this.#settle();
     }
     this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(record));
-    if (isVouched) this.#tellWhenToLook();
+    if (isVouched) this.#scheduleProbe();
     return true;
   }
 
@@ -424,7 +424,7 @@ export class Devices {
     this.#actor.emit.to(CHANNEL).emit("device.update", payloadOf(expired));
   }
 
-  /** Somebody asks, or the alarm has come: devices that have fallen silent turn offline. */
+  /** Turns devices offline whose deadline has passed. Runs at the alarm, a probe and each read. */
   expire(): void {
     const now = Date.now();
     const { rangAt } = this.#actor.timers;
@@ -502,47 +502,47 @@ export class Devices {
     const seenAtMs = this.#seenAtMs(record);
     // Its socket has closed while the actor slept: `restore` follows.
     if (seenAtMs === undefined) return false;
-    return aliveMs > seenAtMs || this.#isWatchedBlindly();
+    return aliveMs > seenAtMs || this.#hasWatcherWithoutProbes();
   }
 
-  /** Whether there are watchers that wait for changes and do not ask. */
-  #isWatchedBlindly(): boolean {
+  /** Whether some watchers do not probe. */
+  #hasWatcherWithoutProbes(): boolean {
     for (const { meta } of this.#actor.sessions.values()) {
-      if (meta.deviceId === undefined && !meta.looks) return true;
+      if (meta.deviceId === undefined && !meta.canProbe) return true;
     }
     return false;
   }
 
-  /** A watcher has connected. @returns when it is to look, in ms from now, if at all */
-  watch({ looks }: DeviceMeta): number | undefined {
+  /** A watcher has connected. @returns when it must probe, in ms from now; undefined for never */
+  watch({ canProbe }: DeviceMeta): number | undefined {
     this.expire();
-    if (looks) return this.#nextLook();
+    if (canProbe) return this.#nextProbeMs();
     this.#settle();
     return undefined;
   }
 
-  /** A watcher asks. */
-  look(): void {
+  /** A watcher probes. */
+  probe(): void {
     this.expire();
-    this.#lookAtMs = Number.POSITIVE_INFINITY;
-    this.#tellWhenToLook();
+    this.#probeAtMs = Number.POSITIVE_INFINITY;
+    this.#scheduleProbe();
   }
 
   /** When the next device whose socket vouches for it may turn offline, in ms from now. */
-  #nextLook(): number | undefined {
+  #nextProbeMs(): number | undefined {
     const next = this.#nextExpiryMs(({ record }) => record.via !== undefined);
     if (next === null) return undefined;
-    this.#lookAtMs = next;
-    return Math.max(0, next - Date.now()) + LOOK_MS;
+    this.#probeAtMs = next;
+    return Math.max(0, next - Date.now()) + PROBE_MARGIN_MS;
   }
 
-  /** Tells watchers to look at the next deadline, if that is nearer than they know. */
-  #tellWhenToLook(): void {
-    const knownMs = this.#lookAtMs > Date.now() ? this.#lookAtMs : Number.POSITIVE_INFINITY;
-    const in_ms = this.#nextLook();
-    if (in_ms === undefined || this.#lookAtMs >= knownMs) return;
-    const looks = ({ meta }: DeviceSession) => meta.looks === true;
-    this.#actor.emit.where(looks).emit("device.look", { in_ms });
+  /** Sends watchers the time of the next probe, if it is earlier than the last one that was sent. */
+  #scheduleProbe(): void {
+    const sentMs = this.#probeAtMs > Date.now() ? this.#probeAtMs : Number.POSITIVE_INFINITY;
+    const in_ms = this.#nextProbeMs();
+    if (in_ms === undefined || this.#probeAtMs >= sentMs) return;
+    const canProbe = ({ meta }: DeviceSession) => meta.canProbe === true;
+    this.#actor.emit.where(canProbe).emit("device.probe", { in_ms });
   }
 
   // ── What is known ───────────────────────────────────────────────────────────────────────────

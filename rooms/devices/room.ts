@@ -97,8 +97,8 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
         return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
       }
       const { userId, expiresAtMs } = await authorizeWatcher(request, env, authenticateWatcher);
-      const looks = searchParams.get("look") === "1";
-      const meta = { userId, clientId, channels: [CHANNEL], ...(looks && { looks }) };
+      const canProbe = searchParams.get("probe_devices") === "1";
+      const meta = { userId, clientId, channels: [CHANNEL], ...(canProbe && { canProbe }) };
       return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
     },
 
@@ -108,7 +108,7 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       const devices = devicesOf(actor);
       const in_ms = devices.watch(meta);
       emit.emit("device.sync", { devices: devices.payloads() });
-      if (in_ms !== undefined) emit.emit("device.look", { in_ms });
+      if (in_ms !== undefined) emit.emit("device.probe", { in_ms });
     },
 
     onDisconnect({ actor, session }, { code }) {
@@ -144,9 +144,10 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       : new RollcallError("conflict", STALE);
   });
 
-  room.on("device.look", ({ actor, session }) => {
-    if (!session.meta.looks) throw new RollcallError("forbidden", "Connect with look=1");
-    devicesOf(actor).look();
+  room.on("device.probe", ({ actor, session }) => {
+    if (!session.meta.canProbe)
+      throw new RollcallError("forbidden", "Connect with probe_devices=1");
+    devicesOf(actor).probe();
   });
 
   return (

@@ -6,7 +6,7 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
-import { type Later, openStream, type StreamEvent } from "../../src/http/sse.ts";
+import { type DelayedMessage, openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
@@ -45,7 +45,7 @@ const BATCH_BYTES = 262_144;
 /** The contract's words, for daemons' routes too. */
 const CORS = { methods: "GET, POST, OPTIONS", headers: "Content-Type, Authorization" };
 
-const LOOK = JSON.stringify({ type: "device.look" });
+const PROBE = JSON.stringify({ type: "device.probe" });
 
 const BACKEND = { methods: ["POST"], cors: CORS, isForBackends: true } as const;
 
@@ -95,13 +95,13 @@ function toEvents(message: string): StreamEvent[] {
   });
 }
 
-/** What the actor asks to be asked later. */
-function toLook(message: string): Later | undefined {
-  const looks = parseFrames(message)
+/** The probe that a message of the actor asks for. */
+function toProbe(message: string): DelayedMessage | undefined {
+  const canProbe = parseFrames(message)
     .map(unwrapEvent)
-    .filter(({ event }) => event === "device.look");
-  const inMs = Number(looks.at(-1)?.data.in_ms);
-  return inMs >= 0 ? { inMs, text: LOOK } : undefined;
+    .filter(({ event }) => event === "device.probe");
+  const inMs = Number(canProbe.at(-1)?.data.in_ms);
+  return inMs >= 0 ? { inMs, text: PROBE } : undefined;
 }
 
 /** Device presence: heartbeats come in, presence goes out. */
@@ -211,12 +211,12 @@ export function deviceRoutes<E extends object>(
   app.get("/api/v1/mobile/presence/stream", async (c) => {
     const { userId } = await authorizeWatcher(c.req.raw, c.env, authenticateWatcher);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    const query = new URLSearchParams({ v: "2", look: "1", user_id: userId });
+    const query = new URLSearchParams({ v: "2", probe_devices: "1", user_id: userId });
     const token = c.req.query("token");
     if (token) query.set("token", token);
     const stub = stubOf(c.env, userId);
     const path = `${SOCKET_PATH}?${query}`;
-    return openStream(c.req.raw, { stub, path, toEvents, toLook, ping: PING });
+    return openStream(c.req.raw, { stub, path, toEvents, toDelayed: toProbe, ping: PING });
   });
 
   app.get(`${SOCKET_PATH}/beat`, async (c) => {

@@ -17,7 +17,7 @@ export interface ConnectionMeta {
   /** Server time in ms at which the connection is closed with 4401, for tokens that expire. */
   expiresAtMs?: number;
   /**
-   * True: it is not closed for its silence, and no alarm is set to find out. The room looks at
+   * True: a sweep does not close it when it is silent, and no alarm is set for that. The room checks
    * `session.seenAtMs` itself.
    */
   mayBeSilent?: boolean;

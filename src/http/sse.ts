@@ -34,7 +34,7 @@ export interface StreamEvent {
 }
 
 /** A message for the actor, to be sent in so many ms. The actor may sleep until then. */
-export interface Later {
+export interface DelayedMessage {
   inMs: number;
   text: string;
 }
@@ -47,8 +47,8 @@ export interface StreamSource {
   path: string;
   /** A message of the actor's socket as events, in order; an empty list sends nothing. */
   toEvents(message: string): StreamEvent[];
-  /** What the actor wants to be sent later, by a message of its socket: in place of what was to be sent. */
-  toLook?(message: string): Later | undefined;
+  /** The message that the actor must be sent later, if `message` asks for one. It replaces the one before. */
+  toDelayed?(message: string): DelayedMessage | undefined;
   /** The ping of the room's codec: sent with every keep-alive, answered by the runtime. */
   ping?: string;
 }
@@ -76,7 +76,7 @@ function encodeEvent({ id, event, data }: StreamEvent): string {
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
 export async function openStream(request: Request, source: StreamSource): Promise<Response> {
-  const { stub, path, toEvents, toLook, ping } = source;
+  const { stub, path, toEvents, toDelayed, ping } = source;
   if (request.method !== "GET") return new Response(null, { headers: STREAM_HEADERS });
   const upgrade = new Headers({ Upgrade: "websocket" });
   const authorization = request.headers.get("Authorization");
@@ -93,7 +93,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
   const writer = writable.getWriter();
   let pendingBytes = 0;
   let ended = false;
-  let look: ReturnType<typeof setTimeout> | null = null;
+  let delayed: ReturnType<typeof setTimeout> | null = null;
 
   function send(text: string): void {
     if (ended) return;
@@ -132,7 +132,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
     if (ended) return false;
     ended = true;
     clearInterval(keepAlive);
-    clearTimeout(look);
+    clearTimeout(delayed);
     try {
       socket?.close(1000, "Stream ended");
     } catch {
@@ -149,10 +149,10 @@ export async function openStream(request: Request, source: StreamSource): Promis
   request.signal.addEventListener("abort", () => cutOff("The reader is gone"));
   socket.addEventListener("message", ({ data }) => {
     if (typeof data !== "string" || ended) return;
-    const later = toLook?.(data);
+    const later = toDelayed?.(data);
     if (later) {
-      clearTimeout(look);
-      look = setTimeout(() => socket.send(later.text), later.inMs);
+      clearTimeout(delayed);
+      delayed = setTimeout(() => socket.send(later.text), later.inMs);
     }
     const events = toEvents(data);
     if (events.length > 0) send(events.map(encodeEvent).join(""));

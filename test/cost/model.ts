@@ -39,7 +39,7 @@ export const MODEL = {
     tokenMs: HOUR,
   },
   devices: {
-    says: "per user 2 devices that beat, or ping, every 10 s for 8 h, with 2 breaks of 15 min each that are told (4 changes of status), ttl 35 s; one phone that watches for 2 h by SSE, with tokens of 15 min",
+    says: "per user 2 devices for 8 h; each sends a heartbeat, or a ping, every 10 s and has a ttl of 35 s; it reports offline and online again for 2 breaks of 15 min (4 changes of status); one phone watches for 2 h by SSE, with tokens of 15 min",
     cohort: { socket: 6, rollcall: 2 },
     devices: 2,
     beatMs: 10 * SECOND,

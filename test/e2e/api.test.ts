@@ -467,7 +467,7 @@ describe("/asyncapi.json", () => {
   });
 
   it("describes every message of the devices room and of its stream", async () => {
-    const query = { user_id: USER, token: presenceToken, v: "2", look: "1" };
+    const query = { user_id: USER, token: presenceToken, v: "2", probe_devices: "1" };
     const line = await Line.open("devices", query);
     await line.receives("hello");
     await line.receives("device.sync");
@@ -483,9 +483,9 @@ describe("/asyncapi.json", () => {
     await beats.receives("error");
     beats.sendText('{"type":"device.beat","data":{},"id":"2"}');
     await beats.receives("nack");
-    await line.receives("device.look");
-    line.send("device.look", { type: "device.look" });
-    await line.receives("device.look");
+    await line.receives("device.probe");
+    line.send("device.probe", { type: "device.probe" });
+    await line.receives("device.probe");
     exchangeProtocol3(beats, "deviceBeats");
     beats.close();
     const name = "post /api/v1/daemon/presence/heartbeat";

@@ -36,7 +36,7 @@ type Step =
   | { do: "connect" | "ping" | "leave" | "cut"; who: number }
   | { do: "beats"; who: number; count: number }
   | { do: "wait"; who: number; ttls: number }
-  | { do: "sleep" | "move" | "crash" | "watch" | "watch blindly" | "unwatch" };
+  | { do: "sleep" | "move" | "crash" | "watch" | "watch without probes" | "unwatch" };
 
 const who = fc.nat({ max: SKEWS_MS.length - 1 });
 const beats: fc.Arbitrary<Beat> = fc.record({
@@ -72,7 +72,15 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 5,
     arbitrary: fc.record({
-      do: fc.constantFrom("sleep", "move", "crash", "watch", "watch", "watch blindly", "unwatch"),
+      do: fc.constantFrom(
+        "sleep",
+        "move",
+        "crash",
+        "watch",
+        "watch",
+        "watch without probes",
+        "unwatch",
+      ),
     }),
   },
 );
@@ -100,9 +108,9 @@ interface Known {
 
 interface Watcher {
   socket: TestSocket;
-  isBlind: boolean;
+  neverProbes: boolean;
   shown: Map<string, Heartbeat>;
-  lookAtMs: number;
+  probeAtMs: number;
 }
 
 async function play(steps: readonly Step[]): Promise<void> {
@@ -122,7 +130,7 @@ async function play(steps: readonly Step[]): Promise<void> {
   }));
   let watchers: Watcher[] = [];
 
-  /** When a device that nobody hears of turns offline, at the earliest and at the latest. */
+  /** The earliest and the latest time at which a silent device turns offline, in ms. */
   const deadlines = (one: Known): [earliestMs: number, latestMs: number] => {
     const vouching = one.isVouched ? one.sockets.filter(({ vouches }) => vouches) : [];
     const seenMs = Math.max(0, ...vouching.map((socket) => socket.seenMs));
@@ -151,7 +159,7 @@ async function play(steps: readonly Step[]): Promise<void> {
         for (const device of data.devices as Heartbeat[]) {
           watcher.shown.set(device.device_id, device);
         }
-      } else if (event === "device.look") watcher.lookAtMs = Date.now() + data.in_ms;
+      } else if (event === "device.probe") watcher.probeAtMs = Date.now() + data.in_ms;
       else if (event === "device.update") {
         const { type: _, ...device } = data;
         watcher.shown.set(device.device_id, device);
@@ -198,7 +206,7 @@ async function play(steps: readonly Step[]): Promise<void> {
     }
   }
 
-  /** The clock goes on; the alarm rings, and watchers look, when it is time. */
+  /** Moves the clock. The alarm rings and watchers probe at their times. */
   async function wait(ms: number): Promise<void> {
     for (const one of all) {
       for (const socket of [...one.sockets]) {
@@ -212,15 +220,15 @@ async function play(steps: readonly Step[]): Promise<void> {
     for (let rounds = 0; rounds < 1_000; rounds++) {
       const alarmMs = await runInDurableObject(stub, (_, { storage }) => storage.getAlarm());
       for (const watcher of watchers) await hear(watcher);
-      const looking = watchers.filter(({ isBlind }) => !isBlind);
-      const next = Math.min(alarmMs ?? untilMs, ...looking.map(({ lookAtMs }) => lookAtMs));
+      const probing = watchers.filter(({ neverProbes }) => !neverProbes);
+      const next = Math.min(alarmMs ?? untilMs, ...probing.map(({ probeAtMs }) => probeAtMs));
       if (next >= untilMs) break;
       vi.setSystemTime(Math.max(next, Date.now()));
       if (alarmMs !== null && alarmMs <= Date.now()) await runDurableObjectAlarm(stub);
-      for (const watcher of looking) {
-        if (watcher.lookAtMs > Date.now()) continue;
-        watcher.lookAtMs = Number.POSITIVE_INFINITY;
-        watcher.socket.emit("device.look");
+      for (const watcher of probing) {
+        if (watcher.probeAtMs > Date.now()) continue;
+        watcher.probeAtMs = Number.POSITIVE_INFINITY;
+        watcher.socket.emit("device.probe");
         await hear(watcher);
       }
     }
@@ -324,13 +332,13 @@ async function play(steps: readonly Step[]): Promise<void> {
         known.isVouched = false;
         known.aliveMs = Date.now();
       }
-    } else if (one.do === "watch" || one.do === "watch blindly") {
-      const isBlind = one.do === "watch blindly";
+    } else if (one.do === "watch" || one.do === "watch without probes") {
+      const neverProbes = one.do === "watch without probes";
       const token = await tokenFor(userId, { ttlMs: 24 * HOUR_MS });
-      const path = `/ws/devices?user_id=${userId}&token=${token}${isBlind ? "" : "&look=1"}`;
+      const path = `/ws/devices?user_id=${userId}&token=${token}${neverProbes ? "" : "&probe_devices=1"}`;
       const socket = await connect(null, path);
-      const lookAtMs = Number.POSITIVE_INFINITY;
-      watchers.push({ socket, isBlind, shown: new Map(), lookAtMs });
+      const probeAtMs = Number.POSITIVE_INFINITY;
+      watchers.push({ socket, neverProbes, shown: new Map(), probeAtMs });
     } else if (one.do === "unwatch") await watchers.pop()?.socket.close();
     await check(JSON.stringify(one));
   }

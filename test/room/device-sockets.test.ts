@@ -26,7 +26,7 @@ async function online(changes: Partial<Heartbeat> = {}): Promise<[TestSocket, He
   return [socket, sent];
 }
 
-async function watcher(userId: string, query = "&look=1"): Promise<TestSocket> {
+async function watcher(userId: string, query = "&probe_devices=1"): Promise<TestSocket> {
   const token = await tokenFor(userId);
   const socket = await connect(null, `/ws/devices?user_id=${userId}&token=${token}${query}`);
   await socket.event("device.sync");
@@ -122,7 +122,7 @@ describe("a device that beats by a socket", () => {
     }
   });
 
-  it("is not seen to go when it comes back in time by a new socket", async () => {
+  it("stays online for watchers when it opens a new socket within its ttl", async () => {
     const [socket, sent] = await online({ ttl_ms: 60_000 });
     const phone = await watcher(sent.user_id);
     await socket.close(3_001);
@@ -152,7 +152,7 @@ describe("a device that beats by a socket", () => {
 });
 
 describe("a device whose network disappears", () => {
-  it("is offline in the next answer after its ttl, and nothing happens until somebody asks", async () => {
+  it("sets no alarm, and is offline in the first snapshot after its ttl", async () => {
     const go = setClock();
     const [socket, sent] = await online({ ttl_ms: 35_000 });
     go(3_600_000);
@@ -163,30 +163,30 @@ describe("a device whose network disappears", () => {
     expect(await socket.ended()).toMatchObject({ code: 4408 });
   });
 
-  it("is offline for who connects, and for who was told when to look", async () => {
+  it("turns offline for a watcher that probes at the time it received, also after the actor slept", async () => {
     const go = setClock();
     const [, sent] = await online({ ttl_ms: 35_000 });
     const phone = await watcher(sent.user_id);
-    const { in_ms } = await phone.event("device.look");
+    const { in_ms } = await phone.event("device.probe");
     expect(in_ms).toBeGreaterThan(34_000);
     expect(in_ms).toBeLessThan(36_300);
     await sleep(sent.user_id);
     go(in_ms - 2_000);
-    phone.emit("device.look");
-    const { in_ms: rest } = await phone.event("device.look");
+    phone.emit("device.probe");
+    const { in_ms: rest } = await phone.event("device.probe");
     expect(rest).toBeLessThan(3_400);
     go(in_ms + 1_500);
-    phone.emit("device.look");
+    phone.emit("device.probe");
     await phone.event("device.update", ({ status }) => status === "offline");
     await phone.caughtUp();
-    expect(phone.received.filter(({ event }) => event === "device.look")).toHaveLength(2);
+    expect(phone.received.filter(({ event }) => event === "device.probe")).toHaveLength(2);
     expect((await inspect(sent.user_id)).records[`device:${sent.device_id}`]).toMatchObject({
       status: "offline",
       last_offline_ms: Date.now(),
     });
   });
 
-  it("is offline within its ttl and 3 s for a stream, whose Worker asks in time", async () => {
+  it("is offline in an open stream within its ttl and 3 s, since the stream's Worker probes", async () => {
     const [, sent] = await online({ ttl_ms: 1_000 });
     const stream = await Stream.open(sent.user_id);
     const { sent_at_ms } = await stream.next(({ status }) => status === "offline");
@@ -194,7 +194,7 @@ describe("a device whose network disappears", () => {
     await stream.cancel();
   });
 
-  it("is offline for a stream that was there before it, and whose actor slept", async () => {
+  it("is offline in a stream that was opened before the device connected, also after the actor slept", async () => {
     const sent = beatOf({ ttl_ms: 1_000 });
     const stream = await Stream.open(sent.user_id);
     const socket = await openBeats(sent);
@@ -205,7 +205,7 @@ describe("a device whose network disappears", () => {
     await stream.cancel();
   });
 
-  it("is found by an alarm for watchers that do not ask", async () => {
+  it("is found by an alarm when a watcher does not probe", async () => {
     const [, sent] = await online({ ttl_ms: 700 });
     const phone = await watcher(sent.user_id, "");
     expect((await inspect(sent.user_id)).alarm).not.toBeNull();
@@ -213,7 +213,7 @@ describe("a device whose network disappears", () => {
     await phone.close();
   });
 
-  it("goes on over HTTP, whose alarm then finds it in time", async () => {
+  it("turns offline by an alarm after its last heartbeat, when it went on over HTTP", async () => {
     const [, sent] = await online({ ttl_ms: 800 });
     await scheduler.wait(500);
     expect((await beat({ ...sent, seq: 2 })).status).toBe(204);
@@ -309,14 +309,14 @@ describe("heartbeats by a socket", () => {
     await socket.close();
   });
 
-  it("come from daemons only, and only watchers look", async () => {
+  it("are refused from watchers, and probes are refused from daemons and from watchers without probe_devices", async () => {
     const [socket, sent] = await online();
-    socket.emit("device.look");
+    socket.emit("device.probe");
     expect(await socket.event("error")).toMatchObject({ code: "forbidden" });
     const phone = await watcher(sent.user_id, "");
     phone.send(JSON.stringify({ ...sent, seq: 9 }));
     expect(await phone.event("error")).toMatchObject({ code: "forbidden" });
-    phone.emit("device.look");
+    phone.emit("device.probe");
     expect(await phone.event("error")).toMatchObject({ code: "forbidden" });
     expect(await list(sent.user_id)).toEqual([sent]);
     await Promise.all([socket.close(), phone.close()]);
