@@ -97,6 +97,7 @@ function toEvents(message: string): StreamEvent[] {
 
 /** The probe that a message of the actor asks for. */
 function toProbe(message: string): DelayedMessage | undefined {
+  if (!message.includes('"device.probe"')) return undefined;
   const canProbe = parseFrames(message)
     .map(unwrapEvent)
     .filter(({ event }) => event === "device.probe");

@@ -329,6 +329,13 @@ describe("a grant", () => {
     expect(new Grant("ann", {}).mentions("join")).toBe(false);
   });
 
+  it("of a scope that is no text and no list is the default", () => {
+    for (const scope of [{ toString: null }, { publish: true }, 7, null, true]) {
+      const grant = grantOf({ scope: scope as never }, "ann", {});
+      expect(grant.cap).toEqual(grantOf({}, "ann", {}).cap);
+    }
+  });
+
   it("of the scope publish is to publish to everybody, beside the default", () => {
     const grant = grantOf({ scope: "read publish" }, "ann", {});
     expect(grant.can("user:ben", "publish")).toBe(true);
