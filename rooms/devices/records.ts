@@ -34,19 +34,19 @@ const KEEP_ALIVES_KEY = "alive";
 const UNSAVED_KEY = "held";
 /** Devices of a user. */
 const DEVICES = 100;
-/** How late a heartbeat may be that was expected, in ms. */
+/** A heartbeat still counts as expected when it is so late, in ms. */
 const LATE_MS = 500;
-/** A socket that vouches for nothing is dead after so long a silence, or its device's ttl, in ms. */
+/** A socket that keeps no device online is closed after this silence, in ms, or its device's ttl if longer. */
 const SILENT_MS = 60_000;
 /**
- * With a shorter flush time than this, in ms, keep-alives are stored themselves: who sets it wants the last
- * `seq` and `sent_at_ms` to outlive a crash, and not only that the device was alive.
+ * With a flush time below this, in ms, the alarm is no substitute for storing keep-alives. A deployment with
+ * a short flush time wants the last `seq` and `sent_at_ms` to survive a crash.
  */
 const PROOF_MS = 10_000;
 /** A watcher probes so long after a deadline, in ms: then the device has expired for certain. */
 const PROBE_MARGIN_MS = 200;
 
-/** Names this isolate: keep-alives that another one has not stored are not in this one's memory. */
+/** Identifies this isolate. Unsaved keep-alives are in the memory of one isolate only. */
 let isolate: string | undefined;
 function thisIsolate(): string {
   isolate ??= crypto.randomUUID();
@@ -70,17 +70,20 @@ export interface DeviceTimes {
 interface Device {
   record: DeviceRecord;
   /**
-   * Server time of its last heartbeat over HTTP, or of the end of its last socket, at the latest. Expiry
-   * counts from here, or from the last sign of life of its sockets.
+   * Server time of its last heartbeat over HTTP, or of the end of its last socket, in ms. Expiry counts
+   * from here, or from the last ping of its sockets if that is later.
    */
   aliveMs: number;
   /** `updated_at_ms` as storage has it. */
   storedMs: number;
   /** Time between its last two heartbeats, in ms; Infinity while there is none. */
   gapMs: number;
-  /** Keep-alives may have been lost: `aliveMs` is the latest that it may have been. */
+  /** Keep-alives may have been lost: `aliveMs` is the latest possible time. */
   isGuessed: boolean;
-  /** This isolate has not stored it yet: another release may have, and may be the next again. */
+  /**
+   * This isolate has not stored it yet. Its next heartbeat is stored: after a rollback the previous release
+   * reads the record and not the alarm.
+   */
   isNew: boolean;
 }
 
@@ -123,18 +126,18 @@ function withoutVia(record: DeviceRecord): DeviceRecord {
 }
 
 /**
- * The devices of one user. Memory is up to date. Of a mere keep-alive over HTTP, storage often has no
- * more than the alarm: it never stands later than a device's deadline, so it proves when each was alive.
+ * The devices of one user. Memory is up to date. For a keep-alive over HTTP often only the alarm is written.
+ * The alarm is never later than the deadline of a device, so its time proves when each device was alive.
  */
 export class Devices {
   readonly #actor: DeviceActor;
   readonly #flushMs: number;
   /**
-   * How much of a device's life may be unproven, in ms. A little more than the flush time: every third of
-   * heartbeats that are 10 s apart is a little late now and then.
+   * Keep-alives of so long may be lost, in ms. With 30 s, heartbeats that come every 10 s and a little late
+   * would just miss the limit, so it is a little longer than the flush time.
    */
   readonly #lossMs: number;
-  /** Whether the alarm is as good as a stored keep-alive. */
+  /** Whether the alarm may replace a stored keep-alive. */
   readonly #isProven: boolean;
   readonly #forgetMs: number;
   readonly #devices = new Map<string, Device>();
@@ -162,7 +165,7 @@ export class Devices {
   #load(): void {
     const now = this.#loadedMs;
     const mark = this.#mark();
-    // Another isolate may have run this actor in between. Then what is unsaved here is outdated.
+    // If another isolate ran this actor in between, the unsaved keep-alives of this one are outdated.
     const isOurs = mark?.isolate === thisIsolate();
     const memory = this.#unsavedByActor.get(this.#actor.name);
     this.#unsaved = isOurs ? memory : undefined;
@@ -179,7 +182,7 @@ export class Devices {
         isNew: memory === undefined,
       };
       this.#devices.set(record.device_id, device);
-      // While an alarm rings it is not listed: it may have stood at any time until now.
+      // The runtime does not list an alarm that is ringing. Its time was now at the latest.
       if (mayHaveLost) this.#guess(device, this.#actor.timers.alarmAt ?? now);
     }
     this.#forget(now);
@@ -211,13 +214,13 @@ export class Devices {
     return unsavedMark.read(this.#actor.getStorage().kv.get(UNSAVED_KEY));
   }
 
-  /** When storage proves that a device was alive, in ms, with the alarm at `alarmMs`. */
+  /** The latest time at which storage and an alarm at `alarmMs` prove that a device was alive, in ms. */
   #provenMs({ record, storedMs }: Device, alarmMs: number | null): number {
     const isAlarmed = record.status === "online" && record.via === undefined && alarmMs !== null;
     return isAlarmed && this.#isProven ? Math.max(storedMs, alarmMs - record.ttl_ms) : storedMs;
   }
 
-  /** Takes a device whose keep-alives may be lost for alive as late as it may have been. */
+  /** Keep-alives of the device may be lost: sets the latest time at which it may have been alive. */
   #guess(device: Device, alarmMs: number): void {
     const { record } = device;
     if (record.status !== "online") return;
@@ -227,7 +230,7 @@ export class Devices {
     this.#openUnsaved().set(record.device_id, { ...record, updated_at_ms: device.aliveMs });
   }
 
-  /** Notes what keep-alives have changed. From now on storage has a mark that some may be unsaved. */
+  /** The unsaved keep-alives. From the first one on, a mark in storage says that some may be unsaved. */
   #openUnsaved(): Map<string, DeviceRecord> {
     if (!this.#unsaved) {
       this.#unsaved = new Map();
@@ -321,7 +324,7 @@ export class Devices {
   /**
    * Takes a heartbeat that has been checked.
    *
-   * @param isBySocket it came over a socket of its device, which now vouches for it
+   * @param isBySocket it came over a socket, whose pings keep the device online from now on
    */
   accept(beat: Heartbeat, isBySocket = false): Acceptance {
     const now = Date.now();
@@ -369,8 +372,8 @@ export class Devices {
   }
 
   /**
-   * Whether the alarm would come before the next heartbeat of any device that is to be expected. Then
-   * this is the last moment to move it.
+   * Whether the alarm would ring before the next heartbeat that is expected of any device. If so, it must
+   * be moved now.
    */
   #ringsForNothing(now: number): boolean {
     let nextBeatMs = Number.POSITIVE_INFINITY;
@@ -397,14 +400,14 @@ export class Devices {
     this.#settle();
   }
 
-  /** A device has lost its socket, now at the latest: it has its `ttl_ms` to come back. */
+  /** The socket of a device is gone: the device turns offline after its `ttl_ms` unless it comes back. */
   #lose({ record }: Device): void {
     const now = Date.now();
     this.#store({ ...withoutVia(record), updated_at_ms: now });
     this.#actor.timers.wakeAt(now + record.ttl_ms);
   }
 
-  /** An instance has started: devices whose sockets a crash has taken are lost. */
+  /** Runs when an instance starts: finds devices that lost their sockets in a crash. */
   restore(): void {
     this.#closeSilent();
     for (const device of [...this.#devices.values()]) {
@@ -432,7 +435,7 @@ export class Devices {
     for (const device of [...this.#devices.values()]) {
       const { record } = device;
       if (record.status !== "online") continue;
-      // The alarm that started this instance says when it stood.
+      // The alarm that started this instance now gives the exact time.
       if (device.isGuessed && rangAt !== undefined) this.#guess(device, rangAt);
       if (now < this.#deadlineOf(device)) continue;
       const silent = this.#socketsOf(record);
@@ -444,7 +447,7 @@ export class Devices {
     if (isChanged) this.#settle();
   }
 
-  /** Closes daemons' sockets that are dead, and vouch for nothing. */
+  /** Closes the dead sockets of daemons that keep no device online. */
   #closeSilent(): void {
     const now = Date.now();
     for (const session of [...this.#actor.sessions.values()]) {
@@ -496,7 +499,7 @@ export class Devices {
     return Math.max(aliveMs, this.#seenAtMs(record) ?? 0) + record.ttl_ms;
   }
 
-  /** Whether the alarm must come at the deadline of a device: not where a socket vouches for it. */
+  /** Whether a device needs an alarm at its deadline. One with an open socket mostly does not. */
   #isAlarmed({ record, aliveMs }: Device): boolean {
     if (record.via === undefined) return true;
     const seenAtMs = this.#seenAtMs(record);
@@ -528,7 +531,7 @@ export class Devices {
     this.#scheduleProbe();
   }
 
-  /** When the next device whose socket vouches for it may turn offline, in ms from now. */
+  /** The time until the next deadline of a device with a socket, in ms. */
   #nextProbeMs(): number | undefined {
     const next = this.#nextExpiryMs(({ record }) => record.via !== undefined);
     if (next === null) return undefined;
@@ -561,7 +564,7 @@ export class Devices {
     return Number.isFinite(next) ? next : null;
   }
 
-  /** When the alarm must come: a device turns offline, or is forgotten. It follows from the records. */
+  /** The time of the next alarm, at which a device turns offline or is forgotten, in ms. */
   nextDeadlineMs(): number | undefined {
     const isAlarmed = (device: Device) => this.#isAlarmed(device);
     let next = this.#nextExpiryMs(isAlarmed) ?? Number.POSITIVE_INFINITY;
