@@ -13,13 +13,13 @@ process.chdir(PROJECT);
 rmSync("dist", { recursive: true, force: true });
 
 const { exports } = JSON.parse(readFileSync("package.json", "utf8")) as {
-  exports: Record<string, string | { types: string; default: string }>;
+  exports: Record<string, string | { types: string; workerd?: string; default: string }>;
 };
 const targets = Object.values(exports).filter((target) => typeof target === "object");
 
 await build({
   // An entry lies in dist where its source lies in the project.
-  entryPoints: targets.map((target) => sourceOf(target.default)),
+  entryPoints: targets.flatMap(({ types: _, ...code }) => Object.values(code).map(sourceOf)),
   outdir: "dist",
   outbase: ".",
   bundle: true,

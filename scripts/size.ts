@@ -100,7 +100,7 @@ async function measure({ name, code, limitBytes, platform }: Bundle): Promise<Si
       rollcall: `${PROJECT}src/index.ts`,
       "rollcall/client": `${PROJECT}client/client.ts`,
       "rollcall/rooms/presence": `${PROJECT}rooms/presence/index.ts`,
-      "rollcall/server": `${PROJECT}src/server/app.ts`,
+      "rollcall/server": `${PROJECT}src/server/index.ts`,
     },
     ...OPTIONS[platform],
   });

@@ -1,12 +1,13 @@
 import { type Authenticate, identify } from "../../src/access/authenticate.ts";
 import { bearerToken, equalSecrets, requestToken } from "../../src/access/bearer.ts";
+import { type RevocationEnv, requireUnrevoked } from "../../src/access/claims.ts";
 import { findSecret, isDevelopment, requireSecret } from "../../src/access/secrets.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { UUID } from "./device.ts";
 import { BEAT_SCOPE, looksLikeToken, READ_SCOPE, verifyPresenceToken } from "./token.ts";
 
 /** The variables that the defaults of {@link DeviceOptions} read. */
-export interface DeviceEnv {
+export interface DeviceEnv extends RevocationEnv {
   ENVIRONMENT?: string;
   /** The bearer of daemons and backends that send heartbeats of every user. */
   PRESENCE_DO_INGEST_TOKEN?: string;
@@ -24,6 +25,8 @@ export interface Watcher {
   userId: string;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
+  /** When the token was issued, in seconds since the epoch. A revocation covers one without it. */
+  issuedAtS?: number;
 }
 
 /** Which user's devices the sender of a request may watch. */
@@ -35,6 +38,8 @@ export interface Daemon {
   deviceId: string;
   /** Server time in ms at which its socket is closed with 4401. Default: never. */
   expiresAtMs?: number;
+  /** When its token was issued, in seconds since the epoch. */
+  issuedAtS?: number;
 }
 
 /**
@@ -103,11 +108,13 @@ export async function authenticatePresenceToken(
   const secret = requireSecret(env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
   const token = requestToken(request);
   if (token === null) throw new RollcallError("unauthorized", "A presence token is required");
-  const { scope, user_id, exp_ms } = await verifyPresenceToken(token, secret);
+  const { scope, user_id, exp_ms, issued_at_ms } = await verifyPresenceToken(token, secret);
   if (!scope.includes(READ_SCOPE)) {
     throw new RollcallError("forbidden", `The token lacks the scope ${READ_SCOPE}`);
   }
-  return { userId: user_id, expiresAtMs: exp_ms };
+  const issuedAtS = Math.floor(issued_at_ms / 1000);
+  await requireUnrevoked(user_id, issuedAtS, env);
+  return { userId: user_id, expiresAtMs: exp_ms, issuedAtS };
 }
 
 /**
@@ -170,7 +177,9 @@ export async function authenticateDaemon(
   const given = bearerToken(request);
   const key = findSecret(env, "PRESENCE_DO_TOKEN_SIGNING_KEY");
   if (given !== null && key !== undefined && looksLikeToken(given)) {
-    return readDaemonToken(given, key);
+    const daemon = await readDaemonToken(given, key);
+    await requireUnrevoked(daemon.userId, daemon.issuedAtS, env);
+    return daemon;
   }
   const expected = requireSecret(env, "PRESENCE_DO_INGEST_TOKEN");
   return given !== null && equalSecrets(given, expected);
@@ -178,9 +187,11 @@ export async function authenticateDaemon(
 
 async function readDaemonToken(token: string, key: string): Promise<Daemon> {
   try {
-    const { scope, user_id, device_id, exp_ms } = await verifyPresenceToken(token, key);
+    const claims = await verifyPresenceToken(token, key);
+    const { scope, user_id, device_id, exp_ms, issued_at_ms } = claims;
     if (scope.includes(BEAT_SCOPE)) {
-      return { userId: user_id, deviceId: device_id, expiresAtMs: exp_ms };
+      const issuedAtS = Math.floor(issued_at_ms / 1000);
+      return { userId: user_id, deviceId: device_id, expiresAtMs: exp_ms, issuedAtS };
     }
   } catch (thrown) {
     if (!(thrown instanceof RollcallError)) throw thrown;

@@ -1,7 +1,9 @@
 import * as z from "zod/mini";
+import { isRevoked, revoked } from "../../src/access/claims.ts";
 import type { Limits } from "../../src/actor/limits.ts";
 import type { VeraniActor } from "../../src/actor/room.ts";
 import { defineRoom, perActor } from "../../src/actor/room.ts";
+import { CLOSE } from "../../src/wire/close.ts";
 import { type Codec, veraniCodec } from "../../src/wire/codec.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { type MessageFrame, parseJson } from "../../src/wire/frames.ts";
@@ -19,6 +21,8 @@ import { CHANNEL, type DeviceMeta, Devices, type UnsavedRecords } from "./record
 /** The runtime reports the end of a stream's socket, so dead sockets are rare: no frequent sweeps. */
 const SWEEP_MS = 10 * 60_000;
 const FLUSH_MS = 30_000;
+/** Storage key of the second up to which the user's tokens were revoked. */
+const FLOOR_KEY = "revoked";
 /** Heartbeats that a socket may send in a second: each change is a row. */
 const BEATS_PER_SECOND = 5;
 
@@ -88,22 +92,23 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       const { searchParams } = new URL(request.url);
       const clientId = crypto.randomUUID();
       if (searchParams.has(BEATS)) {
-        const { userId, deviceId, expiresAtMs } = await authorizeBeats(
+        const { userId, deviceId, ...token } = await authorizeBeats(
           request,
           env,
           authenticateDaemon,
         );
-        const meta = { userId, clientId, channels: [], deviceId, mayBeSilent: true };
-        return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
+        return { userId, clientId, channels: [], deviceId, mayBeSilent: true, ...token };
       }
-      const { userId, expiresAtMs } = await authorizeWatcher(request, env, authenticateWatcher);
+      const { userId, ...token } = await authorizeWatcher(request, env, authenticateWatcher);
       const canProbe = searchParams.get("probe_devices") === "1";
-      const meta = { userId, clientId, channels: [CHANNEL], ...(canProbe && { canProbe }) };
-      return expiresAtMs === undefined ? meta : { ...meta, expiresAtMs };
+      return { userId, clientId, channels: [CHANNEL], ...(canProbe && { canProbe }), ...token };
     },
 
     onConnect({ actor, session, emit }) {
       const { meta } = session;
+      if (isOwnToken(meta) && isRevoked(meta.issuedAtS, actor.getStorage().kv.get(FLOOR_KEY))) {
+        throw revoked();
+      }
       if (meta.deviceId !== undefined) return;
       const devices = devicesOf(actor);
       const in_ms = devices.watch(meta);
@@ -162,7 +167,29 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
       })
       .call("list", z.undefined(), (actor) => ({ devices: devicesOf(actor).payloads() }))
       .call("inspect", z.undefined(), (actor) => devicesOf(actor).inspect())
+      .call(
+        "closeUser",
+        z.object({ userId: z.string(), floorS: z.optional(z.number()) }),
+        (actor, { userId, floorS }) => {
+          const { kv } = actor.getStorage();
+          if (floorS !== undefined && floorS > (kv.get<number>(FLOOR_KEY) ?? 0)) {
+            kv.put(FLOOR_KEY, floorS);
+          }
+          return actor.closeUser(
+            userId,
+            CLOSE.unauthorized,
+            floorS === undefined ? "Disconnected" : "The token was revoked",
+            ({ meta }) =>
+              isOwnToken(meta) && (floorS === undefined || isRevoked(meta.issuedAtS, floorS)),
+          );
+        },
+      )
   );
+}
+
+/** Whether a connection has a token of its user, and not the bearer of those that may send for everybody. */
+function isOwnToken({ deviceId, issuedAtS }: DeviceMeta): boolean {
+  return deviceId === undefined || issuedAtS !== undefined;
 }
 
 /** A devices room: `createActorHandler` takes it, and its calls have types. */

@@ -1,12 +1,14 @@
 import { type Authenticate, identify } from "../../src/access/authenticate.ts";
+import { type RevocationEnv, requireUnrevoked } from "../../src/access/claims.ts";
 import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
 import type { TokenEnv } from "../../src/access/jwt.ts";
-import { type Identity, readToken } from "../../src/access/token.ts";
+import { developerOf, type Identity, readToken } from "../../src/access/token.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
+import type { Cap } from "../../src/wire/grant.ts";
 import { USER_ID_LENGTH } from "./contract.ts";
 
 /** The variables that the defaults of `FanoutOptions` read. */
-export interface FanoutEnv extends TokenEnv, GrantEnv {
+export interface FanoutEnv extends TokenEnv, GrantEnv, RevocationEnv {
   /**
    * `true`: only what a token itself says lets it publish: the scope `publish`, or its claim `cap`. A
    * misspelt value means `true` as well.
@@ -22,7 +24,27 @@ export interface Subscriber {
   userId: string;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
+  /** When the token was issued, in seconds since the epoch. A revocation covers one without it. */
+  issuedAtS?: number;
 }
+
+/** A user who may see whether others are online. */
+export interface PeopleViewer extends Subscriber {
+  /** What the token allows, by which the default `maySee` decides. Absent: everything. */
+  cap?: Cap;
+}
+
+/** The user who connects to `/ws/people`. */
+export type AuthenticateViewer<E> = Authenticate<E, PeopleViewer>;
+
+/**
+ * What the sender of a request may do to a user: `presence`, to read where the user is, or `revoke`. Called
+ * in the Worker only.
+ */
+export type AuthenticateSupervisor<E> = Authenticate<
+  E,
+  { userId: string; can(userId: string, operation: "presence" | "revoke"): boolean }
+>;
 
 /** The user who sends a request: a socket or stream receives that user's envelopes. */
 export type AuthenticateSubscriber<E> = Authenticate<E, Subscriber>;
@@ -111,9 +133,58 @@ async function readUser(request: Request, env: FanoutEnv): Promise<Identity> {
  * @throws RollcallError `unauthorized`, `token_expired` or `forbidden`, `unavailable` without keys
  */
 export async function authenticateUser(request: Request, env: FanoutEnv): Promise<Subscriber> {
-  const { userId, grant, expiresAtMs } = await readUser(request, env);
+  const { userId, grant, expiresAtMs, issuedAtS } = await readUser(request, env);
   grant.require(`user:${userId}`, "subscribe");
-  return { userId, ...(expiresAtMs !== undefined && { expiresAtMs }) };
+  return {
+    userId,
+    ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(issuedAtS !== undefined && { issuedAtS }),
+  };
+}
+
+/**
+ * The default {@link AuthenticateViewer}: a JWT, in development also `user:<name>`.
+ *
+ * @throws RollcallError `unauthorized` or `token_expired`, `unavailable` without keys
+ */
+export async function authenticateViewer(request: Request, env: FanoutEnv): Promise<PeopleViewer> {
+  const developer = developerOf(request, env);
+  if (developer !== undefined) {
+    await requireUnrevoked(developer, undefined, env);
+    return { userId: developer };
+  }
+  const { userId, cap, expiresAtMs, issuedAtS } = await readUser(request, env);
+  return {
+    userId,
+    ...(cap && { cap }),
+    ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(issuedAtS !== undefined && { issuedAtS }),
+  };
+}
+
+/** As {@link authorizeSubscriber}. */
+export async function authorizeViewer<E>(
+  request: Request,
+  env: E,
+  authenticate: AuthenticateViewer<E>,
+): Promise<PeopleViewer> {
+  const viewer = await identify(request, env, authenticate);
+  if (isUserId(viewer.userId)) return viewer;
+  throw new RollcallError("unauthorized", "The token names no userId");
+}
+
+/** The default {@link AuthenticateSupervisor}: by the token's grant on `user:<id>`. */
+export async function authenticateByGrant(request: Request, env: FanoutEnv) {
+  const developer = developerOf(request, env);
+  if (developer !== undefined) {
+    await requireUnrevoked(developer, undefined, env);
+    return { userId: developer, can: () => true };
+  }
+  const { userId, grant } = await readUser(request, env);
+  return {
+    userId,
+    can: (of: string, operation: string) => grant.can(`user:${of}`, operation),
+  };
 }
 
 /**

@@ -22,12 +22,15 @@ function parseMessage(raw: string): MessageFrame | null {
   try {
     const message: unknown = JSON.parse(raw);
     if (typeof message !== "object" || message === null) return null;
-    const { type, filters, since, envelopeId, result, id, data } = message as Record<
+    const { type, filters, since, envelopeId, result, id, data, ids } = message as Record<
       string,
       unknown
     >;
     if (type === "auth" && typeof id === "string" && id.length <= ID_LENGTH) {
       return { type, id, data };
+    }
+    if (type === "watch" || type === "unwatch") {
+      return { type, data: { ids: ids ?? (data as { ids?: unknown } | null | undefined)?.ids } };
     }
     if (type === "subscribe" && typeof since === "string") {
       const all = parseFilters(filters, FILTERS_SINCE);

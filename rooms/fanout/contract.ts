@@ -1,6 +1,7 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
-import { answered, type SystemDescription } from "../../src/http/describe.ts";
+import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { idempotencyFields, idempotencyKey } from "../../src/http/idempotency.ts";
 import type { Envelope } from "./envelope.ts";
 
 /** Characters of a user's id. */
@@ -10,24 +11,16 @@ export const BATCH_MESSAGES = 100;
 /** Fields of a stream's filter, and characters of each key and value. */
 export const STREAM_FIELDS = 32;
 export const STREAM_FIELD_LENGTH = 1_024;
-const KEY_LENGTH = 256;
 /** The longest time that a publish waits for acks, in ms. */
 const ACK_TIMEOUT_MS = 5_000;
 
 // ── What publishers send ────────────────────────────────────────────────────────────────────────
 
-const keyError = { error: `An idempotency key has 1 to ${KEY_LENGTH} characters` };
 const userIdError = { error: "userId is required" };
 const longUserIdError = {
   error: `userId must have at most ${USER_ID_LENGTH} characters of Unicode`,
 };
 const timeoutError = { error: `ackTimeoutMs must be a number from 0 to ${ACK_TIMEOUT_MS}` };
-
-export const idempotencyKey = z.string(keyError).check(
-  z.minLength(1, keyError),
-  z.maxLength(KEY_LENGTH, keyError),
-  z.refine((key) => key.isWellFormed(), keyError),
-);
 
 /** The body of a publish. */
 export const publishBody = z.object({
@@ -60,37 +53,66 @@ export const publication = z.object({
   ackTimeoutMs: z.number().check(z.gte(0), z.lte(ACK_TIMEOUT_MS)),
   /** The userId of its publisher. Absent from a Worker of the release before. */
   from: z.optional(z.string()),
-  /** `digest` differs when the same key comes with another body. */
-  idempotency: z.optional(
-    z.object({
-      key: z.string(),
-      digest: z.string(),
-      /** Whose key it is. Absent from a Worker of the release before, whose publishers shared all keys. */
-      publisher: z.optional(z.string()),
-    }),
-  ),
+  idempotency: z.optional(idempotencyFields),
 });
 export type Publication = z.infer<typeof publication>;
 
 /** `{"clientCount":n,"results":[…],"cursor":…}` as JSON text; 422 when a key came with another body. */
 export type PublishOutcome = { status: 200; answer: string } | { status: 422 };
 
-/** The answer under an idempotency key, in storage: one row, or the first of several. */
-export const answerRecord = defineRecord({
+// ── People ──────────────────────────────────────────────────────────────────────────────────────
+
+/** Users that one socket watches. */
+export const WATCHED = 500;
+
+/** What a room reports of a user. */
+export const report = z.object({
+  binding: z.string(),
+  room: z.string(),
+  atMs: z.number(),
+  isPresent: z.boolean(),
+  isListed: z.boolean(),
+});
+
+/** A user whom this actor's clients watch came online or went offline. */
+export const personUpdate = z.object({
+  userId: z.string(),
+  isOnline: z.boolean(),
+  seq: z.number(),
+});
+
+const personFields = z.object({
+  /** Where the user is. */
+  rooms: z.array(
+    z.object({
+      binding: z.string(),
+      room: z.string(),
+      /** Of the room's last report, in ms. */
+      atMs: z.number(),
+      /** Whether others see the user there. */
+      isListed: z.boolean(),
+    }),
+  ),
+  /** Grows whenever the user comes online or goes offline. */
+  seq: z.int(),
+  /** What watchers were sent last: whether the user is online. */
+  isShown: z.boolean(),
+  /** When the user was last online, in ms. */
+  lastSeenMs: z.exactOptional(z.number()),
+  /** Tokens that were issued up to this second were revoked. */
+  floorS: z.exactOptional(z.number()),
+  /** Not all rooms know of that yet. */
+  isRevoking: z.exactOptional(z.boolean()),
+});
+export type Person = z.infer<typeof personFields>;
+
+/** What is known of the actor's user, in storage. */
+export const personRecord = defineRecord<Person>({ version: 1, schema: personFields });
+
+/** An actor that watches this user, in storage: until when, in ms. */
+export const watcherRecord = defineRecord({
   version: 1,
-  schema: z.object({
-    digest: z.string(),
-    answer: z.string(),
-    /** Whose key it is; absent in rows of earlier releases. */
-    publisher: z.exactOptional(z.string()),
-    /** Rows that the answer takes. */
-    rows: z.int(),
-    expiresAtMs: z.number(),
-    /** The envelope, in the first row, with its number in the log and that of the event before. */
-    envelope: z.exactOptional(
-      z.object({ seq: z.int(), prev: z.int(), atMs: z.number(), text: z.string() }),
-    ),
-  }),
+  schema: z.object({ untilMs: z.number() }),
 });
 
 // ── Description ─────────────────────────────────────────────────────────────────────────────────
@@ -124,20 +146,20 @@ export function describeFanout(): SystemDescription {
     cursor,
   });
   const error = z.object({ error: z.string() });
-  const refused = (description: string) => answered(description, error);
+  const refusedPlainly = (description: string) => answered(description, error);
   const json = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
 
   const security = ["bearer", "bearerQuery"] as const;
   const refusals = {
-    400: refused("The request is not as described"),
-    401: refused("Token missing, bad or expired, or without userId"),
-    503: refused("JWT_SECRET is not configured, or the actor restarted meanwhile"),
+    400: refusedPlainly("The request is not as described"),
+    401: refusedPlainly("Token missing, bad or expired, or without userId"),
+    503: refusedPlainly("JWT_SECRET is not configured, or the actor restarted meanwhile"),
   };
   const publishRefusals = {
     ...refusals,
-    403: refused("The token lacks the scope publish, which this server requires"),
-    413: refused("Too large"),
-    415: refused("Not application/json"),
+    403: refusedPlainly("The token lacks the scope publish, which this server requires"),
+    413: refusedPlainly("Too large"),
+    415: refusedPlainly("Not application/json"),
   };
 
   return {
@@ -156,7 +178,7 @@ export function describeFanout(): SystemDescription {
         responses: {
           200: answered("Delivered to all sockets that subscribed", answer),
           ...publishRefusals,
-          422: refused("The key came with another body before"),
+          422: refusedPlainly("The key came with another body before"),
         },
       },
       {
@@ -258,5 +280,108 @@ export function describeFanout(): SystemDescription {
       },
     },
     components: { Publish: publishBody, PublishAnswer: answer, FanoutError: error },
+  };
+}
+
+/** The directory: where users are, and who is online. */
+export function describePeople(): SystemDescription {
+  const security = ["bearer", "bearerQuery"] as const;
+  const params = z.object({ id: z.string().check(z.minLength(1), z.maxLength(USER_ID_LENGTH)) });
+  const refusals = {
+    400: refused("The id is blank, too long or malformed"),
+    401: refused("The token is missing, bad or expired"),
+    403: refused("The token does not allow this for the user"),
+    503: refused("DIRECTORY is not on"),
+  };
+  const count = z.int().check(z.nonnegative());
+  const ids = z.array(z.string()).check(z.maxLength(WATCHED));
+  const person = { userId: z.string(), online: z.boolean() };
+  return {
+    tag: { name: "People", description: "Where users are, who is online, and revoking tokens." },
+    routes: [
+      {
+        method: "get",
+        path: "/api/v1/users/{id}",
+        summary: "Where a user is",
+        security,
+        params,
+        responses: {
+          200: answered(
+            "`online`: in a room where others see the user",
+            z.object({
+              online: z.boolean(),
+              lastSeenMs: z.nullable(z.number()),
+              rooms: z.array(z.object({ room: z.string(), devices: count, status: z.string() })),
+              devices: z.array(z.any()).check(z.describe("The devices that send heartbeats")),
+            }),
+          ),
+          ...refusals,
+        },
+      },
+      {
+        method: "post",
+        path: "/api/v1/users/{id}/revoke",
+        summary: "Revokes the tokens of a user, and closes the connections with 4401",
+        description:
+          "Tokens that were issued up to that second (`iat`), and those without `iat`, do not hold any more: in actors at once, elsewhere within 60 s. The body may be empty.",
+        security,
+        params,
+        body: {
+          content: {
+            "application/json": z.object({
+              issuedBefore: z
+                .optional(z.number())
+                .check(z.describe("In seconds since the epoch, as `iat`; default now")),
+            }),
+          },
+        },
+        responses: {
+          200: answered(
+            "How many sessions were closed",
+            z.object({ sessions: count, issuedBefore: z.int() }),
+          ),
+          ...refusals,
+        },
+      },
+      {
+        method: "post",
+        path: "/api/v1/users/{id}/disconnect",
+        summary: "Closes the connections of a user with 4401; tokens still hold",
+        security,
+        params,
+        responses: {
+          200: answered("How many sessions were closed", z.object({ sessions: count })),
+          ...refusals,
+        },
+      },
+    ],
+    channels: {
+      people: {
+        address: "/ws/people",
+        title: "Whether people are online",
+        description: `Watches up to ${WATCHED} users. Each \`watch\` is answered by a \`people.sync\` of its ids, which changes follow, at most one for a user and second. A user whom the client may not see looks offline. A wire of its own: a bare \`ping\` is answered by a bare \`pong\`.`,
+        security,
+        wire: "plain",
+        in: {
+          watch: z.object({ type: z.literal("watch"), ids }),
+          unwatch: z.object({ type: z.literal("unwatch"), ids }),
+          ping: z.literal("ping"),
+        },
+        out: {
+          "people.sync": z.object({
+            type: z.literal("people.sync"),
+            users: z.array(z.object(person)),
+          }),
+          "people.update": z.object({ type: z.literal("people.update"), ...person }),
+          error: z.object({
+            type: z.literal("error"),
+            code: z.string(),
+            message: z.exactOptional(z.string()),
+            path: z.exactOptional(z.string()),
+          }),
+          pong: z.literal("pong"),
+        },
+      },
+    },
   };
 }

@@ -13,25 +13,43 @@ import type { System } from "../../src/http/system.ts";
 import {
   type AuthenticatePublisher,
   type AuthenticateSubscriber,
+  type AuthenticateSupervisor,
+  type AuthenticateViewer,
+  authenticateByGrant,
   authenticateScope,
   authenticateUser,
+  authenticateViewer as authenticateViewerToken,
   type FanoutEnv,
 } from "./access.ts";
+import { peopleRoutes } from "./people-routes.ts";
 import { defineFanout, type FanoutRoom } from "./room.ts";
 import { fanoutRoutes } from "./routes.ts";
+import { type MaySee, seeByGrant } from "./watching.ts";
 
 export {
   type AuthenticatePublisher,
   type AuthenticateSubscriber,
+  type AuthenticateSupervisor,
+  type AuthenticateViewer,
+  authenticateByGrant,
   authenticateScope,
   authenticateUser,
+  authenticateViewer,
   type FanoutEnv,
+  type PeopleViewer,
   type Subscriber,
 } from "./access.ts";
-export { describeFanout, type Publication, type PublishOutcome } from "./contract.ts";
+export {
+  describeFanout,
+  describePeople,
+  type Publication,
+  type PublishOutcome,
+} from "./contract.ts";
 export type { Envelope } from "./envelope.ts";
 export type { Filter } from "./filters.ts";
+export type { Whereabouts } from "./people.ts";
 export type { FanoutRoom } from "./room.ts";
+export { type MaySee, seeByGrant, type Viewer } from "./watching.ts";
 
 export interface FanoutOptions<E> {
   /** Name of the room, for logs. Default `fanout-room`. */
@@ -47,6 +65,20 @@ export interface FanoutOptions<E> {
   authenticateSubscriber?: AuthenticateSubscriber<E>;
   /** Whether a request may publish, to every user. Default {@link authenticateScope}. */
   authenticatePublisher?: AuthenticatePublisher<E>;
+  /**
+   * The user who connects to `/ws/people`. Default {@link authenticateViewer}, also beside an
+   * `authenticateSubscriber` of your own.
+   */
+  authenticateViewer?: AuthenticateViewer<E>;
+  /** What a request may do to a user. Default {@link authenticateByGrant}. */
+  authenticateSupervisor?: AuthenticateSupervisor<E>;
+  /**
+   * Which users a viewer may see on `/ws/people`. Default {@link seeByGrant}; `createApp` has the same
+   * option.
+   */
+  maySee?: MaySee<E>;
+  /** Name of the devices' binding, whose records stand in where a user is. Default `DEVICES`. */
+  devices?: string;
   /** Limits of the subscribers' sockets. Default `LIMITS`, with 4000 frames at once and 2000 a second. */
   limits?: Partial<Limits>;
   /**
@@ -74,20 +106,32 @@ export function fanout<E extends object = FanoutEnv>(
     binding = "FANOUT",
     authenticateSubscriber = authenticateUser as AuthenticateSubscriber<object>,
     authenticatePublisher = authenticateScope as AuthenticatePublisher<object>,
+    authenticateViewer = authenticateViewerToken as AuthenticateViewer<object>,
+    authenticateSupervisor = authenticateByGrant as AuthenticateSupervisor<object>,
+    devices = "DEVICES",
     limits = {},
     historyMs,
   } = options;
+  let { maySee = seeByGrant as MaySee<E> } = options;
   const room = defineFanout<E>({
-    ...{ name, websocketPath, authenticateSubscriber, limits },
+    ...{ name, websocketPath, binding, devices, limits },
+    ...{ authenticateSubscriber, authenticateViewer },
+    maySee: (viewer, ids, env) => maySee(viewer, ids, env),
     historyMs(env) {
       const given = historyMs ?? Number((env as FanoutEnv).FANOUT_HISTORY_MS || HISTORY_MS);
       return given >= 0 ? Math.min(given, LONGEST_HISTORY_MS) : HISTORY_MS;
     },
   });
   const access = { authenticateSubscriber, authenticatePublisher };
-  const routes = () => fanoutRoutes<E>({ websocketPath, binding, ...access });
+  const people = { websocketPath, binding, devices, authenticateViewer, authenticateSupervisor };
   return Object.assign(room, {
-    routes,
+    routes() {
+      const app = fanoutRoutes<E>({ websocketPath, binding, ...access });
+      return app.route("/", peopleRoutes<E>(people));
+    },
+    configure(given: { maySee?: MaySee<E> }): void {
+      maySee = given.maySee ?? maySee;
+    },
     async deleteUser(env: E, userId: string): Promise<void> {
       await call<FanoutRoom>(namespaceOf(env, binding).getByName(userId)).deleteUser();
     },

@@ -1,25 +1,34 @@
 import * as z from "zod/mini";
-import type { CursorGap } from "../../src/actor/history.ts";
+import { isDirectoryOn, revoked } from "../../src/access/claims.ts";
+import { Answers, storedEnvelopes } from "../../src/actor/answers.ts";
 import { FrameBudget, type Limits } from "../../src/actor/limits.ts";
 import type { Entry } from "../../src/actor/log.ts";
-import {
-  type ConnectionMeta,
-  defineRoom,
-  perActor,
-  type RoomContext,
-  type VeraniActor,
-} from "../../src/actor/room.ts";
-import type { Session } from "../../src/actor/session.ts";
+import { defineRoom, perActor, type RoomContext, type VeraniActor } from "../../src/actor/room.ts";
 import { log } from "../../src/log.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { type AuthenticateSubscriber, authorizeSubscriber } from "./access.ts";
-import { Answers, storedEnvelopes } from "./answers.ts";
+import {
+  type AuthenticateSubscriber,
+  type AuthenticateViewer,
+  authorizeSubscriber,
+  authorizeViewer,
+  isUserId,
+} from "./access.ts";
 import { envelopeCodec } from "./codec.ts";
-import { type Publication, type PublishOutcome, publication } from "./contract.ts";
+import {
+  type Publication,
+  type PublishOutcome,
+  personUpdate,
+  publication,
+  report,
+  WATCHED,
+} from "./contract.ts";
 import type { Envelope } from "./envelope.ts";
 import { FilterIndex, type FilterKey, isFilterKey, parseFilter } from "./filters.ts";
-import { areStarts, readStarts, type Starts, writeStarts } from "./starts.ts";
+import type { FanoutActor, FanoutEvents, FanoutMeta, FanoutSession, Subscription } from "./meta.ts";
+import { People, REVOCATION } from "./people.ts";
+import { areStarts, readStarts, writeStarts } from "./starts.ts";
+import { type MaySee, NOTICES, RENEWAL, Watching } from "./watching.ts";
 
 const FILTERS_PER_SOCKET = 500;
 /** UTF-16 units of all filters of a socket: at two bytes each they fit into one storage row. */
@@ -33,40 +42,8 @@ const ENVELOPES = 1_000;
 const REPLAYS = { framesBurst: 20, framesPerSecond: 1 };
 /** In place of a cursor: nothing of before, but the cursor of now. */
 const NOW = "now";
-
-interface FanoutMeta extends ConnectionMeta {
-  filters: Set<FilterKey>;
-  /** Whether a publisher waits for its acks. A stream cannot ack. The stored name stays. */
-  answers: boolean;
-  /** Since when each filter holds. Absent in sessions of earlier releases. */
-  starts?: Starts;
-  /** The filter of a stream and the cursor that it begins with, until it has begun. */
-  first?: FilterKey;
-  since?: string;
-}
-
-interface Subscription {
-  filters: FilterKey[];
-  /** A cursor: later envelopes come first. */
-  since?: string;
-}
-
-interface FanoutEvents {
-  in: {
-    subscribe: Subscription;
-    unsubscribe: Subscription;
-    /** `result` as JSON. */
-    ack: { envelopeId: string; result: string };
-  };
-  out: {
-    error: { code: "too_many_filters" };
-    gap: { reason: CursorGap; cursor: string };
-    cursor: { cursor: string };
-  };
-}
-
-type FanoutActor = VeraniActor<FanoutMeta, unknown, FanoutEvents>;
-type FanoutSession = Session<FanoutMeta>;
+/** In the query of an upgrade: `1` for a socket of `/ws/people`. */
+export const PEOPLE = "people";
 
 /** Whether the filters of an attachment are what this release, or the one before, stored. */
 function areFilters(filters: unknown): filters is Set<FilterKey> {
@@ -323,7 +300,12 @@ function replay(
 export interface FanoutRoomOptions<E> {
   name: string;
   websocketPath: string;
+  /** Name of the users' binding, and of that of the devices. */
+  binding: string;
+  devices: string;
   authenticateSubscriber: AuthenticateSubscriber<E>;
+  authenticateViewer: AuthenticateViewer<E>;
+  maySee: MaySee<E>;
   limits: Partial<Limits>;
   /** How long envelopes are kept, in ms; 0: not at all. */
   historyMs(env: E): number;
@@ -331,10 +313,18 @@ export interface FanoutRoomOptions<E> {
 
 /** The room of a fan-out: one actor per user, named by the user's id. */
 export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
-  const { name, websocketPath, authenticateSubscriber, limits, historyMs } = options;
+  const { name, websocketPath, authenticateSubscriber, authenticateViewer, limits } = options;
+  const { binding, devices, historyMs } = options;
   const fanoutOf = perActor(
     (actor: VeraniActor<FanoutMeta, E, FanoutEvents>) => new Fanout(actor, historyMs(actor.env)),
   );
+  const peopleOf = perActor((actor: FanoutActor): People => {
+    return new People(actor, { devices }, () => watchingOf(actor).changed());
+  });
+  const watchingOf = perActor((actor: FanoutActor): Watching => {
+    const maySee: MaySee<unknown> = (viewer, ids, env) => options.maySee(viewer, ids, env as E);
+    return new Watching(actor, peopleOf(actor), { binding, maySee });
+  });
 
   const room = defineRoom<FanoutMeta, E, FanoutEvents>({
     name,
@@ -354,18 +344,25 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
      * it by another way gets a subscription, and no publisher waits for its acks.
      */
     async extractMeta(request, env) {
-      const { userId, expiresAtMs } = await authorizeSubscriber(
+      const { searchParams } = new URL(request.url);
+      const clientId = crypto.randomUUID();
+      if (searchParams.get(PEOPLE) === "1") {
+        const viewer = await authorizeViewer(request, env, authenticateViewer);
+        const none = { channels: [], filters: new Set<FilterKey>(), answers: false };
+        return { ...viewer, clientId, ...none, people: [] };
+      }
+      const { userId, expiresAtMs, issuedAtS } = await authorizeSubscriber(
         request,
         env,
         authenticateSubscriber,
       );
-      const { searchParams } = new URL(request.url);
       const filter = searchParams.get("filter");
       const parsed = filter === null ? null : parseFilter(JSON.parse(filter));
       return {
         userId,
         ...(expiresAtMs !== undefined && { expiresAtMs }),
-        clientId: crypto.randomUUID(),
+        ...(issuedAtS !== undefined && { issuedAtS }),
+        clientId,
         channels: [],
         filters: new Set(),
         answers: filter === null,
@@ -379,6 +376,8 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
       if (session.meta.userId !== actor.name) {
         throw new RollcallError("forbidden", "This is another user's actor");
       }
+      if (peopleOf(actor as never).isRevoked(session.meta.issuedAtS)) throw revoked();
+      if (session.meta.people) return;
       const fanout = fanoutOf(actor);
       fanout.joined(session);
       const { first, since } = session.meta;
@@ -389,7 +388,12 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     },
 
     onDisconnect({ actor, session }) {
-      fanoutOf(actor).left(session);
+      if (session.meta.people) watchingOf(actor as never).left(session);
+      else fanoutOf(actor).left(session);
+    },
+
+    onHibernationRestore(actor) {
+      if (isDirectoryOn(actor.env as object)) watchingOf(actor as never).restored();
     },
   })
     .call("publish", z.array(publication), (actor, messages): Promise<PublishOutcome[]> => {
@@ -398,10 +402,33 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     })
     .call("deleteUser", z.undefined(), (actor) => {
       fanoutOf(actor).deleteAll();
-    });
+      peopleOf(actor as never).forget();
+    })
+    .call("report", report, (actor, given) => peopleOf(actor as never).report(given))
+    .call("whereabouts", z.undefined(), (actor) => peopleOf(actor as never).whereabouts())
+    .call("close", z.object({ floorS: z.optional(z.number()) }), (actor, { floorS }) =>
+      peopleOf(actor as never).close(floorS),
+    )
+    .call("watchedBy", z.string(), (actor, userId) => watchingOf(actor as never).watchedBy(userId))
+    .call("personChanged", personUpdate, (actor, update) =>
+      watchingOf(actor as never).personChanged(update),
+    );
+
+  room.on("watch", (ctx, { ids }) =>
+    watchingOf(ctx.actor as never).watch(ctx as never, checkIds(ctx, ids)),
+  );
+  room.on("unwatch", (ctx, { ids }) => {
+    watchingOf(ctx.actor as never).unwatch(ctx as never, checkIds(ctx, ids));
+  });
+  room.timer(RENEWAL, (actor) => watchingOf(actor as never).renew());
+  room.timer(NOTICES, (actor) => watchingOf(actor as never).notifyWatchers());
+  room.timer(REVOCATION, (actor) => peopleOf(actor as never).retryRevocation());
 
   // `session.meta` to read, `ctx.meta` to change: every access to the latter writes it back.
   room.on("subscribe", (ctx, subscription) => {
+    if (ctx.session.meta.people) {
+      throw new RollcallError("forbidden", "This socket is for people: connect to /ws/fanout");
+    }
     const fanout = fanoutOf(ctx.actor);
     if (subscription.since !== undefined && !fanout.mayReplay(ctx.session)) {
       throw new RollcallError("rate_limited", "Earlier envelopes were asked for too often");
@@ -417,6 +444,15 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
 
   room.timer("answers", (actor) => fanoutOf(actor).cleanUp());
   return room;
+}
+
+/** The ids of a `watch` or `unwatch`. @throws RollcallError `forbidden`, `invalid_data` */
+function checkIds({ session }: RoomContext<FanoutMeta>, ids: unknown): string[] {
+  if (!session.meta.people) {
+    throw new RollcallError("forbidden", "This socket is for envelopes: connect to /ws/people");
+  }
+  if (Array.isArray(ids) && ids.length <= WATCHED && ids.every(isUserId)) return [...new Set(ids)];
+  throw new RollcallError("invalid_data", `ids must be a list of up to ${WATCHED} userIds`, "ids");
 }
 
 /** A fan-out room: `createActorHandler` takes it, and its calls have types. */

@@ -6,6 +6,7 @@ import { namespaceOf } from "../../src/http/binding.ts";
 import { readJson } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
+import { idempotencyKey, toIdempotency } from "../../src/http/idempotency.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
@@ -20,7 +21,6 @@ import {
 } from "./access.ts";
 import {
   BATCH_MESSAGES,
-  idempotencyKey,
   type Publication,
   publishBody,
   STREAM_FIELD_LENGTH,
@@ -31,9 +31,6 @@ import { losesDigits, sliceElements, sliceMember } from "./slice.ts";
 
 const PUBLISH_BYTES = 262_144;
 const BATCH_BYTES = 1_048_576;
-
-/** Hexadecimal digits of a publisher's digest, which is stored with its idempotency keys. */
-const PUBLISHER_DIGITS = 32;
 
 /** Characters of a cursor: longer text is none. */
 const CURSOR_LENGTH = 128;
@@ -137,18 +134,8 @@ async function toAddressed(
   // parsing would round a number, it is of the text that the publisher wrote.
   const isExact = message.payload === undefined || !losesDigits(message.payload);
   const value = isExact && parsedText !== undefined ? { ...message, payload: parsedText } : message;
-  message.idempotency = {
-    key,
-    digest: await digestOf(JSON.stringify(value)),
-    publisher: (await digestOf(publisher)).slice(0, PUBLISHER_DIGITS),
-  };
+  message.idempotency = await toIdempotency(key, JSON.stringify(value), publisher);
   return addressed();
-}
-
-/** Equal for equal texts only. */
-async function digestOf(text: string): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", encoder.encode(text));
-  return [...new Uint8Array(hash)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function jsonText(text: string): Response {

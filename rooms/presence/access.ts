@@ -1,22 +1,20 @@
 import { identify } from "../../src/access/authenticate.ts";
-import { requestToken } from "../../src/access/bearer.ts";
-import { requiredClaimsVersion } from "../../src/access/claims.ts";
+import { requiredClaimsVersion, requireUnrevoked } from "../../src/access/claims.ts";
 import type { GrantEnv } from "../../src/access/grant.ts";
 import { roleIn, type TokenEnv } from "../../src/access/jwt.ts";
-import { isDevelopment } from "../../src/access/secrets.ts";
-import { readToken } from "../../src/access/token.ts";
+import { developerOf, type Identity, readToken } from "../../src/access/token.ts";
 import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { exceedsBytes } from "../../src/wire/frames.ts";
 import type { Cap } from "../../src/wire/grant.ts";
+import { isWellFormed } from "../../src/wire/text.ts";
 import type { AnyUser } from "./roster.ts";
+import type { WebhookEnv } from "./webhooks.ts";
 
 /** Room names of the presence contract. */
 const ROOM_NAME = /^[A-Za-z0-9_.:-]{1,64}$/;
 const DEFAULT_ROOM = "lobby";
 const WORKSPACE_PREFIX = "workspace:";
-/** Tokens of development: `user:<name>`. */
-const DEV_TOKEN = /^user:(.+)$/s;
 const NAME_LENGTH = 256;
 const USER_BYTES = 1_024;
 /** Users that a client may watch. */
@@ -35,6 +33,8 @@ export interface Visitor {
   user?: AnyUser;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
+  /** When the token was issued, in seconds since the epoch. A revocation covers one without it. */
+  issuedAtS?: number;
   /** False: the user sees the room, and is not seen in it. Default: as the query `listed=0` says. */
   listed?: boolean;
   /** What the token allows, of which a room asks for `state`. Default: everything. */
@@ -60,6 +60,9 @@ export interface RoomVisitor extends Visitor {
   username: string;
   detail?: Exclude<Detail, "roster">;
   watch?: string[];
+  /** A stream over HTTP, and the cursor that it begins after. */
+  stream?: true;
+  after?: string;
 }
 
 /** Whether a client asks to see the room without being seen. */
@@ -68,9 +71,14 @@ function isUnlisted(request: Request): boolean {
 }
 
 /** The variables that {@link authenticateToken} reads. */
-export interface PresenceEnv extends TokenEnv, GrantEnv {
-  /** As the workspaces' Worker has it: whose claim `workspaces` is too old. Without it, none is. */
+export interface PresenceEnv extends TokenEnv, GrantEnv, WebhookEnv {
+  /**
+   * As the workspaces' Worker has it: whose claim `workspaces` is too old, without it none is; and whose
+   * tokens were revoked.
+   */
   WORKSPACE_CLAIMS_VERSION?: KVNamespace;
+  /** `on`: rooms report to the users' actors who is in them. */
+  DIRECTORY?: string;
 }
 
 /**
@@ -88,7 +96,7 @@ export async function authorizeVisitor<E>(
 ): Promise<RoomVisitor> {
   const room = roomOf(request);
   const view = viewOf(request);
-  const { userId, expiresAtMs, cap, listed, ...visitor } = await identify(
+  const { userId, expiresAtMs, issuedAtS, cap, listed, ...visitor } = await identify(
     request,
     env,
     (request, env) => authenticate(request, env, room),
@@ -99,12 +107,16 @@ export async function authorizeVisitor<E>(
     throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
   }
   const user = visitor.user && (await checkUser(visitor.user, schema));
+  const isHidden = listed === false || isUnlisted(request);
   return {
     ...{ room, userId, username, ...view },
+    // A stream shows what was published before it began, so it is for those that may watch.
+    ...(isHidden && streamOf(request)),
     ...(user && { user }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(issuedAtS !== undefined && { issuedAtS }),
     ...(cap && { cap }),
-    ...((listed === false || isUnlisted(request)) && { listed: false }),
+    ...(isHidden && { listed: false }),
   };
 }
 
@@ -138,6 +150,28 @@ function viewOf(request: Request): Pick<RoomVisitor, "detail" | "watch"> {
   return { ...(detail !== "roster" && { detail }), ...(watched.length > 0 && { watch: watched }) };
 }
 
+/** Characters of a cursor: longer text is none. */
+const CURSOR_LENGTH = 128;
+
+function streamOf(request: Request): Pick<RoomVisitor, "stream" | "after"> {
+  const { searchParams } = new URL(request.url);
+  if (searchParams.get("stream") !== "1") return {};
+  const after = searchParams.get("after")?.slice(0, CURSOR_LENGTH);
+  return { stream: true, ...(after !== undefined && { after }) };
+}
+
+/** @throws RollcallError `bad_request` for a malformed name */
+export function checkRoom(room: string): string {
+  if (ROOM_NAME.test(room)) return room;
+  throw new RollcallError("bad_request", "room must be 1 to 64 of A-Z a-z 0-9 _ . : -", "room");
+}
+
+/** @throws RollcallError `bad_request` for what addresses no user */
+export function checkUserId(userId: string): string {
+  if (userId.trim() !== "" && userId.length <= NAME_LENGTH && isWellFormed(userId)) return userId;
+  throw new RollcallError("bad_request", `A user's id has 1 to ${NAME_LENGTH} characters`);
+}
+
 /**
  * The room that a request names with `?room=`; default `lobby`.
  *
@@ -145,8 +179,11 @@ function viewOf(request: Request): Pick<RoomVisitor, "detail" | "watch"> {
  */
 function roomOf(request: Request): string {
   const [room = DEFAULT_ROOM, ...more] = new URL(request.url).searchParams.getAll("room");
-  if (ROOM_NAME.test(room) && more.length === 0) return room;
-  throw new RollcallError("bad_request", "room must be 1 to 64 of A-Z a-z 0-9 _ . : -", "room");
+  return checkRoom(more.length === 0 ? room : "");
+}
+
+function workspaceOf(room: string): string | null {
+  return room.startsWith(WORKSPACE_PREFIX) ? room.slice(WORKSPACE_PREFIX.length) : null;
 }
 
 /**
@@ -162,22 +199,17 @@ export async function authenticateToken(
   env: PresenceEnv,
   room: string,
 ): Promise<Visitor> {
-  const workspace = room.startsWith(WORKSPACE_PREFIX) ? room.slice(WORKSPACE_PREFIX.length) : null;
-  const token = requestToken(request);
-
-  const developer = isDevelopment(env) ? DEV_TOKEN.exec(token ?? "")?.[1] : undefined;
+  const workspace = workspaceOf(room);
+  const developer = developerOf(request, env);
   if (developer !== undefined) {
     if (workspace !== null) throw new RollcallError("forbidden", "Not a member of this workspace");
+    await requireUnrevoked(developer, undefined, env);
     return { userId: developer };
   }
 
-  const { userId, claims, grant, cap, expiresAtMs } = await readToken(request, env);
-  if (workspace !== null) {
-    if (roleIn(claims, workspace) === undefined) {
-      throw new RollcallError("forbidden", "Not a member of this workspace");
-    }
-    await requireNewest(userId, claims.workspaceClaimsVersion, env.WORKSPACE_CLAIMS_VERSION);
-  }
+  const identity = await readToken(request, env);
+  const { userId, claims, grant, cap, expiresAtMs, issuedAtS } = identity;
+  if (workspace !== null) await requireMember(identity, workspace, env);
   const { username, user } = claims;
   const resource = `room:${room}`;
   const mayWatch = grant.can(resource, "watch");
@@ -191,7 +223,79 @@ export async function authenticateToken(
     ...(cap && { cap }),
     ...(!grant.can(resource, "join") && { listed: false }),
     ...(expiresAtMs !== undefined && { expiresAtMs }),
+    ...(issuedAtS !== undefined && { issuedAtS }),
   };
+}
+
+/** @throws RollcallError `forbidden` for a user who is not in the workspace, and as {@link requireNewest} */
+async function requireMember(
+  { userId, claims }: Identity,
+  workspace: string,
+  env: PresenceEnv,
+): Promise<void> {
+  if (roleIn(claims, workspace) === undefined) {
+    throw new RollcallError("forbidden", "Not a member of this workspace");
+  }
+  await requireNewest(userId, claims.workspaceClaimsVersion, env.WORKSPACE_CLAIMS_VERSION);
+}
+
+/** What the sender of a request may do to a room from outside. */
+export interface Operator {
+  /** Room events that it publishes name it, and idempotency keys belong to it. */
+  userId: string;
+  /** Whether it may `publish`, `kick` or `watch`, which is to read who came and left. */
+  can(operation: string): boolean;
+}
+
+/**
+ * Who publishes to a room over HTTP, kicks users out of it, or reads its changes. Called in the Worker only.
+ *
+ * @returns null, or throws, to refuse the request
+ */
+export type AuthenticateOperator<E> = (
+  request: Request,
+  env: E,
+  room: string,
+) => Operator | null | Promise<Operator | null>;
+
+/**
+ * The default {@link AuthenticateOperator}: as {@link authenticateToken}, by what the token's grant allows on
+ * `room:<name>`.
+ *
+ * @throws RollcallError as {@link authenticateToken}
+ */
+export async function authenticateGrant(
+  request: Request,
+  env: PresenceEnv,
+  room: string,
+): Promise<Operator> {
+  const workspace = workspaceOf(room);
+  const developer = developerOf(request, env);
+  if (developer !== undefined && workspace === null) {
+    await requireUnrevoked(developer, undefined, env);
+    return { userId: developer, can: () => true };
+  }
+  const identity = await readToken(request, env);
+  if (workspace !== null) await requireMember(identity, workspace, env);
+  const { userId, grant } = identity;
+  return { userId, can: (operation) => grant.can(`room:${room}`, operation) };
+}
+
+/**
+ * The sender of a request who may do something to a room.
+ *
+ * @throws RollcallError the refusals of `authenticate`, `forbidden`
+ */
+export async function authorizeOperator<E>(
+  request: Request,
+  env: E,
+  room: string,
+  operation: "publish" | "kick" | "watch",
+  authenticate: AuthenticateOperator<E>,
+): Promise<Operator> {
+  const operator = await identify(request, env, (request, env) => authenticate(request, env, room));
+  if (operator.can(operation)) return operator;
+  throw new RollcallError("forbidden", `The token does not allow to ${operation} here`);
 }
 
 /** @throws RollcallError `unauthorized` for claims of before the user's workspaces changed */

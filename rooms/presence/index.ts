@@ -8,18 +8,27 @@
  */
 import type { StandardSchemaV1 } from "../../src/actor/schema.ts";
 import type { System } from "../../src/http/system.ts";
-import { type Authenticate, authenticateToken, type PresenceEnv } from "./access.ts";
+import {
+  type Authenticate,
+  type AuthenticateOperator,
+  authenticateGrant,
+  authenticateToken,
+  type PresenceEnv,
+} from "./access.ts";
 import { definePresence, type PresenceChange, type PresenceRoom } from "./room.ts";
 import { type AnyState, type AnyUser, STATUSES, type Status } from "./roster.ts";
 import { presenceRoutes } from "./routes.ts";
 
 export {
   type Authenticate,
+  type AuthenticateOperator,
+  authenticateGrant,
   authenticateToken,
+  type Operator,
   type PresenceEnv,
   type Visitor,
 } from "./access.ts";
-export { describePresence } from "./contract.ts";
+export { type Change, describePresence } from "./contract.ts";
 export type { PresenceCalls, PresenceChange, PresenceMeta, PresenceRoom } from "./room.ts";
 export {
   type AnyState,
@@ -63,6 +72,16 @@ export interface PresenceOptions<
    */
   authenticate?: Authenticate<E>;
   /**
+   * Who publishes to a room over HTTP, kicks users, and reads changes. Default {@link authenticateGrant}, also
+   * beside an `authenticate` of your own.
+   */
+  authenticateOperator?: AuthenticateOperator<E>;
+  /**
+   * Name of the binding of the users' actors, which are the fan-out's. Rooms report to them who is here,
+   * where the variable `DIRECTORY` is `on`. Default `FANOUT`.
+   */
+  directory?: string;
+  /**
    * The statuses that a user may have, at least one. The first one is a user's status until the user
    * sets another. Default online, away, busy.
    */
@@ -103,6 +122,8 @@ export function presence<
     websocketPath = "/ws/presence",
     binding = "PRESENCE",
     authenticate = authenticateToken as Authenticate<object>,
+    authenticateOperator = authenticateGrant as AuthenticateOperator<object>,
+    directory = "FANOUT",
     statuses = STATUSES as readonly string[] as readonly S[],
     rosterLimit = ROSTER_LIMIT,
   } = options;
@@ -111,9 +132,10 @@ export function presence<
     throw new RangeError("statuses must be one or more different texts");
   }
   const room = definePresence<E, S, State, User>({
-    ...{ name, websocketPath, authenticate, statuses },
+    ...{ name, websocketPath, binding, directory, authenticate, statuses },
     ...{ state, user, graceMs, rosterLimit, onChange },
   });
-  const routes = () => presenceRoutes<E, S>({ websocketPath, binding, authenticate });
+  const access = { authenticate, authenticateOperator };
+  const routes = () => presenceRoutes<E, S>({ websocketPath, binding, ...access });
   return Object.assign(room, { routes });
 }

@@ -18,6 +18,10 @@ export interface PresenceMeta extends ConnectionMeta {
   watch?: string[];
   /** It sees the room, and is not seen in it. */
   listed?: boolean;
+  /** It is a stream over HTTP. */
+  stream?: boolean;
+  /** The cursor that a stream begins after, until it has begun. */
+  after?: string;
   /** When the session began: server time in ms. */
   since?: number;
 }

@@ -2,15 +2,18 @@ import { can } from "../../src/actor/meta.ts";
 import type { Departure } from "../../src/actor/session.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { Audience, isFull } from "./audience.ts";
+import type { Ledger, LedgerHost } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceSession } from "./meta.ts";
 import { Pace } from "./pace.ts";
 import { SortedTexts, takePage } from "./pages.ts";
 import {
   diffRoster,
+  type PresenceCount,
   type PresentSession,
   type Roster,
   type RosterDiff,
   type RosterEntry,
+  type RosterPage,
   type RosterSync,
   snapshot,
 } from "./roster.ts";
@@ -22,6 +25,7 @@ const LISTED_UNITS_PER_SECOND = 32_768;
 /** Pages that one session gets in a second: each has at most 64 KiB. */
 const PAGES_PER_SECOND = 8;
 const PAGE_BYTES = 65_000;
+const PAGE_USERS = 200;
 /** Bytes of the first page, which a client of a large room gets when it joins. */
 const FIRST_PAGE_BYTES = 6_144;
 /** Connections of one user that a page names. */
@@ -47,7 +51,12 @@ export interface PresenceOptions<S extends string> {
   /** In a room with more users, clients get pages. */
   rosterLimit: number;
   onChange?: ((change: Omit<RosterDiff<S>, "states">) => void) | undefined;
+  /** Writes down and reports who comes and leaves, where that is asked for. */
+  ledger?: ((host: LedgerHost) => RoomLedger | undefined) | undefined;
 }
+
+/** The ledger of a room, as its presence needs it. */
+export type RoomLedger = Pick<Ledger, "touch" | "commit" | "restore">;
 
 /**
  * The users in one room. The sockets are the truth: an entry is made anew from the user's sessions at
@@ -88,6 +97,7 @@ export class Presence<S extends string> {
   /** Above the limit, and until it has halved: to and fro would cost a roster for each client. */
   #isLarge = false;
   #sizeChangedAtMs = 0;
+  readonly #ledger: RoomLedger | undefined;
 
   constructor(actor: PresenceActor<S>, options: PresenceOptions<S>) {
     this.#actor = actor;
@@ -97,6 +107,14 @@ export class Presence<S extends string> {
       totalUsers: this.roster.size,
       totalConnections: this.#connections,
     }));
+    this.#ledger = options.ledger?.({
+      count: (userId) => ({
+        sessions: actor.sessionsOf(userId).size,
+        listed: this.#listedOf(userId).length,
+      }),
+      reasonOf: (userId) => this.#reasons.get(userId),
+      totalListed: () => this.#connections,
+    });
   }
 
   // ── Entries ─────────────────────────────────────────────────────────────────────────────────
@@ -169,6 +187,7 @@ export class Presence<S extends string> {
     this.#isLarge = size?.isLarge === true;
     this.#sizeChangedAtMs = size?.atMs ?? 0;
     this.#checkSize();
+    this.#ledger?.restore(this.#actor.getConnectedUserIds());
     if (this.#statuses.keepOnly((userId) => this.roster.has(userId))) this.#syncAll();
   }
 
@@ -280,7 +299,7 @@ export class Presence<S extends string> {
    *
    * @throws RollcallError `rate_limited`
    */
-  page(session: PresenceSession, after = "", limit = 200) {
+  page(session: PresenceSession, after = "", limit = PAGE_USERS) {
     if (this.#pace.isOften(`page ${session.id}`, PAGES_PER_SECOND)) {
       throw new RollcallError("rate_limited", `At most ${PAGES_PER_SECOND} pages a second`);
     }
@@ -303,6 +322,17 @@ export class Presence<S extends string> {
     this.#pace.run(session, perSecond, () => this.#sync(session));
   }
 
+  /** The totals, and the users after a userId. */
+  info(withUsers: boolean, after = ""): PresenceCount & Partial<RosterPage<S>> {
+    const totals = { totalUsers: this.roster.size, totalConnections: this.#connections };
+    if (!withUsers) return totals;
+    const now = Date.now();
+    const encode = (userId: string) => JSON.stringify(this.#pageEntry(userId, now));
+    const limits = { bytes: PAGE_BYTES, limit: PAGE_USERS };
+    const { texts, next } = takePage(this.#userIds.from(after), encode, limits);
+    return { ...totals, users: texts.map((text) => JSON.parse(text)), next };
+  }
+
   snapshot(): RosterSync<S> {
     const now = Date.now();
     const users = [...this.roster.keys()].flatMap((userId) => this.#entry(userId, now) ?? []);
@@ -313,6 +343,7 @@ export class Presence<S extends string> {
 
   connected(session: PresenceSession): void {
     const { userId } = session.meta;
+    this.#touch(userId);
     this.#update(userId, session);
     // A page that was loaded again changes nothing.
     if (this.#changed.has(userId)) this.#newcomers.add(session);
@@ -322,6 +353,7 @@ export class Presence<S extends string> {
 
   /** Others see a difference only if the session had been gone. */
   resumed(session: PresenceSession, missedSnapshot: boolean): void {
+    this.#touch(session.meta.userId);
     this.#update(session.meta.userId, session);
     const awaySinceMs = Date.now() - LONGEST_AWAY_MS;
     if (missedSnapshot || this.#sizeChangedAtMs > awaySinceMs) this.#sync(session);
@@ -333,6 +365,7 @@ export class Presence<S extends string> {
 
   disconnected(session: PresenceSession, reason: Departure): void {
     const { userId } = session.meta;
+    this.#touch(userId);
     this.#newcomers.delete(session);
     if (this.#listedOf(userId).length === 0) {
       this.#pace.forget(userId);
@@ -419,6 +452,12 @@ export class Presence<S extends string> {
     }
   }
 
+  #touch(userId: string): void {
+    if (!this.#ledger) return;
+    this.#ledger.touch(userId);
+    this.#requestFlush();
+  }
+
   // ── Flush ───────────────────────────────────────────────────────────────────────────────────
 
   #requestFlush(): void {
@@ -432,7 +471,11 @@ export class Presence<S extends string> {
   /** Sends clients of protocol 2 and 3 what changed since the last diff. */
   sendDiff(): void {
     this.#checkSize();
-    if (this.#changed.size === 0) return;
+    this.#ledger?.commit();
+    if (this.#changed.size === 0) {
+      this.#reasons.clear();
+      return;
+    }
     // A whole entry, or a leave, is right for clients with either of the two entries.
     for (const [userId, shown] of this.#resend) {
       if (this.roster.has(userId)) this.#told.delete(userId);

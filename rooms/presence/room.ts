@@ -1,28 +1,56 @@
 import * as z from "zod/mini";
+import { revoked } from "../../src/access/claims.ts";
 import { spend } from "../../src/access/quota.ts";
-import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
+import { defineRoom, perActor, type Room, type RoomContext } from "../../src/actor/room.ts";
 import { type StandardSchemaV1, validate } from "../../src/actor/schema.ts";
+import type { RoomCalls } from "../../src/people/directory.ts";
+import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { type Authenticate, authorizeVisitor } from "./access.ts";
-import { pageRequest, stateChange, statusChange } from "./contract.ts";
+import { Blocks } from "./blocks.ts";
+import {
+  BLOCK_MS,
+  pageRequest,
+  type RoomPublication,
+  type RoomPublishOutcome,
+  roomPublication,
+  stateChange,
+  statusChange,
+} from "./contract.ts";
+import { ATTEMPTS } from "./deliveries.ts";
+import { REPORTS } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceMeta } from "./meta.ts";
 import { Presence } from "./presence.ts";
+import { ANSWERS, Publishing } from "./publishing.ts";
 import type {
   AnyState,
   AnyUser,
+  PresenceCount,
   PresenceEvents,
   RosterDiff,
+  RosterPage,
   RosterSync,
   Status,
 } from "./roster.ts";
 import { encodeState } from "./states.ts";
+import { STREAM_CURSOR, STREAM_GAP } from "./stream.ts";
+import { type ChangesPage, Tracking } from "./tracking.ts";
 
 export type { PresenceMeta } from "./meta.ts";
 
 /** The calls of a presence room. `list` answers with a snapshot. */
 export type PresenceCalls<S extends string = Status, State = AnyState, User = AnyUser> = {
   list: { in: undefined; out: RosterSync<S, State, User> };
-};
+  /** The totals of a room; with `users` also the users after a userId. */
+  info: {
+    in: { users?: boolean | undefined; after?: string | undefined };
+    out: PresenceCount & Partial<RosterPage<S, State, User>>;
+  };
+  publish: { in: RoomPublication[]; out: RoomPublishOutcome[] };
+  /** Closes a user's connections with 4404, and keeps the user out for a time. */
+  kick: { in: { userId: string; blockMs?: number | undefined }; out: number };
+  changes: { in: { after?: string | undefined }; out: ChangesPage };
+} & RoomCalls;
 
 export type PresenceRoom<E, S extends string, State = AnyState, User = AnyUser> = Room<
   PresenceMeta,
@@ -53,6 +81,8 @@ export interface PresenceChange<S extends string = Status, State = AnyState, Use
 export interface PresenceRoomOptions<E, S extends string, State, User> {
   name: string;
   websocketPath: string;
+  binding: string;
+  directory: string;
   authenticate: Authenticate<E>;
   /** The first one is the default. */
   statuses: readonly S[];
@@ -69,12 +99,17 @@ export function definePresence<E, S extends string, State, User>(
 ): PresenceRoom<E, S, State, User> {
   const { name, websocketPath, authenticate, statuses, state, user, graceMs } = options;
   const { rosterLimit, onChange } = options;
+  const trackingOf = perActor((actor: PresenceActor<string>) => new Tracking(actor, options));
+  const publishingOf = perActor((actor: PresenceActor<string>) => new Publishing(actor));
   const presenceOf = perActor((actor: PresenceActor<S>) => {
     const report = (change: Omit<PresenceChange<S>, "room">): void => {
       const run = async () => onChange?.({ ...change, room: actor.name } as never, actor.env as E);
       actor.keep(run());
     };
-    return new Presence(actor, { statuses, rosterLimit, onChange: onChange && report });
+    return new Presence(actor, {
+      ...{ statuses, rosterLimit, onChange: onChange && report },
+      ledger: (host) => trackingOf(actor as never).begin(host),
+    });
   });
 
   const room = defineRoom<PresenceMeta, E, PresenceEvents<S>>({
@@ -90,12 +125,17 @@ export function definePresence<E, S extends string, State, User>(
       return { ...visitor, clientId, channels: [CHANNEL], device: deviceOf(request) };
     },
 
-    onConnect({ actor, session, meta }) {
+    onConnect(ctx) {
+      const { actor, session, meta } = ctx;
       const here = presenceOf(actor);
+      new Blocks(actor.getStorage()).check(meta.userId);
+      if (trackingOf(actor as never).ledger?.isRevoked(meta.userId, meta.issuedAtS))
+        throw revoked();
       if (session.protocol < 3 && here.roster.size > PLAIN_ROSTER_LIMIT) {
         throw new RollcallError("unavailable", "This room is too large for protocol 1 and 2");
       }
       meta.since ??= Date.now();
+      if (meta.stream) beginStream(ctx);
       here.connected(session);
     },
 
@@ -133,8 +173,78 @@ export function definePresence<E, S extends string, State, User>(
     presenceOf(actor).page(session, after, limit),
   );
 
-  return room.call("list", z.undefined(), (actor) => {
-    actor.cleanupStaleSessions();
-    return presenceOf(actor).snapshot();
-  }) as unknown as PresenceRoom<E, S, State, User>;
+  room.timer(REPORTS, (actor) => trackingOf(actor as never).ledger?.retry());
+  room.timer(ATTEMPTS, (actor) => trackingOf(actor as never).deliveries?.send());
+  room.timer(ANSWERS, (actor) => publishingOf(actor as never).cleanUp());
+
+  const userId = z.string().check(z.minLength(1), z.maxLength(256));
+  return room
+    .call("list", z.undefined(), (actor) => {
+      actor.cleanupStaleSessions();
+      return presenceOf(actor).snapshot();
+    })
+    .call(
+      "info",
+      z.object({ users: z.optional(z.boolean()), after: z.optional(z.string()) }),
+      (actor, { users, after }) => {
+        actor.cleanupStaleSessions();
+        return presenceOf(actor).info(users === true, after);
+      },
+    )
+    .call("publish", z.array(roomPublication), (actor, messages) =>
+      messages.map((message) => publishingOf(actor as never).publish(message)),
+    )
+    .call(
+      "kick",
+      z.object({ userId, blockMs: z.optional(z.int().check(z.gte(1), z.lte(BLOCK_MS))) }),
+      (actor, { userId, blockMs }) => {
+        if (blockMs) new Blocks(actor.getStorage()).add(userId, Date.now() + blockMs);
+        return actor.closeUser(userId, CLOSE.kicked, "Kicked");
+      },
+    )
+    .call("changes", z.object({ after: z.optional(z.string()) }), (actor, { after }) => {
+      actor.cleanupStaleSessions();
+      presenceOf(actor).sendDiff();
+      return trackingOf(actor as never).changesAfter(after);
+    })
+    .call("whereIs", userId, (actor, userId) => {
+      actor.cleanupStaleSessions();
+      const entry = presenceOf(actor).roster.get(userId);
+      return entry ? { devices: entry.devices, status: entry.status } : null;
+    })
+    .call(
+      "closeUser",
+      z.object({ userId, floorS: z.optional(z.number()) }),
+      (actor, { userId, floorS }) => {
+        const { ledger } = trackingOf(actor as never);
+        if (floorS !== undefined && ledger) return ledger.revoke(userId, floorS);
+        return actor.closeUser(userId, CLOSE.unauthorized, "Disconnected");
+      },
+    ) as unknown as PresenceRoom<E, S, State, User>;
+}
+
+/** Sends a stream where the numbers begin, and the room's events after its cursor. */
+function beginStream({ actor, session, meta }: RoomContext<PresenceMeta>): void {
+  const { after, userId } = meta;
+  delete meta.after;
+  const { epoch, cursor } = actor.log;
+  session.enqueue(JSON.stringify({ type: STREAM_CURSOR, data: { epoch } }));
+  if (after === undefined) return;
+  const entries = actor.log.after(after);
+  // The session that it had before is not needed any more.
+  actor.closeUser(
+    userId,
+    CLOSE.forbidden,
+    "Resumed",
+    ({ loss, meta }) => loss !== undefined && meta.stream === true,
+  );
+  if (typeof entries === "string") {
+    session.enqueue(JSON.stringify({ type: STREAM_GAP, data: { reason: entries, cursor } }));
+    return;
+  }
+  for (const { target, text } of entries) {
+    const isForAll = "channel" in target && (target.channel === null || target.channel === CHANNEL);
+    // Users are in the snapshot that follows.
+    if (isForAll && !text.includes('"data":{"type":"presence.')) session.enqueue(text);
+  }
 }

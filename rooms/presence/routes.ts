@@ -1,12 +1,40 @@
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
+import type * as z from "zod/mini";
 import { spend } from "../../src/access/quota.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
+import { readJson } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
+import { idempotencyKey, toIdempotency } from "../../src/http/idempotency.ts";
+import { openStream } from "../../src/http/sse.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
-import { type Authenticate, authorizeVisitor } from "./access.ts";
+import { log } from "../../src/log.ts";
+import { CLOSE } from "../../src/wire/close.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
+import { PING } from "../../src/wire/frames.ts";
+import {
+  type Authenticate,
+  type AuthenticateOperator,
+  authorizeOperator,
+  authorizeVisitor,
+  checkRoom,
+  checkUserId,
+  type Operator,
+} from "./access.ts";
+import {
+  BATCH_MESSAGES,
+  BLOCK_MS,
+  type RoomPublication,
+  type RoomPublishOutcome,
+  roomMessage,
+} from "./contract.ts";
 import type { PresenceCalls } from "./room.ts";
+import { RoomStream } from "./stream.ts";
+import { keepsChanges, type WebhookEnv } from "./webhooks.ts";
+
+const PUBLISH_BYTES = 262_144;
+const BATCH_BYTES = 1_048_576;
 
 /** What the routes need to know of their rooms. */
 export interface PresenceRouteOptions<E> {
@@ -15,31 +43,224 @@ export interface PresenceRouteOptions<E> {
   /** Name of the rooms' Durable Object binding. */
   binding: string;
   authenticate: Authenticate<E>;
+  authenticateOperator: AuthenticateOperator<E>;
 }
 
-/** The snapshot over HTTP at `/api/v1/presence`, and the upgrade. */
+function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
+  const { success, data, error } = schema.safeParse(value);
+  if (success) return data;
+  const [issue] = error.issues;
+  const path = issue?.path.join(".");
+  throw new RollcallError("bad_request", issue?.message ?? "Invalid body", path || undefined);
+}
+
+/** @throws RollcallError `unsupported_media_type`, `too_large`, `bad_request` */
+async function readBody(request: Request, limitBytes: number): Promise<unknown> {
+  if (!/^application\/json\s*(?:;|$)/i.test(request.headers.get("Content-Type") ?? "")) {
+    throw new RollcallError("unsupported_media_type", "Send application/json");
+  }
+  return readJson(request, { limitBytes });
+}
+
+/** @throws RollcallError `bad_request` for a body that is no message, or a malformed key */
+async function toPublication(
+  body: unknown,
+  key: unknown,
+  { userId }: Operator,
+): Promise<RoomPublication> {
+  const message = parse(roomMessage, body);
+  const publication = { ...message, from: userId };
+  if (key === undefined || key === null) return publication;
+  const text = JSON.stringify(message);
+  return {
+    ...publication,
+    idempotency: await toIdempotency(parse(idempotencyKey, key), text, userId),
+  };
+}
+
+type Outcome = { status: 200; answer: string } | { status: number; error: object };
+
+const CONFLICT: Outcome = {
+  status: 422,
+  error: { error: "unprocessable", details: "This idempotency key came with another body" },
+};
+
+function toOutcome(outcome: RoomPublishOutcome): Outcome {
+  return outcome.status === 200 ? outcome : CONFLICT;
+}
+
+/** The rooms over HTTP at `/api/v1/presence` and below `/api/v1/rooms`, and the upgrade. */
 export function presenceRoutes<E extends object, S extends string>(
   options: PresenceRouteOptions<E>,
 ): Hono<{ Bindings: E }> {
-  const { websocketPath, binding, authenticate } = options;
+  const { websocketPath, binding, authenticate, authenticateOperator } = options;
   const app = new Hono<{ Bindings: E }>();
+  type Ctx = Context<{ Bindings: E }>;
+
+  const callRoom = (env: E, room: string) => {
+    // A malformed configuration lets nobody in, since it would be missed who comes.
+    keepsChanges(room, env as WebhookEnv);
+    const stub = namespaceOf(env, binding).getByName(room);
+    return { stub, calls: call<{ "~calls"?: PresenceCalls<S> }>(stub) };
+  };
+  const roomOf = (c: Ctx) => checkRoom(c.req.param("room") ?? "");
+
+  /** As a visitor who asks for the snapshot, or the socket, of the room. */
+  async function visit(c: Ctx, room: string, more: Record<string, string> = {}) {
+    const { searchParams } = new URL(c.req.url);
+    const query = new URLSearchParams({ room, ...more });
+    for (const name of ["token", "detail", "watch"]) {
+      for (const value of searchParams.getAll(name)) query.append(name, value);
+    }
+    const url = new URL(`${websocketPath}?${query}`, c.req.url);
+    const asked = new Request(url, { headers: c.req.raw.headers });
+    const { userId } = await authorizeVisitor(asked, c.env, authenticate);
+    await spend(c.env, "LIMIT_CONNECTS", userId);
+    return url;
+  }
+
+  async function operate(c: Ctx, operation: "publish" | "kick" | "watch") {
+    const room = roomOf(c);
+    const request = c.req.raw;
+    const operator = await authorizeOperator(request, c.env, room, operation, authenticateOperator);
+    await spend(c.env, "LIMIT_PUBLISHES", operator.userId);
+    return { room, operator };
+  }
+
+  /**
+   * @throws RollcallError `unavailable` when the actor ended before it answered. A message with a key may
+   *   be sent again; one without may have been delivered.
+   */
+  async function deliver(env: E, room: string, messages: RoomPublication[]): Promise<Outcome[]> {
+    const isRepeatable = messages.every(({ idempotency }) => idempotency !== undefined);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return (await callRoom(env, room).calls.publish(messages)).map(toOutcome);
+      } catch (error) {
+        if (error instanceof RollcallError) throw error;
+        log("publish_interrupted", { attempt, error });
+        if (isRepeatable && attempt === 1) continue;
+        throw new RollcallError(
+          "unavailable",
+          "The answer was lost on the way; it may be delivered",
+        );
+      }
+    }
+  }
+
+  const backend = { isForBackends: true } as const;
   guardRoutes(app, {
     "/api/v1/presence": { methods: ["GET"], cors: {} },
+    "/api/v1/rooms/:room": { methods: ["GET"], cors: {} },
+    "/api/v1/rooms/:room/stream": { methods: ["GET"], cors: {}, isStream: true },
+    "/api/v1/rooms/:room/events": { methods: ["POST"], ...backend },
+    "/api/v1/rooms/:room/events/batch": { methods: ["POST"], ...backend },
+    "/api/v1/rooms/:room/changes": { methods: ["GET"], ...backend },
+    "/api/v1/rooms/:room/users/:id": { methods: ["DELETE"], ...backend },
     [websocketPath]: { methods: ["GET"] },
   });
 
   app.get("/api/v1/presence", async (c) => {
     const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    const stub = namespaceOf(c.env, binding).getByName(room);
-    return Response.json(await call<{ "~calls"?: PresenceCalls<S> }>(stub).list());
+    return Response.json(await callRoom(c.env, room).calls.list());
   });
 
   app.get(websocketPath, async (c) => {
     const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
     requireUpgrade(c.req.raw);
-    return forwardUpgrade(namespaceOf(c.env, binding).getByName(room), c.req.raw);
+    return forwardUpgrade(callRoom(c.env, room).stub, c.req.raw);
+  });
+
+  app.get("/api/v1/rooms/:room", async (c) => {
+    const room = roomOf(c);
+    await visit(c, room);
+    const { users, after } = c.req.query();
+    const info = await callRoom(c.env, room).calls.info({
+      users: users === "1",
+      after: after === undefined ? undefined : checkUserId(after),
+    });
+    return Response.json({ room, ...info });
+  });
+
+  app.get("/api/v1/rooms/:room/stream", async (c) => {
+    const room = roomOf(c);
+    const after = c.req.header("Last-Event-ID") ?? c.req.query("lastEventId");
+    const more = { listed: "0", stream: "1", v: "3", probe: "1", ...(after && { after }) };
+    const { pathname, search } = await visit(c, room, more);
+    const { toEvents, toDelayed, toReply } = new RoomStream();
+    return openStream(c.req.raw, {
+      ...{ toEvents, toDelayed, toReply, ping: PING },
+      stub: callRoom(c.env, room).stub,
+      path: `${pathname}${search}`,
+      // The room keeps for a while what the reader misses.
+      goneCode: CLOSE.dead,
+    });
+  });
+
+  app.post("/api/v1/rooms/:room/events", async (c) => {
+    const { room, operator } = await operate(c, "publish");
+    const body = await readBody(c.req.raw, PUBLISH_BYTES);
+    const message = await toPublication(body, c.req.header("Idempotency-Key"), operator);
+    const [outcome = CONFLICT] = await deliver(c.env, room, [message]);
+    if ("error" in outcome) return Response.json(outcome.error, { status: outcome.status });
+    return new Response(outcome.answer, { headers: { "Content-Type": "application/json" } });
+  });
+
+  app.post("/api/v1/rooms/:room/events/batch", async (c) => {
+    const { room, operator } = await operate(c, "publish");
+    const body = await readBody(c.req.raw, BATCH_BYTES);
+    const { messages } = (body ?? {}) as { messages?: unknown };
+    if (!Array.isArray(messages) || messages.length > BATCH_MESSAGES) {
+      throw new RollcallError("bad_request", `messages must be a list of up to ${BATCH_MESSAGES}`);
+    }
+    const outcomes = new Array<Outcome>(messages.length);
+    const good: { index: number; message: RoomPublication }[] = [];
+    for (const [index, item] of messages.entries()) {
+      try {
+        const key = (item as { idempotencyKey?: unknown } | null)?.idempotencyKey;
+        if (JSON.stringify(item).length > PUBLISH_BYTES) {
+          throw new RollcallError("too_large", `A message has at most ${PUBLISH_BYTES} bytes`);
+        }
+        good.push({ index, message: await toPublication(item, key, operator) });
+      } catch (thrown) {
+        if (!(thrown instanceof RollcallError)) throw thrown;
+        const { status, code: error, message: details } = thrown;
+        outcomes[index] = { status, error: { error, details } };
+      }
+    }
+    const publications = good.map(({ message }) => message);
+    const given = good.length > 0 ? await deliver(c.env, room, publications) : [];
+    for (const [i, { index }] of good.entries()) outcomes[index] = given[i] as Outcome;
+    const results = outcomes.map((outcome) =>
+      "error" in outcome
+        ? { status: outcome.status, ...outcome.error }
+        : { status: 200, ...JSON.parse(outcome.answer) },
+    );
+    return Response.json({ results });
+  });
+
+  app.delete("/api/v1/rooms/:room/users/:id", async (c) => {
+    const { room } = await operate(c, "kick");
+    const userId = checkUserId(c.req.param("id"));
+    const given = c.req.query("blockMs");
+    const blockMs = given === undefined ? undefined : Number(given);
+    if (
+      blockMs !== undefined &&
+      !(Number.isInteger(blockMs) && blockMs >= 1 && blockMs <= BLOCK_MS)
+    ) {
+      throw new RollcallError("bad_request", `blockMs must be from 1 to ${BLOCK_MS}`, "blockMs");
+    }
+    const sessions = await callRoom(c.env, room).calls.kick({ userId, blockMs });
+    return Response.json({ sessions });
+  });
+
+  app.get("/api/v1/rooms/:room/changes", async (c) => {
+    const { room } = await operate(c, "watch");
+    return Response.json(
+      await callRoom(c.env, room).calls.changes({ after: c.req.query("after") }),
+    );
   });
 
   app.onError((thrown, c) => errorResponse(thrown, c.req.raw));

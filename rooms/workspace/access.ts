@@ -1,6 +1,10 @@
 import type { JWTPayload } from "jose";
 import { bearerToken, equalSecrets } from "../../src/access/bearer.ts";
-import { requiredClaimsVersion } from "../../src/access/claims.ts";
+import {
+  type RevocationEnv,
+  requiredClaimsVersion,
+  requireUnrevoked,
+} from "../../src/access/claims.ts";
 import { type GrantEnv, grantOf } from "../../src/access/grant.ts";
 import {
   expiryOf,
@@ -44,7 +48,7 @@ export function refusalResponse(thrown: unknown): Response {
 }
 
 /** What the membership check reads of the Worker's bindings and variables. */
-export interface MembershipEnv extends TokenEnv {
+export interface MembershipEnv extends TokenEnv, RevocationEnv {
   /** `true` turns the check on in development too. */
   REQUIRE_AUTH?: string;
   /** For how long an expired token still syncs, in seconds. Default 86 400. */
@@ -176,6 +180,7 @@ export async function authorizeMember(request: Request, env: MembershipEnv): Pro
     userId,
     claimsVersion,
     ...(role === "viewer" && { readsOnly: true }),
+    ...(typeof claims.iat === "number" && { issuedAtS: claims.iat }),
     ...(expiresAtMs !== undefined && {
       admittedUntilMs: expiresAtMs + gracePeriodSeconds(env) * 1000,
     }),
@@ -190,10 +195,10 @@ function requireInstance(instanceId: unknown, storeId: string): void {
 }
 
 /**
- * Checks a member that was authorized before: the token must be within its grace period, and its
- * claims must still be the newest.
+ * Checks a member that was authorized before: the token must be within its grace period and not revoked,
+ * and its claims must still be the newest.
  *
- * @throws SyncRefusal `GRACE_PERIOD_EXPIRED`, `TOKEN_VERSION_STALE`, `AUTH_SERVICE_ERROR`
+ * @throws SyncRefusal `GRACE_PERIOD_EXPIRED`, `TOKEN_INVALID`, `TOKEN_VERSION_STALE`, `AUTH_SERVICE_ERROR`
  */
 export async function reauthorizeMember(member: Member, env: MembershipEnv): Promise<void> {
   const { userId, claimsVersion, admittedUntilMs } = member;
@@ -203,9 +208,14 @@ export async function reauthorizeMember(member: Member, env: MembershipEnv): Pro
   if (claimsVersion === undefined) return;
   let required: number;
   try {
+    await requireUnrevoked(userId, member.issuedAtS, env);
     required = await requiredClaimsVersion(userId, env.WORKSPACE_CLAIMS_VERSION);
   } catch (thrown) {
-    throw new SyncRefusal("AUTH_SERVICE_ERROR", (thrown as Error).message);
+    const { code, message } = thrown as RollcallError;
+    throw new SyncRefusal(
+      code === "unauthorized" ? "TOKEN_INVALID" : "AUTH_SERVICE_ERROR",
+      message,
+    );
   }
   if (claimsVersion < required) {
     throw new SyncRefusal("TOKEN_VERSION_STALE", "The workspaces of this user have changed");
@@ -240,7 +250,7 @@ export function parseMember(text: string): Member {
  */
 export async function bearerUser(
   request: Request,
-  env: TokenEnv & GrantEnv,
+  env: TokenEnv & GrantEnv & RevocationEnv,
   resource: string,
   operation: string,
 ): Promise<string | null> {
@@ -250,8 +260,10 @@ export async function bearerUser(
   try {
     const claims = await verifyToken(token, env);
     const userId = userOf(claims);
-    if (userId !== undefined) grantOf(claims, userId, env).require(resource, operation);
-    return userId ?? null;
+    if (userId === undefined) return null;
+    await requireUnrevoked(userId, claims.iat, env);
+    grantOf(claims, userId, env).require(resource, operation);
+    return userId;
   } catch (thrown) {
     if (thrown instanceof RollcallError && thrown.status === 401) return null;
     throw thrown;

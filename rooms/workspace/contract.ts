@@ -28,6 +28,8 @@ const memberFields = z.object({
   claimsVersion: z.exactOptional(z.number()),
   /** A viewer may pull, and not push. */
   readsOnly: z.exactOptional(z.boolean()),
+  /** When the token was issued, in seconds since the epoch, as `iat`. */
+  issuedAtS: z.exactOptional(z.number()),
   /** When the token and its grace period are over, in ms since the epoch. */
   admittedUntilMs: z.exactOptional(z.number()),
 });

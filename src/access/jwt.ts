@@ -135,11 +135,16 @@ async function verify(token: string, { secrets, sets }: Keys, env: TokenEnv): Pr
   throw refusal ?? new RollcallError("unauthorized", "The token is not valid");
 }
 
+/** The longest lifetime of a token, in seconds. */
+export function longestLifetimeS({ JWT_MAX_LIFETIME_S }: TokenEnv): number {
+  return Number(JWT_MAX_LIFETIME_S ?? MAX_LIFETIME_S);
+}
+
 /** A token that lives for years is a password. */
 function checkLifetime(claims: JWTPayload, env: TokenEnv): JWTPayload {
   if (isDevelopment(env)) return claims;
   const { exp = Number.POSITIVE_INFINITY, iat } = claims;
-  const longest = Number(env.JWT_MAX_LIFETIME_S ?? MAX_LIFETIME_S);
+  const longest = longestLifetimeS(env);
   const sinceS = Math.min(iat ?? Number.POSITIVE_INFINITY, Date.now() / 1000);
   if (exp - sinceS <= longest) return claims;
   throw new RollcallError("unauthorized", "The token lives for too long");

@@ -312,6 +312,15 @@ export function createActorHandler<
       return this.#connections.ofUser(userId);
     }
 
+    closeUser(
+      userId: string,
+      code: number,
+      reason: string,
+      matches: (session: Session<M>) => boolean = () => true,
+    ): number {
+      return this.#connections.closeUser(userId, code, reason, matches);
+    }
+
     cleanupStaleSessions(): number {
       const clean = (): number => {
         const before = this.sessions.size;

@@ -1,3 +1,4 @@
+import { CLOSE } from "../wire/close.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { numberFrame } from "../wire/frames.ts";
@@ -202,6 +203,20 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** All sessions of a user, also those whose `onConnect` still runs. */
   ofUser(userId: string): ReadonlySet<Session<M>> {
     return this.#byUser.get(userId) ?? new Set();
+  }
+
+  /** Closes all sessions of a user for which `matches` is true, also those that only might resume. */
+  closeUser(
+    userId: string,
+    code: number,
+    reason: string,
+    matches: (session: Session<M>) => boolean,
+  ): number {
+    const all = new Set([...this.ofUser(userId), ...this.continuity.lostOf(userId)]);
+    const closed = [...all].filter(matches);
+    const end = code === CLOSE.unauthorized ? "expired" : "refused";
+    for (const session of closed) session.close(code, reason, end);
+    return closed.length;
   }
 
   /** The open sessions of a user. */

@@ -354,6 +354,11 @@ export class Continuity<M extends ConnectionMeta> {
     return count;
   }
 
+  /** The sessions of a user that are without a socket, also those that do not count as present. */
+  lostOf(userId: string): Session<M>[] {
+    return [...this.#lost.values()].filter(({ meta }) => meta.userId === userId);
+  }
+
   /** Ends the session that has been lost for longest, of a user or of all. @returns whether there was one */
   endOldest(userId?: string): boolean {
     for (const session of this.#lost.values()) {

@@ -16,6 +16,8 @@ export interface ConnectionMeta {
   channels: string[];
   /** Server time in ms at which the connection is closed with 4401, for tokens that expire. */
   expiresAtMs?: number;
+  /** When its token was issued, in seconds since the epoch, as `iat`. */
+  issuedAtS?: number;
   /**
    * True: a sweep does not close it when it is silent, and no alarm is set for that. The room checks
    * `session.seenAtMs` itself.

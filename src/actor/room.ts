@@ -58,6 +58,20 @@ export interface VeraniActor<
   getUserSessions(userId: string): WebSocket[];
   /** The live connections of a user. */
   sessionsOf(userId: string): ReadonlySet<Session<M>>;
+  /**
+   * Closes a user's connections, and ends the sessions that could be resumed. With 4401 the user's
+   * departure is `expired`, with 4403 and 4404 `kicked`.
+   *
+   * @param code 4401, 4403 or 4404: after another one clients of protocol 3 resume
+   * @param matches default: all
+   * @returns how many sessions
+   */
+  closeUser(
+    userId: string,
+    code: number,
+    reason: string,
+    matches?: (session: Session<M>) => boolean,
+  ): number;
   /** Ends sessions whose socket is dead or not open any more. @returns how many */
   cleanupStaleSessions(): number;
   /** The actor's storage. Events emitted inside its `transaction` leave with the commit. */

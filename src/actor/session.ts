@@ -377,11 +377,14 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   }
 
   /** @internal The client has shown a new token, which `extractMeta` made `fresh` of. */
-  renew({ expiresAtMs, cap }: ConnectionMeta): void {
+  renew(fresh: ConnectionMeta): void {
     this.change();
-    const { expiresAtMs: _, cap: __, ...meta } = this.meta;
-    const renewed = { ...meta, ...(expiresAtMs !== undefined && { expiresAtMs }) };
-    this.meta = { ...renewed, ...(cap && { cap }) } as unknown as M;
+    const meta = { ...(this.meta as object) } as Record<string, unknown>;
+    for (const key of ["expiresAtMs", "issuedAtS", "cap"] as const) {
+      if (fresh[key] === undefined) delete meta[key];
+      else meta[key] = fresh[key];
+    }
+    this.meta = meta as unknown as M;
   }
 
   // ── In ──────────────────────────────────────────────────────────────────────────────────────

@@ -49,6 +49,13 @@ export interface StreamSource {
   toEvents(message: string): StreamEvent[];
   /** The message that the actor must be sent later, if `message` asks for one. It replaces the one before. */
   toDelayed?(message: string): DelayedMessage | undefined;
+  /** The answer that the actor expects to `message` at once. */
+  toReply?(message: string): string | undefined;
+  /**
+   * What the actor's socket is closed with when the reader is gone; default 1000. With another one a room
+   * of protocol 3 keeps what the reader misses, so that it can come back.
+   */
+  goneCode?: number;
   /** The ping of the room's codec: sent with every keep-alive, answered by the runtime. */
   ping?: string;
 }
@@ -76,7 +83,7 @@ function encodeEvent({ id, event, data }: StreamEvent): string {
  * @throws RollcallError `unavailable` when the actor takes no WebSocket under `path`
  */
 export async function openStream(request: Request, source: StreamSource): Promise<Response> {
-  const { stub, path, toEvents, toDelayed, ping } = source;
+  const { stub, path, toEvents, toDelayed, toReply, goneCode = 1000, ping } = source;
   if (request.method !== "GET") return new Response(null, { headers: STREAM_HEADERS });
   const upgrade = new Headers({ Upgrade: "websocket" });
   const authorization = request.headers.get("Authorization");
@@ -134,7 +141,7 @@ export async function openStream(request: Request, source: StreamSource): Promis
     clearInterval(keepAlive);
     clearTimeout(delayed);
     try {
-      socket?.close(1000, "Stream ended");
+      socket?.close(goneCode, "Stream ended");
     } catch {
       // The actor closed it.
     }
@@ -154,6 +161,8 @@ export async function openStream(request: Request, source: StreamSource): Promis
       clearTimeout(delayed);
       delayed = setTimeout(() => socket.send(later.text), later.inMs);
     }
+    const reply = toReply?.(data);
+    if (reply !== undefined) socket.send(reply);
     const events = toEvents(data);
     if (events.length > 0) send(events.map(encodeEvent).join(""));
   });

@@ -7,6 +7,8 @@ import type { Untyped } from "../wire/frames.ts";
  */
 export interface System<E extends object = object> {
   routes(): Hono<{ Bindings: Untyped }>;
+  /** Takes the options of `createApp` that are for this system. */
+  configure?(options: { maySee?: Untyped }): void;
   /** For types only: a Worker whose env has more than `E` can mount it. */
   readonly "~env"?: (env: E) => void;
   /** Deletes what is stored about a user. Absent where nothing is. */

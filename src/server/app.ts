@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import type { MaySee } from "../../rooms/fanout/watching.ts";
 import { errorResponse, notFound } from "../http/errors.ts";
 import type { System } from "../http/system.ts";
 import { userRoutes } from "./users.ts";
@@ -20,6 +21,12 @@ export interface AppOptions<E> {
    * `DELETE /api/v1/users/<id>`, which deletes what the systems have stored about a user.
    */
   authorizeBackend?(request: Request, env: E): Promise<void>;
+  /**
+   * Which of the users `ids` a viewer of `/ws/people` may see. The others look to the viewer like users who
+   * are offline. Runs in the viewer's actor. Default: those for which the viewer's grant has `presence` on
+   * `user:<id>`.
+   */
+  maySee?: MaySee<E>;
 }
 
 /**
@@ -38,8 +45,11 @@ export function createApp<E extends object>(
 ): Hono<{ Bindings: E }> {
   const app = new Hono<{ Bindings: E }>();
   const mounted = Object.values(systems);
-  for (const system of mounted) app.route("/", system.routes());
-  const { authorizeBackend } = options;
+  const { authorizeBackend, maySee } = options;
+  for (const system of mounted) {
+    if (maySee) system.configure?.({ maySee });
+    app.route("/", system.routes());
+  }
   if (authorizeBackend) app.route("/", userRoutes<E>(mounted, authorizeBackend));
   app.notFound((c) => notFound(c.req.path));
   app.onError((thrown, c) => errorResponse(thrown, c.req.raw));

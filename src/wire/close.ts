@@ -1,6 +1,6 @@
 /**
  * Close codes. 1000–1015 are RFC 6455's; 44xx are ours, close to the HTTP status they stand for.
- * A client stays away after `leave`, `badRequest` and `forbidden`, and reconnects after all others.
+ * A client stays away after `leave`, `badRequest`, `forbidden` and `kicked`, and reconnects after all others.
  */
 export const CLOSE = {
   leave: 1000,
@@ -11,6 +11,7 @@ export const CLOSE = {
   badRequest: 4400,
   unauthorized: 4401,
   forbidden: 4403,
+  kicked: 4404,
   dead: 4408,
   rateLimited: 4429,
 } as const;
@@ -20,7 +21,7 @@ const FINAL: ReadonlySet<number> = new Set([
   CLOSE.badRequest,
   CLOSE.unauthorized,
   CLOSE.forbidden,
-  4404,
+  CLOSE.kicked,
 ]);
 
 /** Whether a close with this code ends a session of protocol 3: any other only loses its socket. */

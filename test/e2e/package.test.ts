@@ -197,6 +197,30 @@ export { devices, FanoutClient, joinMoods, VeraniClient };
     await compile(project, ["page.ts"], dom);
   });
 
+  it("gives a backend on plain Node, without hono, a client of rollcall/server", async () => {
+    const project = await install("backend", { rollcall: tarball });
+    expect(packagesOf(project)).not.toContain("hono");
+    const code = `import { RollcallError as ErrorOfClient } from "rollcall/client";
+import { type Change, RollcallError, rollcall, verifyWebhook } from "rollcall/server";
+const server = rollcall("https://example.com", {
+  token: () => "t",
+  fetch: async (url) => Response.json({ recipients: String(url).length, cursor: "e:1" }),
+});
+const { recipients } = await server.room("r").emit("paid", { id: 7 });
+export const count: number = recipients;
+// @ts-expect-error It is a number.
+export const text: string = recipients;
+const hook = new Request("https://example.com/hook", { method: "POST", body: "[]" });
+const changes: Change[] | string = await verifyWebhook(hook, "whsec_AAAA").catch((error) => error.code);
+console.log(JSON.stringify([recipients, changes, ErrorOfClient === RollcallError]));
+`;
+    const dom = { lib: ["es2024", "dom", "dom.iterable"], skipLibCheck: true };
+    writeFileSync(join(project, "script.ts"), code);
+    await compile(project, ["script.ts"], dom);
+    const { length } = "https://example.com/api/v1/rooms/r/events";
+    expect(JSON.parse(await runScript(project, code))).toEqual([length, "unauthorized", true]);
+  });
+
   it("compiles and runs the README's own room", async () => {
     const { zod = "" } = devDependencies;
     const project = await install("own-room", { rollcall: tarball, zod });

@@ -1,5 +1,5 @@
 import { describeDevices } from "../../../rooms/devices/contract.ts";
-import { describeFanout } from "../../../rooms/fanout/contract.ts";
+import { describeFanout, describePeople } from "../../../rooms/fanout/contract.ts";
 import { describeMoods } from "../../../rooms/moods/contract.ts";
 import { describePresence } from "../../../rooms/presence/contract.ts";
 import { describeWorkspace } from "../../../rooms/workspace/contract.ts";
@@ -19,6 +19,7 @@ const SYSTEMS: (() => SystemDescription)[] = [
   describeFanout,
   describeMoods,
   describeWorkspace,
+  describePeople,
   describeUsers,
   describeDebug,
 ];

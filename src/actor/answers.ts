@@ -1,5 +1,6 @@
-import type { Entry } from "../../src/actor/log.ts";
-import { answerRecord } from "./contract.ts";
+import type { StandardSchemaV1 } from "@standard-schema/spec";
+import type { Entry } from "./log.ts";
+import { defineRecord } from "./record.ts";
 
 /** A key answers with the first result for so long, in ms. */
 const IDEMPOTENCY_MS = 600_000;
@@ -13,14 +14,51 @@ const PREFIX = "answer:";
  */
 const ANSWER_UNITS = 600_000;
 
+/** The answer under an idempotency key, in storage: one row, or the first of several. */
+interface Answer {
+  digest: string;
+  answer: string;
+  /** Whose key it is; absent in rows of earlier releases. */
+  publisher?: string;
+  /** Rows that the answer takes. */
+  rows: number;
+  expiresAtMs: number;
+  /** The envelope, in the first row, with its number in the log and that of the event before. */
+  envelope?: { seq: number; prev: number; atMs: number; text: string };
+}
+
+const schema: StandardSchemaV1<unknown, Answer> = {
+  "~standard": {
+    version: 1,
+    vendor: "rollcall",
+    validate(value) {
+      const { digest, answer, publisher, rows, expiresAtMs, envelope } = value as Partial<Answer>;
+      const { seq, prev, atMs, text } = envelope ?? { seq: 0, prev: 0, atMs: 0, text: "" };
+      const isValid =
+        [digest, answer, publisher ?? "", text].every((one) => typeof one === "string") &&
+        [rows, seq, prev].every(Number.isSafeInteger) &&
+        [expiresAtMs, atMs].every((one) => typeof one === "number");
+      return isValid ? { value: value as Answer } : { issues: [{ message: "Not an answer" }] };
+    },
+  },
+};
+const answerRecord = defineRecord<Answer>({ version: 1, schema });
+
+/** A key under which a publisher sends a message once. */
+export interface IdempotencyKey {
+  key: string;
+  /** Differs when the same key comes with another body. */
+  digest: string;
+  /** Whose key it is. Absent from a Worker of an earlier release, whose publishers shared all keys. */
+  publisher?: string | undefined;
+}
+
 function rowOf(key: string, row: number): string {
   return `${PREFIX}${row}:${key}`;
 }
 
 /** The first publish with a key. */
-export interface Published {
-  digest: string;
-  publisher: string | undefined;
+export interface Published extends Omit<IdempotencyKey, "key"> {
   expiresAtMs: number;
   /** Its envelope, which takes no row of its own that way; undefined where none are kept. */
   envelope: Entry | undefined;

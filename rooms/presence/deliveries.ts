@@ -1,0 +1,199 @@
+import { log } from "../../src/log.ts";
+import type { ChangeLog } from "./changes.ts";
+import { type Change, type Delivery, deliveryRecord } from "./contract.ts";
+import type { PresenceActor } from "./meta.ts";
+import type { Webhook } from "./webhooks.ts";
+
+/** Storage key of how far a webhook is. */
+const PREFIX = "webhook:";
+/** Changes of a batch, and their length as JSON, in UTF-16 units. */
+const BATCH = 100;
+const BATCH_UNITS = 65_536;
+/** How long a consumer has to answer, in ms. */
+const TIMEOUT_MS = 10_000;
+/** The wait after a first attempt that failed, in ms; each further attempt doubles it. */
+const RETRY_MS = 1_000;
+const LONGEST_RETRY_MS = 3_600_000;
+/** After so long a batch is given up, in ms. */
+const GIVE_UP_MS = 24 * 3_600_000;
+/** If an instance ends in the middle of an attempt, the next one tries again after so long, in ms. */
+const INTERRUPTED_MS = 30_000;
+/** Name of the timer of attempts. */
+export const ATTEMPTS = "webhooks";
+
+const encoder = new TextEncoder();
+
+/**
+ * A signature by Standard Webhooks, version 1.
+ *
+ * @see https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+ */
+async function sign(secret: string, text: string): Promise<string> {
+  const bytes = Uint8Array.from(atob(secret.slice("whsec_".length)), (char) => char.charCodeAt(0));
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const key = await crypto.subtle.importKey("raw", bytes, algorithm, false, ["sign"]);
+  const signature = new Uint8Array(await crypto.subtle.sign("HMAC", key, encoder.encode(text)));
+  return `v1,${btoa(String.fromCharCode(...signature))}`;
+}
+
+/** The outcome of an attempt, for the metrics. */
+export interface Attempted {
+  isDelivered: boolean;
+  /** The age of the oldest change of the batch, in ms. */
+  lagMs: number;
+}
+
+/**
+ * Sends the changes of a room to its webhooks, in order, each at least once: one request at a time for
+ * each webhook. Between attempts the actor may sleep.
+ */
+export class Deliveries {
+  readonly #actor: PresenceActor<string>;
+  readonly #storage: DurableObjectStorage;
+  readonly #changes: ChangeLog;
+  readonly #hooks: readonly Webhook[];
+  readonly #onAttempt: (attempted: Attempted) => void;
+  readonly #running = new Set<string>();
+  readonly #states = new Map<string, Delivery>();
+
+  constructor(
+    actor: PresenceActor<string>,
+    changes: ChangeLog,
+    hooks: readonly Webhook[],
+    onAttempt: (attempted: Attempted) => void,
+  ) {
+    this.#actor = actor;
+    this.#storage = actor.getStorage();
+    this.#changes = changes;
+    this.#hooks = hooks;
+    this.#onAttempt = onAttempt;
+  }
+
+  /** Sends what is due. */
+  send(): void {
+    for (const hook of this.#hooks) {
+      if (this.#running.has(hook.url)) continue;
+      this.#running.add(hook.url);
+      this.#actor.keep(this.#run(hook).finally(() => this.#running.delete(hook.url)));
+    }
+  }
+
+  /** Nobody is in the room any more, so that no other alarm would wake it after a crash. */
+  vacated(): void {
+    if (this.#hooks.length > 0) {
+      this.#actor.timers.soonest(ATTEMPTS, Date.now() + INTERRUPTED_MS);
+    }
+  }
+
+  /** Nothing is left to send: the alarm is not needed, if no other webhook has a batch. */
+  #rest(): void {
+    const isPending = this.#hooks.some((hook) => this.#stateOf(hook).batch !== undefined);
+    if (!isPending && this.#actor.timers.get(ATTEMPTS) !== undefined) {
+      this.#actor.timers.clear(ATTEMPTS);
+    }
+  }
+
+  #stateOf({ url }: Webhook): Delivery {
+    let state = this.#states.get(url);
+    state ??= deliveryRecord.read(this.#storage.kv.get(PREFIX + url));
+    const { epoch, firstOffset } = this.#changes;
+    // A webhook that is new begins with what is stored, and so does one that lags too far behind.
+    if (state?.epoch !== epoch) state = { epoch, offset: firstOffset - 1 };
+    this.#states.set(url, state);
+    return state;
+  }
+
+  #store({ url }: Webhook, state: Delivery): void {
+    this.#states.set(url, state);
+    this.#storage.kv.put(PREFIX + url, deliveryRecord.write(state));
+  }
+
+  async #run(hook: Webhook): Promise<void> {
+    for (;;) {
+      const state = this.#stateOf(hook);
+      const batch = state.batch ?? this.#fix(hook, state);
+      if (!batch) return this.#rest();
+      const now = Date.now();
+      if (state.batch && batch.nextAtMs > now && batch.attempts > 0) {
+        this.#actor.timers.soonest(ATTEMPTS, batch.nextAtMs);
+        return;
+      }
+      const isDelivered = await this.#attempt(hook, batch);
+      const { epoch } = state;
+      if (!isDelivered && Date.now() - batch.firstAtMs < GIVE_UP_MS) {
+        const attempts = batch.attempts + 1;
+        const waitMs = Math.min(RETRY_MS * 2 ** batch.attempts, LONGEST_RETRY_MS);
+        const nextAtMs = Date.now() + Math.round(waitMs * (0.75 + Math.random() / 2));
+        this.#store(hook, { ...state, batch: { ...batch, attempts, nextAtMs } });
+        this.#actor.timers.soonest(ATTEMPTS, nextAtMs);
+        return;
+      }
+      if (!isDelivered) log("webhook_given_up", { attempts: batch.attempts + 1 });
+      this.#store(hook, { epoch, offset: batch.to });
+    }
+  }
+
+  /** The next batch, which stays the same from now on; undefined where nothing is left. */
+  #fix(hook: Webhook, { epoch, offset }: Delivery): Delivery["batch"] {
+    const { firstOffset } = this.#changes;
+    const after = Math.max(offset, firstOffset - 1);
+    const changes: Change[] = [];
+    let units = 0;
+    let to = after;
+    for (const change of this.#changes.after(after, BATCH) ?? []) {
+      if (hook.events === undefined || hook.events.has(change.type)) {
+        const size = JSON.stringify(change).length;
+        if (changes.length > 0 && units + size > BATCH_UNITS) break;
+        units += size;
+        changes.push(change);
+      }
+      to = change.offset;
+    }
+    if (to === after) return undefined;
+    if (changes.length === 0) {
+      this.#store(hook, { epoch, offset: to });
+      return this.#fix(hook, { epoch, offset: to });
+    }
+    const now = Date.now();
+    const batch = {
+      id: `msg_${crypto.randomUUID()}`,
+      to,
+      body: JSON.stringify(changes),
+      attempts: 0,
+      firstAtMs: now,
+      nextAtMs: now + INTERRUPTED_MS,
+    };
+    this.#store(hook, { epoch, offset, batch });
+    return batch;
+  }
+
+  async #attempt(hook: Webhook, { id, body }: NonNullable<Delivery["batch"]>): Promise<boolean> {
+    const timestamp = Math.floor(Date.now() / 1000);
+    let isDelivered = false;
+    try {
+      const answer = await fetch(hook.url, {
+        method: "POST",
+        headers: {
+          "Content-Type": "application/json",
+          "User-Agent": "Rollcall-Webhooks",
+          "webhook-id": id,
+          "webhook-timestamp": `${timestamp}`,
+          "webhook-signature": await sign(hook.secret, `${id}.${timestamp}.${body}`),
+        },
+        body,
+        redirect: "manual",
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      });
+      isDelivered = answer.ok;
+      // Only the status counts: a body may have no end.
+      await answer.body?.cancel();
+      if (!isDelivered) log("webhook_failed", { status: answer.status });
+    } catch (error) {
+      // No message: it may name the url.
+      log("webhook_failed", { reason: error instanceof Error ? error.name : "unknown" });
+    }
+    const [first] = JSON.parse(body) as Change[];
+    this.#onAttempt({ isDelivered, lagMs: Date.now() - (first?.at ?? Date.now()) });
+    return isDelivered;
+  }
+}

@@ -1,0 +1,56 @@
+import { Answers } from "../../src/actor/answers.ts";
+import type { RoomPublication, RoomPublishOutcome } from "./contract.ts";
+import type { PresenceActor, PresenceSession } from "./meta.ts";
+
+/** Old keys stay so long when nobody publishes any more, in ms: an alarm costs a row and a wake-up. */
+const LEFT_BEHIND_MS = 24 * 3_600_000;
+/** Name of the timer that deletes old keys. */
+export const ANSWERS = "answers";
+
+/** Publishes to a room over HTTP. */
+export class Publishing {
+  readonly #actor: PresenceActor<string>;
+  readonly #answers: Answers;
+
+  constructor(actor: PresenceActor<string>) {
+    this.#actor = actor;
+    this.#answers = new Answers(actor.getStorage(), 0);
+  }
+
+  publish(message: RoomPublication): RoomPublishOutcome {
+    const { idempotency } = message;
+    if (!idempotency) return { status: 200, answer: this.#send(message) };
+    const name = this.#answers.nameOf(idempotency.key, idempotency.publisher);
+    const earlier = this.#answers.recall(name);
+    if (earlier) {
+      const isSame = earlier.digest === idempotency.digest;
+      return isSame ? { status: 200, answer: earlier.answer } : { status: 422 };
+    }
+    const now = Date.now();
+    const expiresAtMs = this.#answers.expiryOf(now);
+    const answer = this.#send(message);
+    // In the same turn: the event leaves once this is stored.
+    this.#answers.keep(name, { ...idempotency, expiresAtMs, envelope: undefined }, answer);
+    this.#actor.timers.soonest(ANSWERS, now + LEFT_BEHIND_MS);
+    return { status: 200, answer };
+  }
+
+  #send({ event, data, channel, except, from }: RoomPublication): string {
+    const { emit, log } = this.#actor;
+    const isIn = ({ id, meta }: PresenceSession) =>
+      id !== except && meta.channels.includes(channel);
+    const builder = except === undefined ? emit.to(channel) : emit.where(isIn);
+    // The types know the room's own events only.
+    const recipients = (builder.emit as (event: string, data: object) => number)(event, {
+      ...data,
+      publisher: from,
+    });
+    return JSON.stringify({ recipients, cursor: log.cursor });
+  }
+
+  /** Deletes answers that no publish has cleaned up. */
+  cleanUp(): void {
+    const now = Date.now();
+    if (this.#answers.forgetOld(now)) this.#actor.timers.set(ANSWERS, now + LEFT_BEHIND_MS);
+  }
+}

@@ -1,0 +1,45 @@
+import * as z from "zod/mini";
+
+const KEY_LENGTH = 256;
+/** Hexadecimal digits of a publisher's digest, which is stored with its keys. */
+const PUBLISHER_DIGITS = 32;
+
+const keyError = { error: `An idempotency key has 1 to ${KEY_LENGTH} characters` };
+
+/** The key that a publisher gives. */
+export const idempotencyKey = z.string(keyError).check(
+  z.minLength(1, keyError),
+  z.maxLength(KEY_LENGTH, keyError),
+  z.refine((key) => key.isWellFormed(), keyError),
+);
+
+/** A key as it travels to the actor. */
+export const idempotencyFields = z.object({
+  key: z.string(),
+  digest: z.string(),
+  publisher: z.optional(z.string()),
+});
+
+/**
+ * A publisher's key for a message. Keys of different publishers are separate.
+ *
+ * @param text equal for equal messages only
+ */
+export async function toIdempotency(
+  key: string,
+  text: string,
+  publisher: string,
+): Promise<z.infer<typeof idempotencyFields>> {
+  return {
+    key,
+    digest: await digestOf(text),
+    publisher: (await digestOf(publisher)).slice(0, PUBLISHER_DIGITS),
+  };
+}
+
+const encoder = new TextEncoder();
+
+async function digestOf(text: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", encoder.encode(text));
+  return [...new Uint8Array(hash)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
