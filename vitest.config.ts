@@ -1,8 +1,11 @@
 import { readFileSync } from "node:fs";
 import { parseEnv } from "node:util";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
+import { Response as MiniflareResponse } from "miniflare";
 import { defineConfig } from "vitest/config";
 import { buildAssets } from "./scripts/assets.ts";
+import { serveConsumer } from "./test/kit/consumer.ts";
+import { CONSUMER } from "./test/room/consumer.ts";
 
 /**
  * Durable Objects that exist for tests only: binding → class exported by test/room/worker.ts,
@@ -54,7 +57,20 @@ export default defineConfig({
             main: "./test/room/worker.ts",
             wrangler: { configPath: "./wrangler.toml" },
             miniflare: {
-              bindings: { ...exampleSecrets, ENVIRONMENT: "development" },
+              bindings: {
+                ...exampleSecrets,
+                ENVIRONMENT: "development",
+                WEBHOOKS: JSON.stringify([
+                  { url: `${CONSUMER}/all`, rooms: "hook-*" },
+                  { url: `${CONSUMER}/left`, rooms: "hook-two-*", events: ["user.left"] },
+                  { rooms: "pull-*" },
+                ]),
+              },
+              // No test reaches another server.
+              outboundService: (request) =>
+                request.url.startsWith(CONSUMER)
+                  ? serveConsumer(request, exampleSecrets.WEBHOOK_SECRET ?? "", MiniflareResponse)
+                  : new MiniflareResponse("Not here", { status: 502 }),
               // The second Worker has a project of its own.
               serviceBindings: { WORKSPACE: () => new Response(null, { status: 503 }) },
               durableObjects: Object.fromEntries(

@@ -69,6 +69,8 @@ export class People {
   }
 
   #save(changes: Partial<Person>): void {
+    // An alarm that comes after a crash has to know who this is.
+    this.#actor.keepName();
     this.#person = { ...this.#person, ...changes };
     this.#actor.getStorage().kv.put(PERSON_KEY, personRecord.write(this.#person));
   }
@@ -190,30 +192,30 @@ export class People {
     const { name: userId } = this.#actor;
     const to = { userId, ...(floorS !== undefined && { floorS }) };
     const reason = floorS === undefined ? "Disconnected" : "The token was revoked";
-    let closed = this.#actor.closeUser(
+    const here = this.#actor.closeUser(
       userId,
       CLOSE.unauthorized,
       reason,
       ({ meta }) => floorS === undefined || isRevoked(meta.issuedAtS, floorS),
     );
-    const tasks = this.#person.rooms.map(async (entry) => {
-      closed += await this.#callRoom(entry).closeUser(to);
-    });
+    const tasks: Promise<number>[] = this.#person.rooms.map((entry) =>
+      this.#callRoom(entry).closeUser(to),
+    );
     const { devices } = this.#options;
     if (UUID.test(userId) && devices in this.#env) {
       const stub = namespaceOf(this.#env, devices).getByName(userId);
-      tasks.push(
-        (async () => {
-          closed += await call<{ "~calls"?: DeviceCalls }>(stub).closeUser(to);
-        })(),
-      );
+      tasks.push(call<{ "~calls"?: DeviceCalls }>(stub).closeUser(to));
     }
     if (floorS !== undefined) {
       const lifetimeS = isDevelopment(this.#env) ? undefined : longestLifetimeS(this.#env);
-      tasks.push(publishRevocation(userId, floorS, lifetimeS, this.#env));
+      tasks.push(publishRevocation(userId, floorS, lifetimeS, this.#env).then(() => 0));
     }
-    const outcomes = await Promise.allSettled(tasks);
-    const failures = outcomes.flatMap((one) => (one.status === "rejected" ? [one.reason] : []));
+    let closed = here;
+    const failures: unknown[] = [];
+    for (const outcome of await Promise.allSettled(tasks)) {
+      if (outcome.status === "fulfilled") closed += outcome.value;
+      else failures.push(outcome.reason);
+    }
     return { closed, failures };
   }
 

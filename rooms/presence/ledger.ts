@@ -41,7 +41,7 @@ export interface LedgerOptions extends LedgerHost {
   report:
     | ((userId: string, report: Omit<Report, "binding" | "room">) => Promise<ReportAnswer>)
     | undefined;
-  /** The change log has more; `isVacated`: and others see nobody any more. */
+  /** The change log may have more; `isVacated`: and others see nobody any more. */
   onChanges(isVacated: boolean): void;
 }
 
@@ -101,6 +101,7 @@ export class Ledger {
   restore(userIds: Iterable<string>): void {
     for (const userId of userIds) if (!this.#members.has(userId)) this.touch(userId);
     this.commit();
+    this.#options.onChanges(false);
     if (this.#isRestoring || this.#members.size === 0) return;
     this.#isRestoring = true;
     setTimeout(() => {

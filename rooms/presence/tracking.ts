@@ -49,6 +49,8 @@ export class Tracking {
     const isKept = keepsChanges(room, env);
     if (!isOn && !isKept) return undefined;
     const storage = actor.getStorage();
+    // An alarm that comes after a crash has to know which room this is.
+    actor.keepName();
     if (isKept) this.#changes = new ChangeLog(storage, room);
     else ChangeLog.drop(storage);
     const hooks = webhooksOf(room, env);

@@ -1,5 +1,6 @@
 import { log } from "../log.ts";
 import { RollcallError } from "../wire/errors.ts";
+import { isWellFormed } from "../wire/text.ts";
 
 const VERSION_PREFIX = "workspace-claims-version:";
 const REVOKED_PREFIX = "revoked:";
@@ -95,7 +96,8 @@ export async function requireUnrevoked(
   env: RevocationEnv,
 ): Promise<void> {
   const kv = env.WORKSPACE_CLAIMS_VERSION;
-  if (!isDirectoryOn(env) || !kv) return;
+  // What is no well-formed text is nobody's id, and no key in KV.
+  if (!isDirectoryOn(env) || !kv || !isWellFormed(userId)) return;
   const floorS = await readNumber(await revocationKey(userId), kv);
   if (isRevoked(issuedAtS, floorS)) throw revoked();
 }

@@ -27,6 +27,8 @@ import { Timers } from "./timers.ts";
 import { afterCommit, bufferEmits, outsideTransaction } from "./transaction.ts";
 import { answerUpgrade } from "./upgrade.ts";
 
+/** Storage key of the actor's name. */
+const NAME_KEY = "rollcall:name";
 /** Storage key of the number of starts, in development. */
 const STARTS_KEY = "rollcall:starts";
 /** A clock that goes back by more than this has been set back, in ms. */
@@ -84,7 +86,8 @@ export function createActorHandler<
 
     constructor(state: DurableObjectState, env: E) {
       super(state, env);
-      this.name = state.id.name ?? state.id.toString();
+      const { name = state.storage.kv.get<string>(NAME_KEY) ?? state.id.toString() } = state.id;
+      this.name = name;
       this.#state = state;
       this.#storage = bufferEmits(state.storage, () => this.timers.watch());
       this.#outbox = new Outbox(room.flushMs ?? FLUSH_MS, () => this.sessions.size);
@@ -310,6 +313,11 @@ export function createActorHandler<
 
     sessionsOf(userId: string): ReadonlySet<Session<M>> {
       return this.#connections.ofUser(userId);
+    }
+
+    keepName(): void {
+      const { kv } = this.#state.storage;
+      if (kv.get(NAME_KEY) === undefined) kv.put(NAME_KEY, this.name);
     }
 
     closeUser(

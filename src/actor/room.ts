@@ -44,6 +44,11 @@ export interface VeraniActor<
   readonly env: E;
   /** The name the actor was addressed by (`idFromName`), or its id where it has none. */
   readonly name: string;
+  /**
+   * Stores the name, once. Some runtimes do not know it when an alarm starts the actor: `wrangler dev`, after
+   * it was started anew. For rooms whose timers need it.
+   */
+  keepName(): void;
   readonly emit: ActorEmit<M, V>;
   /** Named deadlines that survive hibernation; each runs the room's `timer` of that name. */
   readonly timers: Timers;

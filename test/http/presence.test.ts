@@ -188,9 +188,9 @@ describe("a workspace's room, when the user's workspaces have changed", () => {
   const workspaces = [{ id: "w1", role: "member" }];
   const versions = (value: string | null | Error) => ({
     WORKSPACE_CLAIMS_VERSION: {
-      get: async () => {
+      get: async (key: string) => {
         if (value instanceof Error) throw value;
-        return value;
+        return key.startsWith("workspace-claims-version:") ? value : null;
       },
     },
   });

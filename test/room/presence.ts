@@ -40,6 +40,8 @@ export const board = presence({
   name: "board",
   websocketPath: "/board",
   binding: "BOARD",
+  // No such binding: these rooms report to nobody.
+  directory: "NONE",
   authenticate: byQuery,
   state: z.object({ cursor: z.tuple([z.number(), z.number()]), note: z.optional(z.string()) }),
   user: z.object({ colour: z.string() }),
