@@ -96,8 +96,10 @@ function userIdOf(jwt: string): string {
   try {
     const payload = (jwt.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
     const bytes = Uint8Array.from(atob(payload), (char) => char.charCodeAt(0));
-    const { userId } = JSON.parse(new TextDecoder().decode(bytes)) as { userId?: unknown };
-    if (typeof userId === "string" && userId !== "") return userId;
+    const { userId, sub } = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
+    // As on the server: login providers send only `sub`.
+    const user = userId ?? sub;
+    if (typeof user === "string" && user !== "") return user;
   } catch {
     // Said below.
   }

@@ -1,19 +1,20 @@
 import type { TargetedSubmitEvent } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { type Access, accessOf, accessOfDevelopment } from "./access.ts";
+import { type Access, accessOfDevelopment } from "./access.ts";
 import { Devices } from "./devices.ts";
 import { DevicesPanel } from "./devices-panel.tsx";
+import { Door } from "./door.tsx";
 import { Fanout } from "./fanout.ts";
 import { FanoutPanel } from "./fanout-panel.tsx";
 import { Line, WIRES } from "./line.ts";
 import { LinePanel } from "./line-panel.tsx";
 import { Moods } from "./moods.ts";
 import { MoodsPanel } from "./moods-panel.tsx";
-import { Lamp } from "./parts.tsx";
+import { Lamp, message } from "./parts.tsx";
+import { Rail } from "./rail.tsx";
 import { Room } from "./room.ts";
 import { RoomPanel } from "./room-panel.tsx";
 import { useStore } from "./store.ts";
-import { ThemeSwitch } from "./theme.tsx";
 
 const NAMES = [
   "Ada",
@@ -61,27 +62,19 @@ function addressOf(name: string, roomName: string): string {
   return `/?${new URLSearchParams({ name, room: roomName })}`;
 }
 
+/** The operator's page, with the room open and, in development, under the same name. */
+function operatorAddressOf(visit: Visit | null, mayRename: boolean): string {
+  if (!visit) return "/admin";
+  const name = mayRename ? { name: visit.access.name } : {};
+  return `/admin?${new URLSearchParams({ ...name, room: visit.roomName })}`;
+}
+
 function otherThan(name: string): string {
   return NAMES.find((known) => known !== name) ?? "Ada";
 }
 
 function anyName(): string {
   return NAMES[Math.floor(Math.random() * NAMES.length)] ?? "Ada";
-}
-
-export function message(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
-function Rail({ visit }: { visit: Visit | null }) {
-  return (
-    <header class="rail">
-      <h1>Rollcall</h1>
-      <p>Who is here, on which device, in which mood.</p>
-      {visit && <Whole line={visit.line} />}
-      <ThemeSwitch />
-    </header>
-  );
 }
 
 /** All wires at a glance. What they mean stands in the panel of the line. */
@@ -147,72 +140,6 @@ function Identity(props: {
   );
 }
 
-/** Where the server hands out no tokens, people bring theirs. */
-function Door({ enter }: { enter: (access: Access, roomName: string) => void }) {
-  const [jwt, setJwt] = useState("");
-  const [mintToken, setMintToken] = useState("");
-  const [userUuid, setUserUuid] = useState("");
-  const [fault, setFault] = useState<string | null>(null);
-
-  function submit(event: TargetedSubmitEvent<HTMLFormElement>) {
-    event.preventDefault();
-    try {
-      const tokens = {
-        jwt: jwt.trim(),
-        mintToken: mintToken.trim(),
-        userUuid: userUuid.trim(),
-      };
-      enter(accessOf(tokens), "lobby");
-    } catch (error) {
-      setFault(message(error));
-    }
-  }
-
-  return (
-    <form class="door" aria-label="Your tokens" onSubmit={submit}>
-      <h2>Bring your own tokens</h2>
-      <p>This is a deployment. What you paste stays in this page's memory and is gone with it.</p>
-      <label>
-        <span>JWT, with a userId, signed with JWT_SECRET</span>
-        <input
-          required
-          autocomplete="off"
-          value={jwt}
-          onInput={(e) => setJwt(e.currentTarget.value)}
-        />
-      </label>
-      <label>
-        <span>Minting token, to play daemons (may be left out)</span>
-        <input
-          type="password"
-          autocomplete="off"
-          value={mintToken}
-          onInput={(e) => setMintToken(e.currentTarget.value)}
-        />
-      </label>
-      <label>
-        <span>user_id whose devices to watch, a UUID (may be left out)</span>
-        <input
-          autocomplete="off"
-          pattern="[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-          value={userUuid}
-          onInput={(e) => setUserUuid(e.currentTarget.value)}
-        />
-      </label>
-      {fault !== null && (
-        <p class="fault" role="alert">
-          {fault}
-        </p>
-      )}
-      <div class="actions">
-        <button type="submit" class="primary">
-          Enter
-        </button>
-      </div>
-    </form>
-  );
-}
-
 /** The visit that the address asks for; nobody in particular where it names nobody. */
 export async function firstVisit(): Promise<Visit> {
   const query = new URLSearchParams(location.search);
@@ -256,14 +183,26 @@ export function App({ first }: { first: Visit | null }) {
 
   return (
     <>
-      <Rail visit={visit} />
+      <Rail
+        page="console"
+        idea="Who is here, on which device, in which mood."
+        links={{ console: "/", operator: operatorAddressOf(visit, isDevelopment) }}
+      >
+        {visit && <Whole line={visit.line} />}
+      </Rail>
       <main>
         {fault !== null && (
           <p class="fault" role="alert">
             {fault}
           </p>
         )}
-        {!visit && <Door enter={enter} />}
+        {!visit && (
+          <Door
+            forDevices
+            idea="This is a deployment. What you paste stays in this page's memory and is gone with it."
+            enter={(access) => enter(access, "lobby")}
+          />
+        )}
         {visit && (
           <>
             <Identity

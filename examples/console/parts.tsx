@@ -1,19 +1,26 @@
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useId } from "preact/hooks";
 
-/** One panel, one idea: what it is, which wire it shows, and a sentence on it. */
+/**
+ * One panel, one idea: what it is, which wire it shows, and a sentence on it.
+ *
+ * @param heading takes the focus when what had it is gone
+ */
 export function Panel(props: {
   name: string;
   title: string;
   wire: string;
   idea: string;
+  heading?: RefObject<HTMLHeadingElement | null>;
   children: ComponentChildren;
 }) {
   const id = useId();
   return (
     <section class={`panel ${props.name}`} aria-labelledby={id}>
       <header>
-        <h2 id={id}>{props.title}</h2>
+        <h2 id={id} ref={props.heading ?? null} tabIndex={props.heading && -1}>
+          {props.title}
+        </h2>
         <code class="wire">{props.wire}</code>
         <p>{props.idea}</p>
       </header>
@@ -63,6 +70,11 @@ export function clock(ms: number): string {
     minute: "2-digit",
     second: "2-digit",
   });
+}
+
+/** What went wrong, in words. */
+export function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 export function plural(count: number, one: string, many = `${one}s`): string {

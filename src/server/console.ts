@@ -110,6 +110,8 @@ export function consoleRoutes(dispatch: Hono<{ Bindings: Env }>["fetch"]): Hono<
     const userUuid = await uuidOf(name);
     const jwt = await new SignJWT({ userId: name, username: name, scope: "publish" })
       .setProtectedHeader({ alg: "HS256", typ: "JWT" })
+      // A revocation covers tokens that do not name their time for ever.
+      .setIssuedAt()
       .setExpirationTime(Math.floor(expiresAtMs / 1000))
       .sign(encoder.encode(requireSecret(c.env, "JWT_SECRET")));
     const { token: presenceToken } = await mintPresenceToken(
