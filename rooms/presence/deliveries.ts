@@ -170,6 +170,9 @@ export class Deliveries {
   async #attempt(hook: Webhook, { id, body }: NonNullable<Delivery["batch"]>): Promise<boolean> {
     const timestamp = Math.floor(Date.now() / 1000);
     let isDelivered = false;
+    // Not AbortSignal.timeout, which keeps the actor awake for all that time.
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), TIMEOUT_MS);
     try {
       const answer = await fetch(hook.url, {
         method: "POST",
@@ -182,7 +185,7 @@ export class Deliveries {
         },
         body,
         redirect: "manual",
-        signal: AbortSignal.timeout(TIMEOUT_MS),
+        signal: late.signal,
       });
       isDelivered = answer.ok;
       // Only the status counts: a body may have no end.
@@ -191,6 +194,8 @@ export class Deliveries {
     } catch (error) {
       // No message: it may name the url.
       log("webhook_failed", { reason: error instanceof Error ? error.name : "unknown" });
+    } finally {
+      clearTimeout(timer);
     }
     const [first] = JSON.parse(body) as Change[];
     this.#onAttempt({ isDelivered, lagMs: Date.now() - (first?.at ?? Date.now()) });

@@ -7,7 +7,6 @@ import { type Answer, CONSUMER, type Delivered } from "../room/consumer.ts";
 
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-
 interface Log {
   plan: Answer[];
   delivered: Delivered[];
