@@ -37,13 +37,13 @@ const BUNDLES: Bundle[] = [
       const room = defineRoom({ websocketPath: "/ws" });
       room.on("say", (ctx, data) => ctx.actor.emit.to("default").emit("said", data));
       export class Room extends createActorHandler(room) {}`,
-    limitBytes: 25.5 * KIB,
+    limitBytes: 26 * KIB,
     platform: "worker",
   },
   {
     name: "the README's own room",
     code: readExample("const chat = defineRoom"),
-    limitBytes: 30.5 * KIB,
+    limitBytes: 31 * KIB,
     platform: "worker",
   },
   {

@@ -177,7 +177,9 @@ class Fanout {
     const key = this.#answers.nameOf(given, publisher);
     const earlier = this.#running.get(key) ?? this.#answers.recall(key);
     if (earlier) {
-      if (earlier.digest !== digest) return CONFLICT;
+      const isSame = earlier.digest === digest;
+      this.#actor.counters.add("publishes", isSame ? "repeated" : "conflict");
+      if (!isSame) return CONFLICT;
       return { status: 200, answer: await earlier.answer };
     }
 
@@ -206,6 +208,7 @@ class Fanout {
     isKept = false,
   ): { answer: Promise<string>; soFar: string; envelope: Entry | undefined } {
     const { type, payload, ackTimeoutMs, from } = message;
+    this.#actor.counters.add("publishes", "delivered");
     const fields: unknown = payload === undefined ? undefined : JSON.parse(payload);
     const envelopeId = crypto.randomUUID();
     const timestamp = new Date().toISOString();

@@ -36,13 +36,6 @@ async function sign(secret: string, text: string): Promise<string> {
   return `v1,${btoa(String.fromCharCode(...signature))}`;
 }
 
-/** The outcome of an attempt, for the metrics. */
-export interface Attempted {
-  isDelivered: boolean;
-  /** The age of the oldest change of the batch, in ms. */
-  lagMs: number;
-}
-
 /**
  * Sends the changes of a room to its webhooks, in order, each at least once: one request at a time for
  * each webhook. Between attempts the actor may sleep.
@@ -52,21 +45,14 @@ export class Deliveries {
   readonly #storage: DurableObjectStorage;
   readonly #changes: ChangeLog;
   readonly #hooks: readonly Webhook[];
-  readonly #onAttempt: (attempted: Attempted) => void;
   readonly #running = new Set<string>();
   readonly #states = new Map<string, Delivery>();
 
-  constructor(
-    actor: PresenceActor<string>,
-    changes: ChangeLog,
-    hooks: readonly Webhook[],
-    onAttempt: (attempted: Attempted) => void,
-  ) {
+  constructor(actor: PresenceActor<string>, changes: ChangeLog, hooks: readonly Webhook[]) {
     this.#actor = actor;
     this.#storage = actor.getStorage();
     this.#changes = changes;
     this.#hooks = hooks;
-    this.#onAttempt = onAttempt;
   }
 
   /** Sends what is due. */
@@ -198,7 +184,8 @@ export class Deliveries {
       clearTimeout(timer);
     }
     const [first] = JSON.parse(body) as Change[];
-    this.#onAttempt({ isDelivered, lagMs: Date.now() - (first?.at ?? Date.now()) });
+    const lagMs = Date.now() - (first?.at ?? Date.now());
+    this.#actor.counters.add("webhooks", isDelivered ? "delivered" : "failed", 1, lagMs);
     return isDelivered;
   }
 }

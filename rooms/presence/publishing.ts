@@ -18,12 +18,14 @@ export class Publishing {
   }
 
   publish(message: RoomPublication): RoomPublishOutcome {
+    const { counters } = this.#actor;
     const { idempotency } = message;
     if (!idempotency) return { status: 200, answer: this.#send(message) };
     const name = this.#answers.nameOf(idempotency.key, idempotency.publisher);
     const earlier = this.#answers.recall(name);
     if (earlier) {
       const isSame = earlier.digest === idempotency.digest;
+      counters.add("publishes", isSame ? "repeated" : "conflict");
       return isSame ? { status: 200, answer: earlier.answer } : { status: 422 };
     }
     const now = Date.now();
@@ -36,7 +38,8 @@ export class Publishing {
   }
 
   #send({ event, data, channel, except, from }: RoomPublication): string {
-    const { emit, log } = this.#actor;
+    const { counters, emit, log } = this.#actor;
+    counters.add("publishes", "delivered");
     const isIn = ({ id, meta }: PresenceSession) =>
       id !== except && meta.channels.includes(channel);
     const builder = except === undefined ? emit.to(channel) : emit.where(isIn);

@@ -56,7 +56,7 @@ export class Tracking {
     const hooks = webhooksOf(room, env);
     const changes = this.#changes;
     if (changes && hooks.length > 0) {
-      this.deliveries = new Deliveries(actor, changes, hooks, () => {});
+      this.deliveries = new Deliveries(actor, changes, hooks);
     }
     const { binding, directory } = this.#options;
     this.ledger = new Ledger(actor, {

@@ -5,6 +5,7 @@ import { veraniCodec } from "../wire/codec.ts";
 import type { CallResult, Inspection } from "./call.ts";
 import { Connections } from "./connections.ts";
 import { GRACE_MS, RESUME_MS } from "./continuity.ts";
+import { Counters } from "./counters.ts";
 import { Dispatcher } from "./dispatch.ts";
 import {
   type ActorEmit,
@@ -62,6 +63,7 @@ export function createActorHandler<
     readonly emit: ActorEmit<M, V>;
     readonly timers: Timers;
     readonly log: RoomLog;
+    readonly counters: Counters;
     readonly #state: DurableObjectState;
     readonly #storage: DurableObjectStorage;
     readonly #connections: Connections<M>;
@@ -90,12 +92,14 @@ export function createActorHandler<
       this.name = name;
       this.#state = state;
       this.#storage = bufferEmits(state.storage, () => this.timers.watch());
+      this.counters = new Counters(env, label);
       this.#outbox = new Outbox(room.flushMs ?? FLUSH_MS, () => this.sessions.size);
       const logOptions = typeof room.log === "function" ? room.log(env) : room.log;
       const continuity = { graceMs, resumeMs, log: { ...LOG, ...logOptions } };
       this.#connections = new Connections(
         {
           ...{ state, codec, limits, liveness, continuity, outbox: this.#outbox },
+          counters: this.counters,
           wakeAt: (atMs) => this.timers.wakeAt(atMs),
           roomsEntries: () => room.storedEvents?.(state.storage) ?? [],
         },

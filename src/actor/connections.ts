@@ -4,6 +4,7 @@ import { RollcallError } from "../wire/errors.ts";
 import { numberFrame } from "../wire/frames.ts";
 import { sweepMetas } from "./attachment.ts";
 import { Continuity, type ContinuityOptions } from "./continuity.ts";
+import type { Counters } from "./counters.ts";
 import { RoomLog } from "./history.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
@@ -53,6 +54,7 @@ export interface Shared {
   readonly liveness: Liveness;
   readonly outbox: Outbox;
   readonly continuity: ContinuityOptions;
+  readonly counters: Counters;
   /** A session's deadline has come nearer, in ms. */
   wakeAt(atMs: number): void;
   roomsEntries(): Iterable<Entry>;
@@ -68,6 +70,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   readonly codec: Codec;
   readonly limits: Limits;
   readonly liveness: Liveness;
+  readonly counters: Counters;
   /** Those with a socket. */
   readonly sessions = new Map<WebSocket, Session<M>>();
   /** Those without one that may come back, and the log that they resume from. */
@@ -91,6 +94,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     this.codec = shared.codec;
     this.limits = shared.limits;
     this.liveness = shared.liveness;
+    this.counters = shared.counters;
     this.#outbox = shared.outbox;
     this.#onEnd = onEnd;
     this.continuity = new Continuity<M>({

@@ -2,6 +2,7 @@ import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { Codec } from "../wire/codec.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { CallableRoom, CallMap } from "./call.ts";
+import type { Counters } from "./counters.ts";
 import type {
   ActorEmit,
   AnyEvents,
@@ -52,6 +53,8 @@ export interface VeraniActor<
   readonly emit: ActorEmit<M, V>;
   /** Named deadlines that survive hibernation; each runs the room's `timer` of that name. */
   readonly timers: Timers;
+  /** What is counted for Analytics Engine, where the deployment has the binding `METRICS`. */
+  readonly counters: Counters;
   /** The events that were emitted, as far back as {@link RoomDefinition.log} keeps them. */
   readonly log: RoomLog;
   broadcast(channel: string, data: unknown, options?: BroadcastOptions): number;

@@ -18,6 +18,7 @@ import {
   spillMeta,
   writeMeta,
 } from "./attachment.ts";
+import type { Counters } from "./counters.ts";
 import { Inbox } from "./inbox.ts";
 import { FrameBudget, type Limits, type Verdict } from "./limits.ts";
 import { type Deadline, type Liveness, type Peer, silenceDeadline } from "./liveness.ts";
@@ -77,6 +78,7 @@ export interface SessionHost<M extends ConnectionMeta = ConnectionMeta> {
   readonly codec: Codec;
   readonly limits: Limits;
   readonly liveness: Liveness;
+  readonly counters: Pick<Counters, "add">;
   /** Requests a {@link Session.flush}: at the end of this tick, or of the window. */
   requestFlush(session: Session<M>): void;
   /** The last number that a frame was given. */
@@ -402,6 +404,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
 
   /** A frame came in at `now` (ms): its sender is alive. */
   heard(now: number): void {
+    this.#host.counters.add("in");
     this.#attachment.seenAtMs = now;
     this.#attachment.unheard = false;
   }
@@ -472,6 +475,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     const frames = this.#queue;
     if (frames === null || this.#held) return;
     this.#queue = null;
+    this.#host.counters.add("out", "", frames.length);
     try {
       if (this.protocol >= 2) this.#send(join(frames));
       else for (const frame of frames) this.#send(frame);
@@ -529,6 +533,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   /** @internal `onConnect` is done: events reach it from now on. */
   opened(): void {
     this.open = true;
+    this.#host.counters.add("opened");
     this.reader?.opened(this.#host.lastSeq);
     if (!this.#held) return;
     const frames = this.#held(this.#queue ?? []);
@@ -633,6 +638,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
   /** Its socket has closed with `code`: the session is lost, and can be resumed, or it ends. */
   closed(code: number, end: EndReason): void {
     if (this.#ended || (this.loss && !endsSession(code))) return;
+    if (!this.loss) this.#host.counters.add("closed", `${code}`);
     this.departure = departureOf(code, end);
     const isLost = this.reader !== undefined && !endsSession(code);
     if (isLost && this.open && this.#host.lost(this, code)) {

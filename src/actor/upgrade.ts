@@ -75,6 +75,7 @@ async function upgrade<M extends ConnectionMeta, E>(
   const { 0: client, 1: server } = new WebSocketPair();
   state.acceptWebSocket(server);
   const probes = liveness.probeMs > 0 && protocol >= 2 && searchParams.get("probe") === "1";
+  if (found) connections.counters.add("resumes", found.reason ?? "resumed");
   if (found?.session) {
     resume(found, server, meta, wanted?.seq, searchParams, options);
   } else {

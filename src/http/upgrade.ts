@@ -1,5 +1,5 @@
 import { RollcallError } from "../wire/errors.ts";
-import { translateRefusal } from "../wire/refusal.ts";
+import { closeCodeOf, translateRefusal } from "../wire/refusal.ts";
 import { selectedSubprotocol, subprotocolToken } from "../wire/subprotocol.ts";
 
 /** Whether a request asks for a WebSocket. One with another method than GET does not (RFC 6455, 4.1). */
@@ -33,7 +33,9 @@ export async function forwardUpgrade(
   }
   const answer = await translateRefusal(request, await stub.fetch(forwarded));
   const selected = Object.entries(selectedSubprotocol(request));
-  if (answer.status !== 101 || selected.length === 0) return answer;
+  if (answer.status !== 101 || closeCodeOf(answer) !== undefined || selected.length === 0) {
+    return answer;
+  }
   const headers = new Headers(answer.headers);
   for (const [name, value] of selected) headers.set(name, value);
   return new Response(null, { status: 101, webSocket: answer.webSocket, headers });

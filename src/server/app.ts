@@ -2,6 +2,9 @@ import { Hono } from "hono";
 import type { MaySee } from "../../rooms/fanout/watching.ts";
 import { errorResponse, notFound } from "../http/errors.ts";
 import type { System } from "../http/system.ts";
+import { isUpgrade } from "../http/upgrade.ts";
+import { datasetOf, writePoint } from "../metrics.ts";
+import { closeCodeOf } from "../wire/refusal.ts";
 import { userRoutes } from "./users.ts";
 
 export type { System } from "../http/system.ts";
@@ -29,6 +32,21 @@ export interface AppOptions<E> {
   maySee?: MaySee<E>;
 }
 
+/** Paths that messages are published at. */
+const PUBLISHES = /^\/publish(?:\/batch)?$|^\/api\/v1\/rooms\/[^/]+\/events(?:\/batch)?$/;
+
+/** Counts what no actor counts: upgrades and publishes that were refused. */
+function countRefusal(request: Request, answer: Response, env: unknown): void {
+  const dataset = datasetOf(env);
+  if (!dataset) return;
+  const code = closeCodeOf(answer) ?? (answer.status >= 400 ? answer.status : undefined);
+  if (code === undefined) return;
+  if (isUpgrade(request)) writePoint(dataset, "worker", "refused", `${code}`, 1);
+  else if (request.method === "POST" && PUBLISHES.test(new URL(request.url).pathname)) {
+    writePoint(dataset, "worker", "publishes", `${code}`, 1);
+  }
+}
+
 /**
  * The routes, sockets and streams of these systems as one Hono app. Its `fetch` is a Worker's fetch
  * handler. To mount it in an app of your own: `app.route("/", createApp({ … }))`; paths that none of
@@ -46,6 +64,10 @@ export function createApp<E extends object>(
   const app = new Hono<{ Bindings: E }>();
   const mounted = Object.values(systems);
   const { authorizeBackend, maySee } = options;
+  app.use("*", async (c, next) => {
+    await next();
+    countRefusal(c.req.raw, c.res, c.env);
+  });
   for (const system of mounted) {
     if (maySee) system.configure?.({ maySee });
     app.route("/", system.routes());

@@ -20,13 +20,22 @@ export function expectsClose(request: Request): boolean {
   return Number(new URL(request.url).searchParams.get("v") ?? 1) >= 3;
 }
 
+const codes = new WeakMap<Response, number>();
+
+/** What a socket that {@link closeAtOnce} accepted was closed with; undefined for any other answer. */
+export function closeCodeOf(answer: Response): number | undefined {
+  return codes.get(answer);
+}
+
 /** Accepts the socket of a client and closes it at once. */
 export function closeAtOnce(request: Request, code: number, reason: string): Response {
   const { 0: client, 1: server } = new WebSocketPair();
   server.accept();
   server.close(code, cutReason(reason));
   const headers = selectedSubprotocol(request);
-  return new Response(null, { status: 101, webSocket: client, headers });
+  const answer = new Response(null, { status: 101, webSocket: client, headers });
+  codes.set(answer, code);
+  return answer;
 }
 
 /** A refused upgrade, for a client that {@link expectsClose}. */

@@ -241,7 +241,7 @@ describe("a user who is kicked", () => {
     for (const socket of anna) expect((await socket.ended()).code).toBe(4404);
     const diff = await berta.event("presence.diff", ({ leaves }) => leaves.length > 0);
     expect(diff.leaves).toEqual([{ userId: "anna", username: "anna", reason: "kicked" }]);
-    const resume = `v=3&resume=${hello.session}.${hello.epoch}:${hello.seq}`;
+    const resume = `v=3&resume=${hello.session}:${hello.epoch}:${hello.seq}`;
     const again = await enter(room, "anna", resume);
     expect(await again.event("hello")).toMatchObject({ resumed: false });
   });

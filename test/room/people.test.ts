@@ -313,7 +313,7 @@ describe("revoking a user's tokens", () => {
     await vi.waitFor(async () => expect((await stored(ann))?.rooms).toHaveLength(1));
     const { body } = await ask(`${ann}/revoke`, undefined, "POST");
     expect(body.sessions).toBe(1);
-    const resume = `v=3&resume=${hello.session}.${hello.epoch}:${hello.seq}`;
+    const resume = `v=3&resume=${hello.session}:${hello.epoch}:${hello.seq}`;
     const again = await enter(room, fresh, resume);
     expect(await again.event("hello")).toMatchObject({ resumed: false });
     await kept.caughtUp();
