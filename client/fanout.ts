@@ -3,12 +3,11 @@ import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/
 import { RollcallError } from "../src/wire/errors.ts";
 import { exceedsBytes, FRAME_BYTES, type Untyped } from "../src/wire/frames.ts";
 import { assertJson } from "../src/wire/json.ts";
+import { TokenRefresh, type TokenSource } from "./refresh.ts";
 import {
   type CloseInfo,
   type ConnectionState,
   ReconnectingSocket,
-  randomId,
-  refreshDelay,
   type SocketOptions,
   toSocketUrl,
 } from "./socket.ts";
@@ -26,14 +25,12 @@ export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
 /** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
 export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
 
-type Token = string | null | undefined;
-
 export interface FanoutClientOptions {
   /**
    * A JWT; a function is called anew for each connection, and before its JWT expires. Null or undefined:
    * no token.
    */
-  token: string | (() => Token | Promise<Token>);
+  token: TokenSource;
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
   onStateChange?(state: ConnectionState): void;
@@ -94,9 +91,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   /** The ids of those received since, until the server has sent all that was missed. */
   #received: Set<string> | undefined;
 
-  /** The token of this connection. */
-  #given: string | null | undefined;
-  #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly #refresh: TokenRefresh;
 
   /** @throws TypeError when `url` is none */
   constructor(url: string, options: FanoutClientOptions) {
@@ -105,13 +100,13 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     // A refusal then comes as a close code, which a page can see.
     target.searchParams.set("v", "3");
     const { WebSocket } = options;
+    this.#refresh = new TokenRefresh(
+      options.token,
+      (text) => this.#socket.send(text),
+      (error) => this.#fail(error),
+    );
     this.#socket = new ReconnectingSocket(
-      async () => {
-        const { token } = options;
-        const given = typeof token === "function" ? await token() : token;
-        this.#given = given;
-        return { url: target.href, token: given ?? undefined };
-      },
+      async () => ({ url: target.href, token: (await this.#refresh.get()) ?? undefined }),
       {
         reconnection: RECONNECTION,
         pingInterval: 25_000,
@@ -123,13 +118,13 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       {
         state: (state) => this.#notify(() => options.onStateChange?.(state)),
         open: () => {
-          this.#refreshAfter(this.#given);
+          this.#refresh.begin();
           this.#resume();
         },
         message: (data) => this.#receive(data),
         error: (error) => this.#fail(error),
         close: (event) => {
-          clearTimeout(this.#refreshTimer);
+          this.#refresh.stop();
           this.#notify(() => options.onClose?.(event));
         },
       },
@@ -168,7 +163,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
 
   /** Leaves, and stays away until {@link reconnect}, which subscribes to all there was. */
   disconnect(): void {
-    clearTimeout(this.#refreshTimer);
+    this.#refresh.stop();
     this.#socket.stop();
   }
 
@@ -183,27 +178,6 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     if (!entries?.delete(entry) || entries.size > 0) return;
     this.#entries.delete(key);
     this.#announce("unsubscribe", [key]);
-  }
-
-  /** Shows the server a fresh token before `given` expires, so that it need not close the connection. */
-  #refreshAfter(given: string | null | undefined): void {
-    const { token } = this.#options;
-    const lifeMs = lifeOf(given);
-    clearTimeout(this.#refreshTimer);
-    if (typeof token !== "function" || lifeMs === undefined) return;
-    const refresh = async (): Promise<void> => {
-      try {
-        const fresh = await token();
-        if (!fresh || this.state !== "connected") return;
-        const auth = { type: "auth", id: randomId(), data: { token: fresh } };
-        this.#socket.send(JSON.stringify(auth));
-        this.#refreshAfter(fresh);
-      } catch (error) {
-        // It is closed with 4401 then, and comes back with a token that it asks for anew.
-        this.#fail(error);
-      }
-    };
-    this.#refreshTimer = setTimeout(() => void refresh(), refreshDelay(lifeMs));
   }
 
   /** Subscribes to all there is, and asks for what was missed. */
@@ -310,23 +284,6 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     } catch (error) {
       this.#fail(error);
     }
-  }
-}
-
-/**
- * How long a JWT still lives, in ms; undefined where that cannot be read. By this device's clock, unless
- * that is plainly wrong: then as long as a JWT that was signed just now.
- */
-function lifeOf(token: string | null | undefined): number | undefined {
-  try {
-    const base64 = token?.split(".")[1]?.replaceAll("-", "+").replaceAll("_", "/") ?? "";
-    const { exp, iat } = JSON.parse(atob(base64)) as { exp?: number; iat?: number };
-    const lifeMs = Number(exp) * 1_000 - Date.now();
-    const wholeMs = (Number(exp) - Number(iat)) * 1_000;
-    if (lifeMs > 0 && !(lifeMs > wholeMs)) return lifeMs;
-    return wholeMs > 0 ? wholeMs : undefined;
-  } catch {
-    return undefined;
   }
 }
 
