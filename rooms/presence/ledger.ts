@@ -102,7 +102,13 @@ export class Ledger {
     for (const userId of userIds) if (!this.#members.has(userId)) this.touch(userId);
     this.commit();
     this.#options.onChanges(false);
-    if (this.#isRestoring || this.#members.size === 0) return;
+    const { count } = this.#options;
+    const isMissing = ([userId, { listed }]: [string, Member]) => {
+      const { sessions, listed: isListed } = count(userId);
+      return sessions === 0 || isListed > 0 !== listed;
+    };
+    // A timer keeps the actor awake: mostly all are here.
+    if (this.#isRestoring || ![...this.#members].some(isMissing)) return;
     this.#isRestoring = true;
     setTimeout(() => {
       this.#isRestoring = false;

@@ -140,6 +140,11 @@ export function definePresence<E, S extends string, State, User>(
     },
 
     onResume({ actor, session }, { missedSnapshot }) {
+      const { userId, issuedAtS } = session.meta;
+      if (trackingOf(actor as never).ledger?.isRevoked(userId, issuedAtS)) {
+        session.close(CLOSE.unauthorized, revoked().message, "expired");
+        return;
+      }
       presenceOf(actor).resumed(session, missedSnapshot);
     },
 
