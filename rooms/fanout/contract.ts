@@ -84,7 +84,7 @@ export const personUpdate = z.object({
 const personFields = z.object({
   /** Where the user is. */
   rooms: z.array(
-    z.object({
+    z.looseObject({
       binding: z.string(),
       room: z.string(),
       /** Of the room's last report, in ms. */

@@ -1,4 +1,4 @@
-import { type Change, type ChangeDraft, chunkRecord, headRecord } from "./contract.ts";
+import { type Change, type ChangeDraft, type Chunk, chunkRecord, headRecord } from "./contract.ts";
 
 const HEAD_KEY = "changes:head";
 const CHUNK_PREFIX = "changes:at:";
@@ -37,18 +37,12 @@ export class ChangeLog {
   readonly epoch: string;
   /** Whether it has just begun. */
   readonly isNew: boolean;
-  /** The newest row: its number among the rows, its first offset, its changes. */
-  #index = 0;
-  #first = 1;
-  #newest: ChangeDraft[] = [];
+  #newest: Chunk = { index: 0, first: 1, changes: [] };
 
   constructor(storage: DurableObjectStorage, room: string) {
     this.#storage = storage;
     this.#room = room;
     const head = headRecord.read(storage.kv.get(HEAD_KEY));
-    this.isNew = head === undefined;
-    this.epoch = head?.epoch ?? crypto.randomUUID().replaceAll("-", "").slice(0, 12);
-    if (!head) storage.kv.put(HEAD_KEY, headRecord.write({ epoch: this.epoch }));
     const [last] = storage.kv.list({
       start: CHUNK_PREFIX,
       end: CHUNK_END,
@@ -56,10 +50,16 @@ export class ChangeLog {
       limit: 1,
     });
     const chunk = last && chunkRecord.read(last[1]);
-    if (!chunk) return;
-    this.#index = chunk.index;
-    this.#first = chunk.first;
-    this.#newest = chunk.changes;
+    // Offsets must not be given twice: where they cannot be known, they begin anew.
+    this.isNew = head === undefined || (last !== undefined && chunk === undefined);
+    if (!this.isNew && head) {
+      this.epoch = head.epoch;
+      if (chunk) this.#newest = chunk;
+      return;
+    }
+    ChangeLog.drop(storage);
+    this.epoch = crypto.randomUUID().replaceAll("-", "").slice(0, 12);
+    storage.kv.put(HEAD_KEY, headRecord.write({ epoch: this.epoch }));
   }
 
   /** Deletes what is stored: it does not follow the roster any more. */
@@ -72,7 +72,7 @@ export class ChangeLog {
 
   /** The offset of the newest change; 0 before the first. */
   get offset(): number {
-    return this.#first + this.#newest.length - 1;
+    return this.#newest.first + this.#newest.changes.length - 1;
   }
 
   get cursor(): string {
@@ -82,25 +82,24 @@ export class ChangeLog {
   /** Adds changes. To be called within the transaction that changes the roster. */
   append(drafts: readonly ChangeDraft[]): void {
     for (let from = 0; from < drafts.length; ) {
-      if (this.#newest.length >= CHUNK) this.#beginRow();
-      const part = drafts.slice(from, from + CHUNK - this.#newest.length);
-      this.#newest = [...this.#newest, ...part];
-      const row = { index: this.#index, first: this.#first, changes: this.#newest };
-      this.#storage.kv.put(keyOf(this.#first), chunkRecord.write(row));
+      if (this.#newest.changes.length >= CHUNK) this.#beginRow();
+      const { changes, first } = this.#newest;
+      const part = drafts.slice(from, from + CHUNK - changes.length);
+      this.#newest = { ...this.#newest, changes: [...changes, ...part] };
+      this.#storage.kv.put(keyOf(first), chunkRecord.write(this.#newest));
       from += part.length;
     }
   }
 
   #beginRow(): void {
-    this.#first += this.#newest.length;
-    this.#index += 1;
-    this.#newest = [];
+    const index = this.#newest.index + 1;
+    this.#newest = { index, first: this.offset + 1, changes: [] };
     const { kv } = this.#storage;
     const oldest = [...kv.list({ start: CHUNK_PREFIX, end: CHUNK_END, limit: 2 })];
     for (const [key, stored] of oldest) {
       const chunk = chunkRecord.read(stored);
       const isYoung = (chunk?.changes.at(-1)?.at ?? 0) > Date.now() - AGE_MS;
-      if (chunk && isYoung && this.#index - chunk.index < CHUNKS) return;
+      if (chunk && isYoung && index - chunk.index < CHUNKS) return;
       kv.delete(key);
     }
   }
@@ -108,7 +107,7 @@ export class ChangeLog {
   /** The offset of the oldest change that is stored. */
   get firstOffset(): number {
     const [oldest] = this.#storage.kv.list({ start: CHUNK_PREFIX, end: CHUNK_END, limit: 1 });
-    return (oldest && chunkRecord.read(oldest[1])?.first) ?? this.#first;
+    return (oldest && chunkRecord.read(oldest[1])?.first) ?? this.#newest.first;
   }
 
   /**
@@ -137,6 +136,6 @@ export class ChangeLog {
   }
 
   #toChange(offset: number, draft: ChangeDraft): Change {
-    return { room: this.#room, epoch: this.epoch, offset, ...draft };
+    return { ...draft, room: this.#room, epoch: this.epoch, offset };
   }
 }

@@ -97,6 +97,8 @@ const changeFields = {
   at: z.int(),
 };
 const changeDraft = z.object(changeFields);
+/** As it is stored: a later release may know more of it. */
+const storedChange = z.looseObject(changeFields);
 
 /** A change as it is stored: what all changes of a room share stands elsewhere. */
 export type ChangeDraft = z.infer<typeof changeDraft>;
@@ -116,8 +118,10 @@ export const headRecord = defineRecord({ version: 1, schema: z.object({ epoch: z
 /** A row of the change log: its number among the rows, and its first offset. */
 export const chunkRecord = defineRecord({
   version: 1,
-  schema: z.object({ index: z.int(), first: z.int(), changes: z.array(changeDraft) }),
+  schema: z.object({ index: z.int(), first: z.int(), changes: z.array(storedChange) }),
 });
+
+export type Chunk = NonNullable<ReturnType<typeof chunkRecord.read>>;
 
 const memberFields = z.object({
   /** Whether others see the user. */
@@ -142,7 +146,7 @@ export const deliveryRecord = defineRecord({
     offset: z.int(),
     /** Sent once already, so that it is sent again unchanged. */
     batch: z.exactOptional(
-      z.object({
+      z.looseObject({
         id: z.string(),
         /** The offset of its last change. */
         to: z.int(),

@@ -105,7 +105,6 @@ export class Deliveries {
         return;
       }
       const isDelivered = await this.#attempt(hook, batch);
-      const { epoch } = state;
       if (!isDelivered && Date.now() - batch.firstAtMs < GIVE_UP_MS) {
         const attempts = batch.attempts + 1;
         const waitMs = Math.min(RETRY_MS * 2 ** batch.attempts, LONGEST_RETRY_MS);
@@ -115,12 +114,14 @@ export class Deliveries {
         return;
       }
       if (!isDelivered) log("webhook_given_up", { attempts: batch.attempts + 1 });
-      this.#store(hook, { epoch, offset: batch.to });
+      const { batch: _, ...rest } = state;
+      this.#store(hook, { ...rest, offset: batch.to });
     }
   }
 
   /** The next batch, which stays the same from now on; undefined where nothing is left. */
-  #fix(hook: Webhook, { epoch, offset }: Delivery): Delivery["batch"] {
+  #fix(hook: Webhook, state: Delivery): Delivery["batch"] {
+    const { offset } = state;
     const { firstOffset } = this.#changes;
     const after = Math.max(offset, firstOffset - 1);
     const changes: Change[] = [];
@@ -137,8 +138,8 @@ export class Deliveries {
     }
     if (to === after) return undefined;
     if (changes.length === 0) {
-      this.#store(hook, { epoch, offset: to });
-      return this.#fix(hook, { epoch, offset: to });
+      this.#store(hook, { ...state, offset: to });
+      return this.#fix(hook, { ...state, offset: to });
     }
     const now = Date.now();
     const batch = {
@@ -149,7 +150,7 @@ export class Deliveries {
       firstAtMs: now,
       nextAtMs: now + INTERRUPTED_MS,
     };
-    this.#store(hook, { epoch, offset, batch });
+    this.#store(hook, { ...state, batch });
     return batch;
   }
 

@@ -99,16 +99,13 @@ export class Ledger {
    * runtime does not list a socket that closed while the actor slept, and reports its close a moment later.
    */
   restore(userIds: Iterable<string>): void {
-    for (const userId of userIds) if (!this.#members.has(userId)) this.touch(userId);
+    for (const userId of userIds) this.touch(userId);
     this.commit();
     this.#options.onChanges(false);
     const { count } = this.#options;
-    const isMissing = ([userId, { listed }]: [string, Member]) => {
-      const { sessions, listed: isListed } = count(userId);
-      return sessions === 0 || isListed > 0 !== listed;
-    };
+    const isMissing = (userId: string) => count(userId).sessions === 0;
     // A timer keeps the actor awake: mostly all are here.
-    if (this.#isRestoring || ![...this.#members].some(isMissing)) return;
+    if (this.#isRestoring || ![...this.#members.keys()].some(isMissing)) return;
     this.#isRestoring = true;
     setTimeout(() => {
       this.#isRestoring = false;
