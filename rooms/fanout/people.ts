@@ -69,7 +69,7 @@ export class People {
   }
 
   #save(changes: Partial<Person>): void {
-    // An alarm that comes after a crash has to know who this is.
+    // An alarm after a crash must know the user.
     this.#actor.keepName();
     this.#person = { ...this.#person, ...changes };
     this.#actor.getStorage().kv.put(PERSON_KEY, personRecord.write(this.#person));

@@ -1,12 +1,12 @@
 import { RollcallError } from "../../src/wire/errors.ts";
 import { blockRecord } from "./contract.ts";
 
-/** Storage key of a user who is kept out. */
+/** Storage key of a blocked user. */
 const PREFIX = "block:";
-/** Users who are kept out of one room. */
+/** Blocked users of one room. */
 const BLOCKS = 10_000;
 
-/** The users who are kept out of a room for a time. */
+/** The blocked users of a room. */
 export class Blocks {
   readonly #kv: SyncKvStorage;
 
@@ -15,7 +15,7 @@ export class Blocks {
   }
 
   /**
-   * Keeps a user out until a time (ms).
+   * Blocks a user until a time (ms).
    *
    * @throws RollcallError `unprocessable` where too many are
    */
@@ -27,17 +27,17 @@ export class Blocks {
       else this.#kv.delete(key);
     }
     if (count >= BLOCKS) {
-      throw new RollcallError("unprocessable", `A room keeps at most ${BLOCKS} users out`);
+      throw new RollcallError("unprocessable", `A room blocks at most ${BLOCKS} users`);
     }
     this.#kv.put(PREFIX + userId, blockRecord.write({ untilMs }));
   }
 
-  /** @throws RollcallError `forbidden` for a user who is kept out */
+  /** @throws RollcallError `forbidden` for a blocked user */
   check(userId: string): void {
     const block = blockRecord.read(this.#kv.get(PREFIX + userId));
     if (!block) return;
     if (block.untilMs > Date.now())
-      throw new RollcallError("forbidden", "You are kept out of this room");
+      throw new RollcallError("forbidden", "You are blocked in this room");
     this.#kv.delete(PREFIX + userId);
   }
 }

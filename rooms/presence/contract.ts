@@ -78,7 +78,7 @@ export type RoomPublication = z.infer<typeof roomPublication>;
 /** `{"recipients":n,"cursor":…}` as JSON text; 422 when a key came with another body. */
 export type RoomPublishOutcome = { status: 200; answer: string } | { status: 422 };
 
-/** The longest time that a user is kept out of a room, in ms. */
+/** The longest time for which a user is blocked in a room, in ms. */
 export const BLOCK_MS = 30 * 24 * 3_600_000;
 
 // ── Who came and left ───────────────────────────────────────────────────────────────────────────
@@ -134,7 +134,7 @@ export type Member = z.infer<typeof memberFields>;
 /** A user who is in a room. */
 export const memberRecord = defineRecord<Member>({ version: 1, schema: memberFields });
 
-/** A user who is kept out of a room. */
+/** A user who is blocked in a room. */
 export const blockRecord = defineRecord({ version: 1, schema: z.object({ untilMs: z.number() }) });
 
 /** How far a webhook is. */
@@ -372,7 +372,7 @@ function roomRoutes(sync: ReturnType<typeof presenceEvents>["out"]["presence.syn
       responses: {
         200: answered("How many sessions were closed", z.object({ sessions: count })),
         ...refusals,
-        422: refused("The room keeps too many users out already"),
+        422: refused("The room blocks too many users already"),
       },
     },
     {

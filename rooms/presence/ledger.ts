@@ -46,8 +46,8 @@ export interface LedgerOptions extends LedgerHost {
 }
 
 /**
- * Who is in the room, in storage: each user has a row. So the room knows after a crash whose end it has
- * neither reported nor written down. A user's row changes in one transaction with the change log.
+ * Who is in the room, in storage: each user has a row. So after a crash the room knows
+ * which ends it has neither reported nor written down. A user's row changes in one transaction with the change log.
  */
 export class Ledger {
   readonly #actor: PresenceActor<string>;

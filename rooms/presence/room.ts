@@ -47,7 +47,7 @@ export type PresenceCalls<S extends string = Status, State = AnyState, User = An
     out: PresenceCount & Partial<RosterPage<S, State, User>>;
   };
   publish: { in: RoomPublication[]; out: RoomPublishOutcome[] };
-  /** Closes a user's connections with 4404, and keeps the user out for a time. */
+  /** Closes a user's connections with 4404, and blocks the user for a time. */
   kick: { in: { userId: string; blockMs?: number | undefined }; out: number };
   changes: { in: { after?: string | undefined }; out: ChangesPage };
 } & RoomCalls;

@@ -98,7 +98,7 @@ export function presenceRoutes<E extends object, S extends string>(
   type Ctx = Context<{ Bindings: E }>;
 
   const callRoom = (env: E, room: string) => {
-    // A malformed configuration lets nobody in, since it would be missed who comes.
+    // A malformed configuration lets nobody in: joins would not be logged.
     keepsChanges(room, env as WebhookEnv);
     const stub = namespaceOf(env, binding).getByName(room);
     return { stub, calls: call<{ "~calls"?: PresenceCalls<S> }>(stub) };

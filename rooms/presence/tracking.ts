@@ -49,7 +49,7 @@ export class Tracking {
     const isKept = keepsChanges(room, env);
     if (!isOn && !isKept) return undefined;
     const storage = actor.getStorage();
-    // An alarm that comes after a crash has to know which room this is.
+    // An alarm after a crash must know the room's name.
     actor.keepName();
     if (isKept) this.#changes = new ChangeLog(storage, room);
     else ChangeLog.drop(storage);

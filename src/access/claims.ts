@@ -71,7 +71,7 @@ export function isDirectoryOn({ DIRECTORY }: { DIRECTORY?: string }): boolean {
   return DIRECTORY === "on";
 }
 
-/** Whether a revocation up to the second `floorS` covers a token. One that does not say when it was issued is. */
+/** Whether a revocation up to the second `floorS` covers a token. A token without an issue time is covered. */
 export function isRevoked(issuedAtS: unknown, floorS: number | undefined): boolean {
   if (floorS === undefined || floorS <= 0) return false;
   return typeof issuedAtS !== "number" || issuedAtS <= floorS;

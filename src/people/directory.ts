@@ -37,7 +37,7 @@ export type DirectoryCalls = {
 /** Where to close a user's connections. */
 export interface CloseUser {
   userId: string;
-  /** Only sessions whose token was issued up to this second, and those that do not say when. */
+  /** Only sessions whose token was issued up to this second, or has no issue time. */
   floorS?: number;
 }
 

@@ -341,7 +341,7 @@ describe("a room as a stream", () => {
     expect(all.map(({ data }) => data.data.n)).toEqual([2]);
   });
 
-  it("says that there is a gap where the cursor is not known, and begins anew", async () => {
+  it("sends a gap where the cursor is not known, and begins anew", async () => {
     const room = freshName();
     await enter(room, "anna");
     for (const cursor of ["rubbish", "00000000:5", "x".repeat(5_000)]) {

@@ -180,7 +180,7 @@ describe("where a user is", () => {
     expect((await ask("%20")).status).toBe(400);
   });
 
-  it("is right after a crash of the room: who does not come back is gone", async () => {
+  it("is right after a crash of the room: users without a new connection are gone", async () => {
     const [ann, ben, room] = [freshName(), freshName(), freshName()];
     await enter(room, `user:${ann}`);
     await enter(room, `user:${ben}`);

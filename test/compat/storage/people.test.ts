@@ -131,7 +131,7 @@ describe("what a user's actor stores of where the user is", () => {
   });
 });
 
-describe("a user who is kept out of a room", () => {
+describe("a user who is blocked in a room", () => {
   it("stays out as a next release writes it, and comes in where the row is damaged", async () => {
     const room = freshName();
     const stub = env.PRESENCE.getByName(room);
