@@ -64,6 +64,12 @@ export class Deliveries {
     }
   }
 
+  /** The alarm of attempts rang. If this instance ends in the middle of one, no other alarm may stand. */
+  ring(): void {
+    this.#schedule();
+    this.send();
+  }
+
   /** Nobody is in the room any more, so that no other alarm would wake it after a crash. */
   vacated(): void {
     if (this.#hooks.length > 0) {
@@ -71,12 +77,21 @@ export class Deliveries {
     }
   }
 
-  /** Nothing is left to send: the alarm is not needed, if no other webhook has a batch. */
+  /** Nothing is left to send to a webhook: its alarm is not needed. */
   #rest(): void {
-    const isPending = this.#hooks.some((hook) => this.#stateOf(hook).batch !== undefined);
-    if (!isPending && this.#actor.timers.get(ATTEMPTS) !== undefined) {
-      this.#actor.timers.clear(ATTEMPTS);
-    }
+    if (this.#actor.timers.get(ATTEMPTS) !== undefined) this.#schedule();
+  }
+
+  /** Sets the alarm for all batches: to the next attempt, or to a time when one that is due now was interrupted. */
+  #schedule(): void {
+    const now = Date.now();
+    const times = this.#hooks.flatMap((hook) => {
+      const { batch } = this.#stateOf(hook);
+      if (!batch) return [];
+      return [batch.nextAtMs > now ? batch.nextAtMs : now + INTERRUPTED_MS];
+    });
+    if (times.length === 0) this.#actor.timers.clear(ATTEMPTS);
+    else this.#actor.timers.set(ATTEMPTS, Math.min(...times));
   }
 
   #stateOf({ url }: Webhook): Delivery {
@@ -110,8 +125,7 @@ export class Deliveries {
         const waitMs = Math.min(RETRY_MS * 2 ** batch.attempts, LONGEST_RETRY_MS);
         const nextAtMs = Date.now() + Math.round(waitMs * (0.75 + Math.random() / 2));
         this.#store(hook, { ...state, batch: { ...batch, attempts, nextAtMs } });
-        this.#actor.timers.soonest(ATTEMPTS, nextAtMs);
-        return;
+        return this.#schedule();
       }
       if (!isDelivered) log("webhook_given_up", { attempts: batch.attempts + 1 });
       const { batch: _, ...rest } = state;

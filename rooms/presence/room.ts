@@ -179,7 +179,7 @@ export function definePresence<E, S extends string, State, User>(
   );
 
   room.timer(REPORTS, (actor) => trackingOf(actor as never).ledger?.retry());
-  room.timer(ATTEMPTS, (actor) => trackingOf(actor as never).deliveries?.send());
+  room.timer(ATTEMPTS, (actor) => trackingOf(actor as never).deliveries?.ring());
   room.timer(ANSWERS, (actor) => publishingOf(actor as never).cleanUp());
 
   const userId = z.string().check(z.minLength(1), z.maxLength(256));

@@ -61,6 +61,12 @@ async function evict(stub: ReturnType<typeof stubOf>, webSockets: "hibernate" | 
   await evictDurableObject(stub, { webSockets });
 }
 
+/** Ends an actor's instance at once, with what it is waiting for. An eviction waits for that. */
+async function crash(stub: ReturnType<typeof stubOf>) {
+  const end = (_: unknown, state: DurableObjectState) => state.abort("A crash");
+  await expect(runInDurableObject(stub as never, end)).rejects.toThrow("A crash");
+}
+
 const stubOf = (room: string) => env.PRESENCE.getByName(room);
 
 describe("a webhook", () => {
@@ -133,6 +139,36 @@ describe("a webhook", () => {
     }, 10_000);
     const bodies = (await delivered(room)).filter(({ answer }) => answer !== 204);
     expect(bodies).toHaveLength(2);
+  });
+
+  it("is sent what is due by an alarm where the room is empty and a crash ends the second attempt", async () => {
+    const room = `hook-${freshName()}`;
+    await plan(room, [500, "hang"]);
+    const anna = await enter(room, "anna");
+    await vi.waitFor(async () => expect(await delivered(room)).toHaveLength(1));
+    await anna.close();
+    await vi.waitFor(
+      async () => {
+        await runDurableObjectAlarm(stubOf(room));
+        expect(await delivered(room)).toHaveLength(2);
+      },
+      { timeout: 5_000, interval: 100 },
+    );
+    await crash(stubOf(room));
+    const alarm = await runInDurableObject(
+      stubOf(room) as never,
+      (_, { storage }: DurableObjectState) => storage.getAlarm(),
+    );
+    expect(alarm).not.toBeNull();
+    expect(Number(alarm) - Date.now()).toBeLessThanOrEqual(30_000);
+    expect(await runDurableObjectAlarm(stubOf(room))).toBe(true);
+    const changes = await untilApplied(room, 4);
+    expect(changes.map(summary)).toEqual([
+      "room.occupied 1",
+      "user.joined anna 1",
+      "user.left anna 0 left",
+      "room.vacated 0",
+    ]);
   });
 
   it("takes as long as it likes, answers without end, and harms nobody", async () => {
