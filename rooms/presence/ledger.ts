@@ -107,10 +107,15 @@ export class Ledger {
     // A timer keeps the actor awake: mostly all are here.
     if (this.#isRestoring || ![...this.#members.keys()].some(isMissing)) return;
     this.#isRestoring = true;
+    const { count } = this.#options;
+    const missing = [...this.#members.keys()].filter((userId) => count(userId).sessions === 0);
     setTimeout(() => {
       this.#isRestoring = false;
       for (const userId of this.#members.keys()) this.touch(userId);
       this.commit();
+      // The end of one who is back already may have been reported before a crash, and its row have stayed.
+      for (const userId of missing) if (count(userId).sessions > 0) this.#due.add(userId);
+      this.#sendReports();
     }, LATE_CLOSES_MS);
   }
 
@@ -229,7 +234,10 @@ export class Ledger {
       this.#due.add(userId);
     } else if (answer.isFull) {
       this.#actor.closeUser(userId, CLOSE.forbidden, "This user is in too many rooms");
-    } else if (sessions === 0 && count(userId).sessions === 0 && !this.#touched.has(userId)) {
+    } else if (sessions === 0 && count(userId).sessions > 0) {
+      // Back meanwhile: where nobody sees the user, the row is the same as before.
+      this.#due.add(userId);
+    } else if (sessions === 0 && !this.#touched.has(userId)) {
       this.#members.delete(userId);
       this.#write(userId, null);
     }

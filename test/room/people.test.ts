@@ -52,6 +52,20 @@ async function failNext(
   return () => failed;
 }
 
+/** Has an actor's answers to calls take longer. */
+async function answerLate(stub: unknown, ms: number): Promise<void> {
+  await runInDurableObject(stub as never, (instance: object) => {
+    const usual = Object.getPrototypeOf(instance) as { ingest(...args: unknown[]): unknown };
+    const late = Object.create(usual);
+    late.ingest = async function ingest(...args: unknown[]) {
+      const answer = await usual.ingest.apply(this, args);
+      await scheduler.wait(ms);
+      return answer;
+    };
+    Object.setPrototypeOf(instance, late);
+  });
+}
+
 /** Users whose row a room has. */
 function members(room: string): Promise<string[]> {
   return runInDurableObject(
@@ -225,6 +239,34 @@ describe("where a user is", () => {
     await enter(room, `user:${ann}`);
     await vi.waitFor(async () => expect((await stored(ann))?.rooms).toHaveLength(1), 15_000);
     expect(failures()).toBe(2);
+  });
+
+  it("is known although somebody unlisted comes back while the end before is still being reported", async () => {
+    const [ann, room] = [freshName(), freshName()];
+    const token = await signedToken({ userId: ann, iat: nowS() - 5 });
+    const first = await enter(room, token, "v=3&listed=0");
+    await vi.waitFor(async () => expect((await stored(ann))?.rooms).toHaveLength(1));
+    await answerLate(actorOf(ann), 400);
+    await first.close();
+    await vi.waitFor(async () => expect((await stored(ann)).rooms).toHaveLength(0));
+    const again = await enter(room, token, "v=3&listed=0");
+    await vi.waitFor(async () => expect((await stored(ann)).rooms).toHaveLength(1), 3_000);
+    expect((await ask(`${ann}/revoke`, undefined, "POST")).body.sessions).toBe(1);
+    expect((await again.ended()).code).toBe(4401);
+  });
+
+  it("is known after a crash that came between the report of an end and the deletion of its row", async () => {
+    const [ann, room] = [freshName(), freshName()];
+    await enter(room, `user:${ann}`);
+    await vi.waitFor(async () => expect((await stored(ann))?.rooms).toHaveLength(1));
+    await evictDurableObject(env.PRESENCE.getByName(room), { webSockets: "close" });
+    await runInDurableObject(actorOf(ann) as never, (_, { storage }: DurableObjectState) => {
+      storage.kv.put("person", { v: 1, rooms: [], seq: 2, isShown: false });
+    });
+    await evictDurableObject(actorOf(ann));
+    expect(await members(room)).toEqual([ann]);
+    await enter(room, `user:${ann}`);
+    await vi.waitFor(async () => expect((await stored(ann)).rooms).toHaveLength(1));
   });
 
   it("ends in a hundred rooms: the next one closes with 4403", async () => {
