@@ -103,12 +103,10 @@ export class Ledger {
     this.commit();
     this.#options.onChanges(false);
     const { count } = this.#options;
-    const isMissing = (userId: string) => count(userId).sessions === 0;
-    // A timer keeps the actor awake: mostly all are here.
-    if (this.#isRestoring || ![...this.#members.keys()].some(isMissing)) return;
-    this.#isRestoring = true;
-    const { count } = this.#options;
     const missing = [...this.#members.keys()].filter((userId) => count(userId).sessions === 0);
+    // A timer keeps the actor awake: mostly all are here.
+    if (this.#isRestoring || missing.length === 0) return;
+    this.#isRestoring = true;
     setTimeout(() => {
       this.#isRestoring = false;
       for (const userId of this.#members.keys()) this.touch(userId);
