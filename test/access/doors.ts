@@ -27,6 +27,10 @@ export interface Door {
   /** In Markdown. */
   who: string;
   credential: Credential;
+  /** Operations of a grant, of which one is needed. */
+  operations?: readonly string[];
+  /** Answers are for no page of another origin, and for no cache. */
+  isForBackends?: true;
   /** HTTP statuses. A socket of protocol 3 is closed with 4401 and 4403 instead of 401 and 403. */
   answers: Answers;
 }
@@ -36,7 +40,7 @@ export interface Answers {
   none: number;
   /**
    * With one that is malformed, of another algorithm or key, expired, not yet valid, of another issuer or
-   * audience, or whose key was withdrawn.
+   * audience, revoked, or whose key was withdrawn.
    */
   invalid: number;
   /** With a valid one that does not allow this. */
@@ -59,8 +63,17 @@ const BACKEND = answers(401, 401, 401, 401, 204);
 const OPEN = answers(200, 200, 200, 200, 200);
 /** For sockets, a valid token's. */
 const UPGRADED = { valid: 101 };
+const SUBSCRIBER = { credential: "jwt", operations: ["subscribe"] } as const;
+const ROOM_READER = { credential: "jwt", operations: ["join", "watch"] } as const;
+/** For backends, by what a user's JWT allows. */
+const operator = (operation: string) =>
+  ({ credential: "jwt", operations: [operation], isForBackends: true, answers: JWT }) as const;
+const MINTER = { credential: "mint", isForBackends: true } as const;
 
 const ROOM = "`join` or `watch` on `room:<name>`; `workspace:<id>` only its members";
+/** Of the room's own operations. */
+const on = (operation: string) =>
+  `\`${operation}\` on \`room:<name>\`; \`workspace:<id>\` only its members`;
 const SUBSCRIBE = "`subscribe` on `user:<self>`";
 const WATCH = "a presence token of that user, with the scope `presence:read`";
 const MOODS = "everybody, where `DEFAULT_CAP` has `moods`: `join`";
@@ -72,35 +85,49 @@ export const DOORS: readonly Door[] = [
     door: "GET /ws/presence",
     socket: true,
     who: `${ROOM}; to set a state, \`state\``,
-    credential: "jwt",
+    ...ROOM_READER,
     answers: { ...JWT, ...UPGRADED },
   },
-  { door: "GET /api/v1/presence", who: ROOM, credential: "jwt", answers: JWT },
+  { door: "GET /api/v1/presence", who: ROOM, ...ROOM_READER, answers: JWT },
+  { door: "GET /api/v1/rooms/{room}", who: ROOM, ...ROOM_READER, answers: JWT },
+  {
+    door: "GET /api/v1/rooms/{room}/stream",
+    who: on("watch"),
+    credential: "jwt",
+    operations: ["watch"],
+    answers: JWT,
+  },
+  { door: "POST /api/v1/rooms/{room}/events", who: on("publish"), ...operator("publish") },
+  { door: "POST /api/v1/rooms/{room}/events/batch", who: on("publish"), ...operator("publish") },
+  { door: "GET /api/v1/rooms/{room}/changes", who: on("watch"), ...operator("watch") },
+  { door: "DELETE /api/v1/rooms/{room}/users/{id}", who: on("kick"), ...operator("kick") },
   {
     door: "GET /ws/fanout",
     socket: true,
     who: SUBSCRIBE,
-    credential: "jwt",
+    ...SUBSCRIBER,
     answers: { ...JWT, ...UPGRADED },
   },
   {
     door: "GET /",
     socket: true,
     who: SUBSCRIBE,
-    credential: "jwt",
+    ...SUBSCRIBER,
     answers: { ...JWT, ...UPGRADED },
   },
-  { door: "GET /fanout/stream", who: SUBSCRIBE, credential: "jwt", answers: JWT },
+  { door: "GET /fanout/stream", who: SUBSCRIBE, ...SUBSCRIBER, answers: JWT },
   {
     door: "POST /publish",
     who: "`publish` on `user:<id>`",
     credential: "jwt",
+    operations: ["publish"],
     answers: JWT,
   },
   {
     door: "POST /publish/batch",
     who: "`publish` on `user:<id>` of each message: others are refused in the answer",
     credential: "jwt",
+    operations: ["publish"],
     answers: { ...JWT, others: 200 },
   },
   {
@@ -139,20 +166,42 @@ export const DOORS: readonly Door[] = [
   {
     door: "POST /api/v1/presence/tokens",
     who: "the minting token",
-    credential: "mint",
+    ...MINTER,
     answers: { ...BACKEND, valid: 201 },
   },
   {
     door: "POST /api/v1/devices/tokens",
     who: "the minting token",
-    credential: "mint",
+    ...MINTER,
     answers: { ...BACKEND, valid: 201 },
   },
   {
     door: "DELETE /api/v1/users/{id}",
     who: "the minting token",
-    credential: "mint",
+    ...MINTER,
     answers: BACKEND,
+  },
+  {
+    door: "GET /api/v1/users/{id}",
+    who: "`presence` on `user:<id>`",
+    ...operator("presence"),
+  },
+  {
+    door: "POST /api/v1/users/{id}/revoke",
+    who: "`revoke` on `user:<id>`",
+    ...operator("revoke"),
+  },
+  {
+    door: "POST /api/v1/users/{id}/disconnect",
+    who: "`revoke` on `user:<id>`",
+    ...operator("revoke"),
+  },
+  {
+    door: "GET /ws/people",
+    socket: true,
+    who: "every user; those of whom the grant has no `presence` on `user:<id>` are shown as offline",
+    credential: "jwt",
+    answers: { ...JWT, noGrant: 101, others: 101, ...UPGRADED },
   },
   {
     door: "GET /sync",
@@ -166,13 +215,21 @@ export const DOORS: readonly Door[] = [
     door: "DELETE /api/v1/workspaces/{id}",
     who: "`SERVER_BYPASS_TOKEN`",
     credential: "server",
+    isForBackends: true,
     answers: BACKEND,
   },
-  { door: "POST /api/upload-image", who: "`upload` on `images`", credential: "jwt", answers: JWT },
+  {
+    door: "POST /api/upload-image",
+    who: "`upload` on `images`",
+    credential: "jwt",
+    operations: ["upload"],
+    answers: JWT,
+  },
   {
     door: "DELETE /api/images/{key}",
     who: "`delete` on `images`, of one's own",
     credential: "jwt",
+    operations: ["delete"],
     answers: { ...JWT, others: 404, valid: 204 },
   },
   { door: "GET /api/images/{key}", who: "everybody", credential: "none", answers: OPEN },
@@ -180,6 +237,7 @@ export const DOORS: readonly Door[] = [
     door: "POST /api/llm/chat/completions",
     who: "`call` on `llm`",
     credential: "jwt",
+    operations: ["call"],
     answers: JWT,
   },
   { door: "GET /api/llm/tools", who: "everybody", credential: "none", answers: OPEN },

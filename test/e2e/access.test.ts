@@ -1,9 +1,9 @@
-import { createHmac, randomUUID } from "node:crypto";
+import { createHmac, randomBytes, randomUUID } from "node:crypto";
 import { createServer, type Server as HttpServer, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
 import { exportJWK, generateKeyPair, type JWTPayload, SignJWT } from "jose";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { mintPresenceToken } from "../../rooms/devices/token.ts";
+import { mintPresenceToken, signPresenceToken } from "../../rooms/devices/token.ts";
 import { DOORS, type Door } from "../access/doors.ts";
 import { type Server, startServer } from "./server.ts";
 
@@ -17,11 +17,17 @@ const secrets = {
   PRESENCE_DO_TOKEN_SIGNING_KEY: own("signing-key"),
   SERVER_BYPASS_TOKEN: own("bypass-token"),
   BRAINTRUST_API_KEY: own("llm-key"),
+  WEBHOOK_SECRET: `whsec_${randomBytes(32).toString("base64")}`,
 };
+/** Who knows this part of a webhook's url can send to its consumer. */
+const HOOK_PATH = own("hook");
+/** A name that no resolver asks for, since it has more than 63 letters: nothing leaves this machine. */
+const HOOK = `https://${"unreachable".repeat(6)}.com/${HOOK_PATH}`;
 const ISSUER = "https://login.test";
 const AUDIENCE = "rollcall";
 /** All that must be in no log. */
-const shown = new Set<string>(Object.values(secrets));
+const shown = new Set<string>([...Object.values(secrets), HOOK_PATH]);
+shown.add(secrets.WEBHOOK_SECRET.slice("whsec_".length));
 
 let server: Server;
 let upstream: HttpServer;
@@ -44,10 +50,18 @@ beforeAll(async () => {
       JWT_JWKS: JSON.stringify({ keys }),
       JWT_ISSUER: ISSUER,
       JWT_AUDIENCE: AUDIENCE,
+      WEBHOOKS: JSON.stringify([{ rooms: KEPT }, { url: HOOK, rooms: HOOKED }]),
       LLM_BASE_URL: `http://127.0.0.1:${(upstream.address() as AddressInfo).port}`,
     },
     readyPath: "/openapi.json",
   });
+  for (const id of [USER, UUID]) {
+    const token = await sign(claims({ userId: "operator", cap: { "user:*": ["revoke"] } }));
+    shown.add(token);
+    const ask = json(`/api/v1/users/${id}/revoke`, { issuedBefore: REVOKED_S });
+    const { status, body } = await send("POST", ask, { Authorization: `Bearer ${token}` });
+    if (status !== 200) throw new Error(`${id} was not revoked: ${body}`);
+  }
 });
 afterAll(async () => {
   await server?.stop();
@@ -61,22 +75,39 @@ const WORKSPACE = `team-${randomUUID()}`;
 const UUID = randomUUID();
 const DEVICE = randomUUID();
 const nowS = () => Math.floor(Date.now() / 1_000);
+/** A room that keeps its changes, and one whose changes go to a webhook. */
+const KEPT = "kept-lobby";
+const HOOKED = "hooked-lobby";
+/** A user whose tokens no test shows: a revocation does not matter. */
+const LEAVER = "leaver";
+/** Tokens of the user, and of the user with devices, that were issued until then do not hold any more. */
+const REVOKED_S = nowS() - 30;
 
 /** Everything that one user may be given. */
 const ALL = {
   "room:lobby": ["join", "state"],
+  [`room:${KEPT}`]: ["join", "watch", "publish", "kick"],
   "user:<self>": ["subscribe", "publish"],
+  [`user:${LEAVER}`]: ["presence", "revoke"],
   images: ["upload", "delete"],
   llm: ["call"],
 };
 /** The same operations, on what is another's. */
 const OTHERS = {
-  "room:other": ["join", "watch"],
-  "user:other": ["subscribe", "publish"],
+  "room:other": ["join", "watch", "publish", "kick"],
+  "user:other": ["subscribe", "publish", "presence", "revoke"],
 };
+/** Everything but these operations. */
+const allBut = (operations: readonly string[]) =>
+  Object.fromEntries(
+    Object.entries(ALL).map(([resource, allowed]) => [
+      resource,
+      allowed.filter((operation) => !operations.includes(operation)),
+    ]),
+  );
 const claims = (more: JWTPayload = {}): JWTPayload => ({
   userId: USER,
-  ...{ iss: ISSUER, aud: AUDIENCE, exp: nowS() + 300 },
+  ...{ iss: ISSUER, aud: AUDIENCE, iat: nowS(), exp: nowS() + 300 },
   ...{ workspaces: [{ id: WORKSPACE, role: "member" }], workspaceClaimsVersion: 1 },
   cap: ALL,
   ...more,
@@ -103,6 +134,9 @@ const HOUR_S = 3_600;
 function withoutExpiry({ exp: _, ...rest }: JWTPayload): JWTPayload {
   return rest;
 }
+function withoutTime({ iat: _, ...rest }: JWTPayload): JWTPayload {
+  return rest;
+}
 const INVALID: Record<string, () => string | Promise<string>> = {
   malformed: () => "a.b.c",
   "a development name": () => "user:ann",
@@ -115,6 +149,8 @@ const INVALID: Record<string, () => string | Promise<string>> = {
   "another issuer": () => sign(claims({ iss: "https://other.test" })),
   "another audience": () => sign(claims({ aud: "other" })),
   "no expiry": () => sign(withoutExpiry(claims())),
+  revoked: () => sign(claims({ iat: REVOKED_S })),
+  "no time of issue, after a revocation": () => sign(withoutTime(claims())),
   "a withdrawn kid": () => signWith(withdrawnKey, "old"),
   "a known kid, and another key": () => signWith(withdrawnKey, "new"),
 };
@@ -127,7 +163,7 @@ type Case = "none" | "invalid" | "noGrant" | "others" | "valid";
 
 /** The tokens of a case at a door, by what they are. */
 async function tokensFor(
-  { credential, door }: Door,
+  { credential, door, operations }: Door,
   what: Case,
 ): Promise<[string, string | null][]> {
   if (what === "none") return [["no token", null]];
@@ -166,6 +202,9 @@ async function tokensFor(
       return [["another secret", secrets.PRESENCE_DO_MINT_TOKEN]];
     default: {
       const list: [string, string][] = [[what, await jwts[what]()]];
+      if (what === "noGrant" && operations) {
+        list.push(["with all else", await sign(claims({ cap: allBut(operations) }))]);
+      }
       if (what === "valid") list.push(["of a public key", await signWith(privateKey, "new")]);
       // Another's image is found by its key only.
       if (what === "others" && door.startsWith("DELETE /api/images")) {
@@ -204,11 +243,21 @@ const FORM =
   '--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' +
   `${PNG.toString("latin1")}\r\n--b--\r\n`;
 
+const pathOf = (door: string) => door.slice(door.indexOf(" ") + 1);
+
 /** The request at a door; LiveStore's has its token in the URL. */
 function askAt(door: string, token: string | null): Ask {
   const payload = JSON.stringify({ instanceId: WORKSPACE, ...(token && { authToken: token }) });
   const sync = `/sync?storeId=${WORKSPACE}&payload=${encodeURIComponent(encodeURIComponent(payload))}`;
   switch (door) {
+    case "POST /api/v1/rooms/{room}/events":
+      return json(`/api/v1/rooms/${KEPT}/events`, { event: "x" });
+    case "POST /api/v1/rooms/{room}/events/batch":
+      return json(`/api/v1/rooms/${KEPT}/events/batch`, { messages: [{ event: "x" }] });
+    case "GET /api/v1/users/{id}":
+    case "POST /api/v1/users/{id}/revoke":
+    case "POST /api/v1/users/{id}/disconnect":
+      return { path: pathOf(door).replace("{id}", LEAVER) };
     case "POST /publish":
       return json("/publish", { userId: USER, type: "x", ackTimeoutMs: 0 });
     case "POST /publish/batch":
@@ -248,7 +297,7 @@ function askAt(door: string, token: string | null): Ask {
     case "GET /ws/devices/beat":
       return { path: `/ws/devices/beat?user_id=${UUID}&device_id=${DEVICE}` };
     default: {
-      const path = door.slice(door.indexOf(" ") + 1);
+      const path = pathOf(door).replace("{room}", KEPT).replace("{id}", LEAVER);
       return { path: /mobile|devices|debug/.test(path) ? `${path}?user_id=${UUID}` : path };
     }
   }
@@ -364,7 +413,7 @@ describe.each(DOORS.map((door) => [door.door + (door.socket ? " (socket)" : ""),
             image = await upload();
           const { status, headers, body } = await knock(door, token);
           expect(status, `${name}: ${body}`).toBe(door.answers[what]);
-          if (door.credential === "mint" || door.credential === "server") {
+          if (door.isForBackends) {
             expect(headers["access-control-allow-origin"]).toBeUndefined();
             expect(headers["cache-control"]).toBe("no-store");
           }
@@ -403,6 +452,86 @@ test.each(SOCKETS.map((door) => [door.door, door] as const))(
     }
   },
 );
+
+test.each(["GET /api/v1/rooms/{room}/stream", "GET /fanout/stream"])(
+  "%s takes a token in the query, and ends within 2 s of a revocation of it",
+  async (door) => {
+    const userId = `reader-${randomUUID()}`;
+    const cap = { ...ALL, "user:*": ["revoke"], "user:<self>": ["subscribe"] };
+    const token = await sign(claims({ userId, cap }));
+    shown.add(token);
+    const { path } = askAt(door, null);
+    const url = `${server.url}${path}${path.includes("?") ? "&" : "?"}token=${token}`;
+    const stream = await fetch(url);
+    expect(stream.status).toBe(200);
+    const ended = stream.text();
+    const revoke = { path: `/api/v1/users/${userId}/revoke` };
+    const headers = { Authorization: `Bearer ${token}` };
+    const { status, body } = await send("POST", revoke, headers);
+    expect([status, body]).toEqual([200, expect.stringMatching(/^\{"sessions":1,/)]);
+    const limit = new Promise((resolve) => setTimeout(resolve, 2_000, "open after 2 s"));
+    expect(await Promise.race([ended, limit])).not.toBe("open after 2 s");
+    expect((await fetch(url)).status).toBe(401);
+  },
+);
+
+test("a phone's and a daemon's token that were issued before a revocation get 401, newer ones hold", async () => {
+  const signed = (scope: string, issued_at_ms: number) => {
+    const ids = { token_id: randomUUID(), user_id: UUID, device_id: DEVICE };
+    const payload = { ...ids, scope: [scope], issued_at_ms, exp_ms: Date.now() + 300_000 };
+    return signPresenceToken(payload, secrets.PRESENCE_DO_TOKEN_SIGNING_KEY);
+  };
+  for (const door of DOORS) {
+    if (door.credential !== "presence" && door.credential !== "ingest") continue;
+    const scope = door.credential === "presence" ? "presence:read" : "presence:heartbeat";
+    const statusOf = async (issuedAtMs: number) =>
+      (await knock(door, await signed(scope, issuedAtMs))).status;
+    expect(await statusOf(REVOKED_S * 1_000), door.door).toBe(401);
+    expect(await statusOf((REVOKED_S + 1) * 1_000), door.door).toBe(door.answers.valid);
+  }
+});
+
+test("a user without the grant is shown as offline on /ws/people, exactly like one who is offline", async () => {
+  const userId = `seen-${randomUUID()}`;
+  const open = async (path: string, payload: JWTPayload) => {
+    const token = await sign(claims(payload));
+    shown.add(token);
+    const base64 = Buffer.from(token).toString("base64url");
+    const ws = new WebSocket(`${server.wsUrl}${path}`, ["rollcall", `token.${base64}`]);
+    await new Promise((resolve) => ws.addEventListener("open", resolve));
+    return ws;
+  };
+  const room = await open("/ws/presence?v=3", { userId });
+  const users: unknown[] = [];
+  for (const cap of [{ [`user:${userId}`]: ["presence"] }, { [`user:${userId}`]: ["publish"] }]) {
+    const people = await open("/ws/people?v=3", { cap });
+    const sync = new Promise((resolve) => {
+      people.addEventListener("message", ({ data }) => resolve(JSON.parse(String(data))));
+    });
+    people.send(JSON.stringify({ type: "watch", ids: [userId, "nobody"] }));
+    users.push(await sync);
+    people.close();
+  }
+  const sync = (online: boolean) => ({
+    type: "people.sync",
+    users: [
+      { userId, online },
+      { userId: "nobody", online: false },
+    ],
+  });
+  expect(users).toEqual([sync(true), sync(false)]);
+  room.close();
+});
+
+test("a webhook that cannot be reached is in the log, without its url", async () => {
+  const from = server.logs.length;
+  const token = await sign(claims({ cap: { [`room:${HOOKED}`]: ["join"] } }));
+  shown.add(token);
+  const ws = new WebSocket(`${server.wsUrl}/ws/presence?room=${HOOKED}&token=${token}`);
+  await server.waitForLog('"event":"webhook_failed"', 20_000, from);
+  ws.close();
+  expect(server.logs.slice(from)).not.toContain(HOOK_PATH);
+});
 
 // ── Production ──────────────────────────────────────────────────────────────────────────────────
 
@@ -561,6 +690,9 @@ describe("what production ships", () => {
 test("the log holds none of the secrets and tokens that were used", () => {
   expect(server.logs.length).toBeGreaterThan(0);
   expect(shown.size).toBeGreaterThan(100);
-  const leaked = [...shown].filter((text) => text.length >= 16 && server.logs.includes(text));
+  // npm shows the command line, which has secrets in tests only.
+  const logs = server.logs.replaceAll(/^> .*$/gm, "");
+  expect(logs).toContain("/api/v1/rooms/");
+  const leaked = [...shown].filter((text) => text.length >= 16 && logs.includes(text));
   expect(leaked).toEqual([]);
 });

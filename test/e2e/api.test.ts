@@ -21,6 +21,8 @@ const BYPASS_TOKEN = "api-bypass-token-0123456789-0123456789";
 const USER = "11111111-1111-4111-8111-111111111111";
 const DEVICE = "22222222-2222-4222-8222-222222222222";
 const WORKSPACE = "birds";
+/** A room that keeps its changes. */
+const KEPT = "kept";
 
 interface Media {
   schema: { required?: string[]; properties?: Record<string, unknown> };
@@ -67,6 +69,8 @@ beforeAll(async () => {
       PRESENCE_DO_INGEST_TOKEN: INGEST_TOKEN,
       SERVER_BYPASS_TOKEN: BYPASS_TOKEN,
       BRAINTRUST_API_KEY: "sk-api",
+      DIRECTORY: "on",
+      WEBHOOKS: JSON.stringify([{ rooms: KEPT }]),
       LLM_BASE_URL: `http://127.0.0.1:${port}/v1`,
     },
   });
@@ -131,6 +135,21 @@ const ping = () => ({
 /** One case for each operation of the description: a route without a case fails. */
 const CASES: Record<string, Case> = {
   "get /api/v1/presence": { query: () => ({ room: "api" }) },
+  "get /api/v1/rooms/{room}": { params: { room: "api" }, query: () => ({ users: "1" }) },
+  "get /api/v1/rooms/{room}/stream": { params: { room: "api" } },
+  "post /api/v1/rooms/{room}/events": {
+    params: { room: "api" },
+    body: () => ({ event: "news", data: { n: 1 } }),
+  },
+  "post /api/v1/rooms/{room}/events/batch": {
+    params: { room: "api" },
+    body: () => ({ messages: [{ event: "news", idempotencyKey: "k" }, {}] }),
+  },
+  "delete /api/v1/rooms/{room}/users/{id}": {
+    params: { room: "api", id: "nobody" },
+    query: () => ({ blockMs: "1" }),
+  },
+  "get /api/v1/rooms/{room}/changes": { params: { room: KEPT } },
   "post /api/v1/daemon/presence/heartbeat": { body: beat, status: 204 },
   "post /api/v1/daemon/presence/heartbeats": { body: () => ({ heartbeats: [beat(), {}] }) },
   "post /api/v1/presence/tokens": {
@@ -169,6 +188,12 @@ const CASES: Record<string, Case> = {
     body: () => ({ model: "m", messages: [{ role: "user", content: "hi" }] }),
   },
   "delete /api/v1/users/{id}": { params: { id: "nobody" }, status: 204 },
+  "get /api/v1/users/{id}": { params: { id: USER } },
+  "post /api/v1/users/{id}/revoke": {
+    params: { id: "nobody" },
+    body: () => ({ issuedBefore: 1 }),
+  },
+  "post /api/v1/users/{id}/disconnect": { params: { id: "nobody" } },
   "get /debug/actors/presence/{name}": { params: { name: "api" } },
   "get /debug/actors/fanout/{name}": { params: { name: "ann" } },
   "get /debug/actors/devices/{name}": { params: { name: USER } },
@@ -176,14 +201,19 @@ const CASES: Record<string, Case> = {
 };
 
 interface Call {
+  /** Instead of those of the case. */
+  params?: Record<string, string>;
   query?: Record<string, string>;
   headers?: Record<string, string>;
   body?: unknown;
 }
 
-function send(name: string, { query = {}, headers = {}, body }: Call): Promise<Response> {
+function send(
+  name: string,
+  { params = CASES[name]?.params, query = {}, headers = {}, body }: Call,
+): Promise<Response> {
   const [method = "", template = ""] = name.split(" ");
-  const path = template.replace(/\{(\w+)\}/g, (_, key) => CASES[name]?.params?.[key] ?? "");
+  const path = template.replace(/\{(\w+)\}/g, (_, key) => params?.[key] ?? "");
   const isRaw = body === undefined || typeof body === "string" || body instanceof FormData;
   return fetch(`${server.url}${path}?${new URLSearchParams(query)}`, {
     method: method.toUpperCase(),
@@ -288,6 +318,82 @@ describe("/openapi.json", () => {
       }
     },
   );
+});
+
+describe("an answer of", () => {
+  /** The answer to a call, which has to be as described. */
+  async function answerOf(name: string, call: Call = {}, status = 200): Promise<unknown> {
+    const response = await send(name, { ...credentials("bearer"), ...call });
+    const copy = response.clone();
+    expect(await hold(name, response)).toBe(status);
+    return copy.json();
+  }
+  const enter = async (room: string, userId: string, more: Record<string, string> = {}) => {
+    const line = await Line.open("presence", {
+      ...{ room, token: await tokenOf({ userId, user: { colour: "red" } }), v: "3" },
+      ...more,
+    });
+    await line.receives("presence.sync");
+    return line;
+  };
+
+  it("a room with users in it is as described, with states and without", async () => {
+    const [ann, bob] = [await enter("full", "ann"), await enter("full", "bob")];
+    ann.send("presence.state", { type: "presence.state", data: { state: { typing: true } } });
+    await bob.receives("presence.diff");
+    const params = { room: "full" };
+    const info = "get /api/v1/rooms/{room}";
+    const totals = { totalUsers: 2, totalConnections: 2 };
+    expect(await answerOf(info, { params })).toEqual({ room: "full", ...totals });
+    expect(await answerOf(info, { params, query: { users: "1", after: "ann" } })).toMatchObject({
+      ...totals,
+      users: [{ userId: "bob", user: { colour: "red" } }],
+    });
+    const kick = "delete /api/v1/rooms/{room}/users/{id}";
+    expect(await answerOf(kick, { params: { room: "full", id: "bob" } })).toEqual({ sessions: 1 });
+    const key = { ...credentials("bearer").headers, "Idempotency-Key": "once" };
+    const publish = (n: number, status: number) => {
+      const call = { params, headers: key, body: { event: "n", data: { n } } };
+      return answerOf("post /api/v1/rooms/{room}/events", call, status);
+    };
+    expect(await publish(1, 200)).toMatchObject({ recipients: 1 });
+    expect(await publish(2, 422)).toMatchObject({ error: "unprocessable" });
+    for (const line of [ann, bob]) line.close();
+  });
+
+  it("a room that keeps its changes is as described, as a page and as a snapshot; of another room 404", async () => {
+    const changes = "get /api/v1/rooms/{room}/changes";
+    const { cursor } = (await answerOf(changes)) as { cursor: string };
+    const ann = await enter(KEPT, "ann");
+    expect(await answerOf(changes, { query: { after: cursor } })).toMatchObject({
+      changes: [{ type: "room.occupied" }, { type: "user.joined", userId: "ann" }],
+      more: false,
+    });
+    const snapshot = [{ userId: "ann", sessions: 1 }];
+    expect(await answerOf(changes, { query: { after: "old:1" } })).toMatchObject({ snapshot });
+    ann.close();
+    expect(await answerOf(changes, { params: { room: "full" } }, 404)).toMatchObject({
+      error: "not_found",
+    });
+  });
+
+  it("a user who is in a room and has a device is as described", async () => {
+    const beatName = "post /api/v1/daemon/presence/heartbeat";
+    await hold(beatName, await send(beatName, { ...credentials("ingest"), body: beat() }));
+    const line = await enter("home", USER);
+    expect(await answerOf("get /api/v1/users/{id}")).toMatchObject({
+      online: true,
+      rooms: [{ room: "home", devices: 1, status: "online" }],
+      devices: [{ device_id: DEVICE }],
+    });
+    const disconnect = { params: { id: USER } };
+    const disconnected = await answerOf("post /api/v1/users/{id}/disconnect", disconnect);
+    expect(disconnected).toEqual({ sessions: 1 });
+    // Without a body: up to now.
+    const revoked = await answerOf("post /api/v1/users/{id}/revoke", { params: { id: "gone" } });
+    expect(revoked).toEqual({ sessions: 0, issuedBefore: expect.any(Number) });
+    line.close();
+  });
 });
 
 /** A schema, or the component that it refers to. */
@@ -551,6 +657,32 @@ describe("/asyncapi.json", () => {
     fits("fanoutStream.out.envelope", first);
     const gap = await firstEvent("/fanout/stream?type=late&lastEventId=none", jwt);
     fits("fanoutStream.out.gap", gap);
+  });
+
+  it("describes every message of the stream of a presence room", async () => {
+    const path = "/api/v1/rooms/api/stream";
+    const event = await firstEvent(path, jwt);
+    fits("roomStream.out.roomEvent", event);
+    expect(event).toMatchObject({ event: "presence.sync", channel: "default" });
+    fits("roomStream.out.roomGap", await firstEvent(`${path}?lastEventId=none`, jwt));
+  });
+
+  it("describes every message of the socket for people", async () => {
+    const line = await Line.open("people", { token: jwt });
+    line.send("watch", { type: "watch", ids: ["dan", "nobody"] });
+    const users = ["dan", "nobody"].map((userId) => ({ userId, online: false }));
+    expect(await line.receives("people.sync")).toEqual({ type: "people.sync", users });
+    const dan = await Line.open("presence", {
+      ...{ room: "api", token: await tokenOf({ userId: "dan" }), v: "3" },
+    });
+    const update = { type: "people.update", userId: "dan", online: true };
+    expect(await line.receives("people.update")).toEqual(update);
+    line.send("unwatch", { type: "unwatch", ids: ["dan"] });
+    line.send("ping", "ping");
+    await line.receives("pong");
+    line.sendText('{"type":"watch","ids":"dan"}');
+    await line.receives("error");
+    for (const one of [dan, line]) one.close();
   });
 
   it("describes no message that the tests above did not observe", () => {

@@ -1,5 +1,6 @@
 /** What an attack must not leave: ghosts, input in the log, memory. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { PeopleClient } from "../../client/people.ts";
 import { inspectDevices, readDevices } from "../kit/devices.ts";
 import { post } from "../kit/http.ts";
 import { readMoods } from "../kit/moods.ts";
@@ -22,7 +23,8 @@ const GROWTH_MIB = 384;
 const GROWTH_KIB_PER_CASE = 300;
 
 /** Connections of hostile clients that the server still counts, although all have left. */
-async function findGhosts({ stage, visited }: Target, bystander: Bystander): Promise<string[]> {
+async function findGhosts(target: Target, bystander: Bystander): Promise<string[]> {
+  const { stage, visited, consumer } = target;
   const ghosts: string[] = [];
   const expect = async (what: string, expected: number, actual: () => Promise<number>) => {
     const counted = await actual().catch((error: unknown) => String(error));
@@ -31,7 +33,8 @@ async function findGhosts({ stage, visited }: Target, bystander: Bystander): Pro
   const sessions = async (system: string, name: string) =>
     (await inspectActor(stage, `${system}/${encodeURIComponent(name.toWellFormed())}`)).sessions;
   for (const room of new Set(["fuzz", SHARED_ROOM, ...visited.rooms])) {
-    const expected = room === SHARED_ROOM ? 2 : 0;
+    // Two users, and a stream.
+    const expected = room === SHARED_ROOM ? 3 : 0;
     await expect(`room ${room}`, expected, () => sessions("presence", room));
   }
   const token = await signUser(stage.jwtSecret, "backend");
@@ -50,12 +53,39 @@ async function findGhosts({ stage, visited }: Target, bystander: Bystander): Pro
     const devices = await readDevices(stage, owner, await signWatcher(stage, owner));
     if (devices.length > DEVICES) ghosts.push(`${devices.length} devices of ${owner}`);
   }
+  for (const room of consumer.rooms) {
+    const shown = consumer.rosterOf(room);
+    if (shown === (room === SHARED_ROOM ? "ann,bob" : "")) continue;
+    ghosts.push(`the consumer knows in ${room}: ${shown.slice(0, SHOWN)}`);
+  }
+  ghosts.push(...(await findOnline(target)));
   await expect("moods", 1, async () => (await readMoods(stage)).count);
   for (const roster of bystander.rosters) {
     if (roster !== "ann,bob")
       ghosts.push(`an honest user's roster shows ${roster.slice(0, SHOWN)}`);
   }
   return ghosts;
+}
+
+/** Hostile users whom the directory still shows as online. */
+async function findOnline({ stage, visited }: Target): Promise<string[]> {
+  const token = await signUser(stage.jwtSecret, "judge");
+  const ids = [...visited.users].filter((id) => id.trim() !== "" && id.isWellFormed());
+  const watched = ids.filter((id) => id.length <= 256).slice(-500);
+  const people = new PeopleClient(stage.wsUrl, { token });
+  try {
+    people.watch(watched, () => {});
+    const giveUpAtMs = performance.now() + 20_000;
+    while (people.online.size < watched.length) {
+      if (performance.now() > giveUpAtMs) return ["people.sync does not come"];
+      await sleep(20);
+    }
+    return [...people.online].flatMap(([id, online]) =>
+      online ? [`${JSON.stringify(id).slice(0, 60)} is online`] : [],
+    );
+  } finally {
+    people.disconnect();
+  }
 }
 
 /** Waits until nothing of the hostile clients is left. @returns what remains after {@link GHOST_MS} */
@@ -69,10 +99,11 @@ export async function judgeGhosts(target: Target, bystander: Bystander): Promise
 }
 
 /** What must not be in a log: an input, a secret, a token, an unexpected failure. */
-export function judgeLog(text: string, { stage, passes, marker }: Target): string[] {
+export function judgeLog(text: string, { stage, passes, marker, consumer }: Target): string[] {
   const faults = new Set<string>();
   const { jwtSecret, ingestToken, signingKey } = stage;
   const hidden = [jwtSecret, ingestToken, signingKey, passes.jwt, passes.presence];
+  hidden.push(consumer.path, consumer.secret.slice("whsec_".length));
   for (const line of text.split("\n")) {
     const shown = line.slice(0, SHOWN);
     // workerd's own line on an aborted upgrade: names its URL, only on a developer's screen.

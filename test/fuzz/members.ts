@@ -26,6 +26,8 @@ const ODD_NUMBERS: readonly unknown[] = [
 const OWNERS = ["a1", "b2", "c3"].map((end) => `0f0e0d0c-0b0a-4908-8706-0504030200${end}`);
 /** Above the bytes of a frame that the server accepts. */
 const FRAME_BYTES = 70_000;
+/** All connections of a user have ended so long after a kick or a revocation, on a machine that stalls. */
+const ENDED_MS = 10_000;
 
 interface Member {
   target: Target;
@@ -42,8 +44,9 @@ function textOf(random: Random): string {
 }
 
 /** `v` and, sometimes, what a client of another version would add. */
-function presenceUrl({ target, random }: Member, room: string): string {
+function presenceUrl({ target, random, userId }: Member, room: string): string {
   target.visited.rooms.add(room);
+  target.visited.users.add(userId);
   const v = random.pick(["1", "2", "3"]);
   return `${target.stage.wsUrl}/ws/presence?${new URLSearchParams({ room, v })}`;
 }
@@ -198,28 +201,34 @@ async function claims(member: Member): Promise<Case> {
 
 /** One idempotency key many times at once: the same body must always have the same answer. */
 async function keys({ random, target, token, userId }: Member): Promise<Case> {
-  const { url } = target.stage;
+  const isRoom = random.chance(0.5);
+  const path = isRoom ? `/api/v1/rooms/${SHARED_ROOM}/events` : "/publish";
+  const url = target.stage.url + path;
   const key = random.pick([
     `k${random.int(0, 1e9)}`,
     "k".repeat(256),
     `__proto__${random.int(0, 9)}`,
   ]);
-  const bodies = [1, 2].map((n) => ({ userId, type: "keyed", payload: { n }, ackTimeoutMs: 0 }));
+  const bodies = [1, 2].map((n) =>
+    isRoom
+      ? { event: "keyed", data: { n } }
+      : { userId, type: "keyed", payload: { n }, ackTimeoutMs: 0 },
+  );
   const count = random.int(2, 12);
   const isBatch = random.chance(0.5);
-  const what = `${count} publishes under ${key.slice(0, 40)}${isBatch ? " in a batch" : ""}`;
+  const what = `${count} publishes to ${path} under ${key.slice(0, 40)}${isBatch ? " in a batch" : ""}`;
   if (isBatch) {
     const messages = Array.from({ length: count }, () => ({
       ...random.pick(bodies),
       idempotencyKey: key,
     }));
-    const { status, text } = await post(`${url}/publish/batch`, { messages }, { token });
-    return { what, fault: judgeStatus(status, "/publish/batch", text) };
+    const { status, text } = await post(`${url}/batch`, { messages }, { token });
+    return { what, fault: judgeStatus(status, path, text) };
   }
   const isSame = random.chance(0.5);
   const answers = await Promise.all(
     Array.from({ length: count }, async (_, i) => {
-      const response = await fetch(`${url}/publish`, {
+      const response = await fetch(url, {
         method: "POST",
         headers: {
           Authorization: `Bearer ${token}`,
@@ -231,9 +240,7 @@ async function keys({ random, target, token, userId }: Member): Promise<Case> {
       return { status: response.status, text: await response.text() };
     }),
   );
-  const fault = answers
-    .map(({ status, text }) => judgeStatus(status, "/publish", text))
-    .find(Boolean);
+  const fault = answers.map(({ status, text }) => judgeStatus(status, path, text)).find(Boolean);
   const distinct = new Set(answers.filter(({ status }) => status === 200).map(({ text }) => text));
   if (distinct.size > 1) return { what, fault: `${distinct.size} answers to one key` };
   return { what, fault };
@@ -302,16 +309,86 @@ async function streams({ random, target, token, userId }: Member): Promise<Case>
   const opened = Array.from({ length: random.int(1, 15) }, () => {
     const query = new URLSearchParams({ type: "own", token });
     if (random.chance(0.5)) query.set("lastEventId", textOf(random).toWellFormed());
-    return new Stream(`${target.stage.url}/fanout/stream?${query}`, { onData() {} });
+    if (random.chance(0.3)) query.set("detail", random.pick(["count", "none", "roster", "x"]));
+    if (random.chance(0.3)) query.append("watch", textOf(random).toWellFormed());
+    const path = random.pick(["/fanout/stream", `/api/v1/rooms/${SHARED_ROOM}/stream`]);
+    return new Stream(`${target.stage.url}${path}?${query}`, { onData() {} });
   });
   await sleep(random.int(0, 300));
   for (const stream of opened) stream.close();
   return { what: `${opened.length} streams of ${userId}` };
 }
 
+/** Lists of people of every size, as fast as possible, while the user comes and goes. */
+async function watches(member: Member): Promise<Case> {
+  const { random, target, token, userId } = member;
+  target.visited.users.add(userId);
+  const url = `${target.stage.wsUrl}/ws/people?v=${random.pick(["1", "3"])}`;
+  const sockets = await Promise.all(
+    Array.from({ length: random.int(1, 4) }, () => HostileSocket.open(url, token)),
+  );
+  const frames = random.int(1, 80);
+  for (let i = 0; i < frames; i++) {
+    const ids = Array.from({ length: random.pick([0, 1, 20, 500, 501]) }, () =>
+      random.pick<unknown>([...ORDINARY, "ann", "bob", userId, textOf(random), `p${i}`]),
+    );
+    const odd: readonly unknown[] = [ids, ids, ids, ODD_IDS, "ann", {}, null, [[]], [null]];
+    const type = random.pick(["watch", "watch", "unwatch", "subscribe", "people.sync"]);
+    random.pick(sockets).send({ type, ids: random.pick<unknown>(odd) });
+    if (random.chance(0.1)) {
+      const own = await HostileSocket.open(presenceUrl(member, SHARED_ROOM), token);
+      own.end(random, target.marker);
+    }
+  }
+  await sleep(random.int(0, 300));
+  for (const socket of sockets) socket.end(random, target.marker);
+  const fault = sockets.map((socket) => socket.fault).find(Boolean);
+  return { what: `${userId} watches people, ${frames} frames`, fault };
+}
+
+/** Everything of a user ends by a kick or a revocation, which comes while more of it begins. */
+async function ends({ random, target }: Member): Promise<Case> {
+  const { stage } = target;
+  const userId = `ended-${random.int(0, 1e6)}`;
+  const member = { random, target, userId, token: await signUser(stage.jwtSecret, userId) };
+  const { token } = member;
+  const isKick = random.chance(0.4);
+  const room = random.pick(["fuzz-ends", SHARED_ROOM]);
+  const open = () => {
+    const urls = [presenceUrl(member, room)];
+    if (!isKick) urls.push(fanoutUrl(member), `${stage.wsUrl}/ws/people`);
+    return HostileSocket.open(random.pick(urls), token);
+  };
+  const early = await Promise.all(Array.from({ length: random.int(1, 6) }, open));
+  const late = Array.from({ length: random.int(0, 6) }, open);
+  const path = isKick
+    ? `/api/v1/rooms/${room}/users/${userId}?blockMs=${random.pick([1, 60_000, 2_592_000_000])}`
+    : `/api/v1/users/${userId}/revoke`;
+  const answers = await Promise.all(
+    Array.from({ length: random.int(1, 5) }, async () => {
+      const response = await fetch(stage.url + path, {
+        method: isKick ? "DELETE" : "POST",
+        headers: { Authorization: `Bearer ${await signUser(stage.jwtSecret, "backend")}` },
+      });
+      return judgeStatus(response.status, path, await response.text());
+    }),
+  );
+  // A kick that lets the user in again at once ends only those that it has met.
+  const all = [...early, ...(await Promise.all(late))];
+  const met = path.endsWith("=1") ? early : all;
+  const giveUpAtMs = performance.now() + ENDED_MS;
+  while (met.some(({ isOpen }) => isOpen) && performance.now() < giveUpAtMs) await sleep(20);
+  const left = met.filter(({ isOpen }) => isOpen).length;
+  const what = `${userId} ends in ${room} by ${path}`;
+  const fault = left > 0 ? `${left} of ${met.length} connections go on` : answers.find(Boolean);
+  for (const socket of all) socket.end(random, target.marker);
+  return { what, fault: fault ?? all.map((socket) => socket.fault).find(Boolean) };
+}
+
 const CAMPAIGNS = [
   ...[storm, slowReader, filters, clocks, claims, claims],
   ...[keys, reconnects, visits, streams],
+  ...[keys, watches, ends, ends],
 ];
 
 export async function fuzzMember(target: Target, random: Random): Promise<Case> {

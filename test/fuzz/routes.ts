@@ -73,12 +73,23 @@ const BY_NAME: Record<string, (random: Random) => Json> = {
   device_id: (random) => `${DEVICE}${random.pick("0123456789abcdef".split(""))}`,
   userId: (random) => random.pick(["fuzz", "fuzz-2", USER]),
   id: (random) => random.pick(["fuzz-3", USER, `i${random.int(0, 9)}`]),
+  // Not those whose tokens the cases use.
+  revoked: (random) => random.pick(["fuzz-3", `i${random.int(0, 9)}`]),
+  ids: (random) =>
+    Array.from({ length: random.pick([1, 5, 5, 500, 501]) }, (_, i) =>
+      random.pick(["ann", "bob", "fuzz", USER, `member-${i % 8}`, `i${i}`, "__proto__"]),
+    ),
   name: () => "fuzz",
   room: (random) => random.pick(["fuzz", "bystander"]),
   sessionId: (random) => `fuzz-${random.int(0, 200)}`,
   storeId: () => "fuzz",
   transport: (random) => random.pick(["ws", "http"]),
   key: () => "covers/33333333-3333-4333-8333-333333333333.png",
+  event: (random) => random.pick(["fuzz", "news", "presence.sync", "error", "__proto__"]),
+  channel: (random) => random.pick(["default", "fuzz", ""]),
+  after: (random) => random.pick(["ann", "0:0", `${"a".repeat(12)}:1`, `x:${"9".repeat(15)}`]),
+  issuedBefore: (random) =>
+    random.pick([Math.floor(Date.now() / 1_000), Date.now(), random.int(0, 1e6), 4e9, -1]),
   type: (random) => random.pick(["message", "fuzz", "__proto__"]),
   sent_at_ms: (random) =>
     random.pick([
@@ -148,7 +159,8 @@ function routeOf(method: string, template: string, operation: Operation): Route 
     method: method.toUpperCase(),
     path: (random) =>
       template.replace(/\{(\w+)\}/g, (_, name) => {
-        const value = String(validOf({ type: "string" }, random, name));
+        const isRevoked = name === "id" && template.endsWith("/revoke");
+        const value = String(validOf({ type: "string" }, random, isRevoked ? "revoked" : name));
         return encodeURIComponent(value).replaceAll("%2F", "/");
       }),
     query: (passes, random) => {

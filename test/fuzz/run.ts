@@ -16,12 +16,13 @@ import {
   wasReloaded,
 } from "../kit/stage.ts";
 import { Bystander } from "./bystander.ts";
+import { Consumer } from "./consumer.ts";
 import { judgeGhosts, judgeLog, MemoryGauge } from "./judge.ts";
 import { fuzzMember } from "./members.ts";
 import { fuzzBytes, fuzzRequest, SWEEP_CASES, sweepMethods } from "./requests.ts";
 import { USER } from "./routes.ts";
 import { fuzzSocket } from "./sockets.ts";
-import { type Case, SHOWN, seen, type Target } from "./target.ts";
+import { type Case, SHARED_ROOM, SHOWN, seen, type Target } from "./target.ts";
 
 /** Cases at a time. */
 const WORKERS = 6;
@@ -41,9 +42,18 @@ const only = values.case === undefined ? undefined : Number(values.case);
 print(
   `fuzz: seed ${seed}, ${seconds} s; repeat with: npm run fuzz -- --seed ${seed} --seconds ${seconds}`,
 );
-const { server, stage } = await startStage();
+const consumer = new Consumer();
+const hook = await consumer.start();
+const { server, stage } = await startStage({
+  vars: {
+    DIRECTORY: "on",
+    WEBHOOKS: JSON.stringify(["fuzz*", SHARED_ROOM].map((rooms) => ({ url: hook, rooms }))),
+    WEBHOOK_SECRET: consumer.secret,
+  },
+});
 const target: Target = {
   stage,
+  consumer,
   marker: `zq${randomBytes(6).toString("hex")}`,
   passes: {
     jwt: await signUser(stage.jwtSecret, "fuzz", { workspaces: [{ id: "fuzz", role: "owner" }] }),
@@ -99,7 +109,7 @@ await Promise.all([
 
 await bystander.finish();
 faults.push(...(await judgeGhosts(target, bystander)));
-faults.push(...bystander.faults.first);
+faults.push(...bystander.faults.first, ...consumer.faults.first);
 faults.push(...judgeLog(server.logs.slice(logFrom), target));
 bystander.stop();
 try {
@@ -111,12 +121,14 @@ try {
 const memory = gauge.judge(next);
 if (memory.fault) faults.push(memory.fault);
 await server.stop();
+consumer.stop();
 
 const codes = [...seen].sort(([a], [b]) => a - b).map(([code, times]) => `${code} × ${times}`);
 print();
 for (const line of [
   ...Object.entries(counts),
   ["bystander", `${bystander.rounds} rounds, the slowest ${Math.round(bystander.slowestMs)} ms`],
+  ["webhooks", `${consumer.requests} requests for ${consumer.rooms.length} rooms`],
   ["answered", codes.join(", ")],
   ["memory", memory.summary],
   ["faults", faults.length],

@@ -1,4 +1,5 @@
 import type { Stage } from "../kit/stage.ts";
+import type { Consumer } from "./consumer.ts";
 import type { Passes } from "./routes.ts";
 
 /** The server under attack, and what the hostile clients have and leave. */
@@ -7,6 +8,8 @@ export interface Target {
   passes: Passes;
   /** In every hostile input, and never in what the server may log. */
   marker: string;
+  /** Where the changes of rooms go. */
+  consumer: Consumer;
   /** What hostile members have connected to: in the end no connection may be left there. */
   visited: { rooms: Set<string>; users: Set<string>; owners: Set<string> };
 }

@@ -16,6 +16,8 @@ interface AsyncApiChannel {
   description: string;
   servers: Reference[];
   messages: Record<string, Reference>;
+  /** Those of the address. */
+  parameters?: Record<string, object>;
   bindings: { ws?: { method: "GET"; query: JsonSchema } };
 }
 
@@ -164,6 +166,7 @@ export function toAsyncApi(title: string, version: string, systems: SystemDescri
   for (const [name, channel] of channels) {
     const { address, title, description, security = [] } = channel;
     const isSocket = address.startsWith("/ws/");
+    const parameters = [...address.matchAll(/\{(\w+)\}/g)].map(([, name]) => [name, {}]);
     const byDirection = messagesOf(channel);
     const messages: Record<string, Reference> = {};
     for (const direction of ["in", "out"] as const) {
@@ -189,6 +192,7 @@ export function toAsyncApi(title: string, version: string, systems: SystemDescri
       description,
       servers: [ref(`servers/${isSocket ? "sockets" : "streams"}`)],
       messages,
+      ...(parameters.length > 0 && { parameters: Object.fromEntries(parameters) }),
       // A stream is an HTTP route, whose parameters stand in `/openapi.json`.
       bindings: isSocket ? { ws: { method: "GET", query: queryOf(channel) } } : {},
     };
