@@ -106,14 +106,16 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
 
     onConnect({ actor, session, emit }) {
       const { meta } = session;
-      if (isOwnToken(meta) && isRevoked(meta.issuedAtS, actor.getStorage().kv.get(FLOOR_KEY))) {
-        throw revoked();
-      }
+      requireUnrevoked(actor, meta);
       if (meta.deviceId !== undefined) return;
       const devices = devicesOf(actor);
       const in_ms = devices.watch(meta);
       emit.emit("device.sync", { devices: devices.payloads() });
       if (in_ms !== undefined) emit.emit("device.probe", { in_ms });
+    },
+
+    onRefresh({ actor }, fresh) {
+      requireUnrevoked(actor, fresh);
     },
 
     onDisconnect({ actor, session }, { code }) {
@@ -185,6 +187,12 @@ export function defineDevices<E extends object>(options: DeviceRoomOptions<E>) {
         },
       )
   );
+}
+
+/** @throws RollcallError `unauthorized` for a token of the user that was revoked */
+function requireUnrevoked(actor: { getStorage(): DurableObjectStorage }, meta: DeviceMeta): void {
+  if (!isOwnToken(meta)) return;
+  if (isRevoked(meta.issuedAtS, actor.getStorage().kv.get(FLOOR_KEY))) throw revoked();
 }
 
 /** Whether a connection has a token of its user, and not the bearer of those that may send for everybody. */

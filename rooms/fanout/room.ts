@@ -390,6 +390,11 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
       fanout.subscribe(ctx, { filters: [first], ...(since !== undefined && { since }) });
     },
 
+    async onRefresh({ actor, session }, fresh) {
+      if (peopleOf(actor as never).isRevoked(fresh.issuedAtS)) throw revoked();
+      if (session.meta.people) await watchingOf(actor as never).refreshed(session, fresh);
+    },
+
     onDisconnect({ actor, session }) {
       if (session.meta.people) watchingOf(actor as never).left(session);
       else fanoutOf(actor).left(session);

@@ -7,7 +7,7 @@ import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { allows } from "../../src/wire/grant.ts";
 import { WATCHED, watcherRecord } from "./contract.ts";
-import type { FanoutActor, FanoutContext, FanoutSession } from "./meta.ts";
+import type { FanoutActor, FanoutContext, FanoutMeta, FanoutSession } from "./meta.ts";
 import type { People } from "./people.ts";
 
 /** Storage key of a user whose actor watches this one. */
@@ -211,8 +211,7 @@ export class Watching {
     }
   }
 
-  #visible(session: FanoutSession, ids: readonly string[]): Promise<Set<string>> {
-    const { userId, cap } = session.meta;
+  #visible({ userId, cap }: FanoutMeta, ids: readonly string[]): Promise<Set<string>> {
     const viewer: Viewer = {
       userId,
       can: (resource, operation) => cap === undefined || allows(cap, userId, resource, operation),
@@ -239,7 +238,7 @@ export class Watching {
     if (this.#budget.take(Date.now()) !== "ok") {
       throw new RollcallError("rate_limited", "Too many frames of this type");
     }
-    const visible = await this.#visible(session, ids);
+    const visible = await this.#visible(session.meta, ids);
     if (session.ended) return;
     const asked = new Set(ids);
     ctx.meta.people = [...people.filter((id) => !asked.has(id)), ...visible];
@@ -300,6 +299,14 @@ export class Watching {
     for (const id of gone) this.#delete(id, session);
   }
 
+  /** A client shows a new token. Where it may see others by it, it connects and watches again. */
+  async refreshed(session: FanoutSession, fresh: FanoutMeta): Promise<void> {
+    const { people = [], hidden = [] } = session.meta;
+    const visible = await this.#visible(fresh, [...people, ...hidden]);
+    if (visible.size === people.length && people.every((id) => visible.has(id))) return;
+    session.close(CLOSE.goingAway, "Watch again");
+  }
+
   /** A user whom this one watches came online or went offline. @returns whether a client here watches */
   personChanged({ userId, ...state }: PersonUpdate): boolean {
     this.#learn(userId, state, true);
@@ -312,7 +319,7 @@ export class Watching {
     const sessions = [...this.#actor.sessions.values()].filter(({ meta }) => meta.people);
     for (const session of sessions) {
       const { people = [] } = session.meta;
-      const visible = await this.#visible(session, people);
+      const visible = await this.#visible(session.meta, people);
       // Its client connects again, and does not see those any more that it may not.
       if (visible.size < people.length) session.close(CLOSE.goingAway, "Watch again");
       else for (const id of people) ids.add(id);

@@ -139,6 +139,10 @@ export function definePresence<E, S extends string, State, User>(
       here.connected(session);
     },
 
+    onRefresh({ actor }, { userId, issuedAtS }) {
+      if (trackingOf(actor as never).ledger?.isRevoked(userId, issuedAtS)) throw revoked();
+    },
+
     onResume({ actor, session }, { missedSnapshot }) {
       const { userId, issuedAtS } = session.meta;
       if (trackingOf(actor as never).ledger?.isRevoked(userId, issuedAtS)) {

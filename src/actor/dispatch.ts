@@ -210,16 +210,20 @@ export class Dispatcher<M extends ConnectionMeta, E, V extends EventMap> {
   /** The client shows a new token of the same user: its session lives on, with the new grant. */
   async #refresh(session: Session<M>, { id, data }: MessageFrame): Promise<void> {
     const options = { room: this.#room, env: this.#actor.env as E, label: this.#label };
+    const ctx = new Context(this.#actor, this.#emitter, session, { type: "connect" });
     try {
       const fresh = await metaWith(session.path, data.token, options);
       if (session.ended) return;
       if (fresh.userId !== session.meta.userId) {
         throw new RollcallError("forbidden", "The token is another user's");
       }
+      await this.#room.onRefresh?.(ctx, fresh);
+      if (session.ended) return;
       session.renew(fresh);
       this.#store(session);
       if (id !== undefined) session.answer(id, { expiresAtMs: fresh.expiresAtMs ?? null });
     } catch (error) {
+      if (!(error instanceof RollcallError)) await this.#report(error, ctx);
       const payload = toErrorPayload(error);
       if (session.protocol >= 2 || id === undefined) session.sendError(payload, id);
       else session.enqueue(encodeNack(id, payload));

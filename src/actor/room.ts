@@ -169,6 +169,11 @@ export interface RoomDefinition<
    */
   onResume?(ctx: RoomContext<M, E, V>, info: ResumeInfo): Awaitable<void>;
   /**
+   * Runs before a new token of a client counts, which it shows without connecting again. Throwing refuses
+   * the token: the session goes on with the one before. `fresh` is the meta that the token would give.
+   */
+  onRefresh?(ctx: RoomContext<M, E, V>, fresh: M): Awaitable<void>;
+  /**
    * Exactly once per session whose `onConnect` succeeded, however it ends. A session of protocol 3
    * that lost its socket ends after `graceMs`; if its client resumes it even later, once more.
    */

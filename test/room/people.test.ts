@@ -363,6 +363,30 @@ describe("revoking a user's tokens", () => {
     expect((await kept.ask("auth", { token: old })).type).toBe("nack");
   });
 
+  it("is known to sessions of newer tokens, which take no revoked one, although the Worker would", async () => {
+    const [ann, room] = [freshName(), freshName()];
+    await runInDurableObject(actorOf(ann) as never, (_, { storage }: DurableObjectState) => {
+      storage.kv.put("person", { v: 1, rooms: [], seq: 0, isShown: false, floorS: nowS() });
+    });
+    await evictDurableObject(actorOf(ann));
+    const exp = nowS() + 600;
+    const old = await signedToken({ userId: ann, iat: nowS() - 5, exp });
+    const fresh = await signedToken({ userId: ann, iat: nowS() + 5, exp });
+    const inRoom = await enter(room, fresh);
+    await vi.waitFor(async () => {
+      const late = await enter(room, old);
+      expect((await late.ended()).code).toBe(4401);
+    });
+    expect((await inRoom.ask("auth", { token: old })).type).toBe("nack");
+    expect((await inRoom.ask("auth", { token: fresh })).type).toBe("ack");
+    const people = await Watcher.connect(fresh);
+    for (const [n, token] of [old, fresh].entries()) {
+      people.send({ type: "auth", id: `${n}`, data: { token } });
+      await people.until(() => people.messages.length > n);
+    }
+    expect(people.messages.map(({ type }) => type)).toEqual(["nack", "ack"]);
+  });
+
   it("spares tokens that were issued after the second that it names, and refuses one in the future", async () => {
     const [ann, room] = [freshName(), freshName()];
     const old = await enter(room, await signedToken({ userId: ann, iat: nowS() - 100 }));
@@ -568,6 +592,31 @@ describe("a socket that watches people", () => {
     expect(await leases()).toEqual([`watcher:${viewer}`]);
     await enter(room, `user:${ann}`);
     await vi.waitFor(async () => expect(await leases()).toEqual([]));
+  });
+
+  it("goes by the grant of the newest token: it closes where others may be seen than before", async () => {
+    const [viewer, ann, ben] = [freshName(), freshName(), freshName()];
+    const token = (...seen: string[]) =>
+      signedToken({
+        userId: viewer,
+        exp: nowS() + 600,
+        cap: Object.fromEntries(seen.map((id) => [`user:${id}`, ["presence"]])),
+      });
+    const show = async (watcher: Watcher, text: string) => {
+      const from = watcher.messages.length;
+      watcher.send({ type: "auth", id: "1", data: { token: text } });
+      await watcher.until(() => watcher.messages.length > from || watcher.closed !== undefined);
+      return watcher.closed ?? watcher.messages[from].type;
+    };
+    for (const [more, outcome] of [
+      [[ann, "somebody"], "ack"],
+      [[ann, ben], 1001],
+      [[], 1001],
+    ] as const) {
+      const watcher = await Watcher.connect(await token(ann));
+      await watcher.watch([ann, ben]);
+      expect([more, await show(watcher, await token(...more))]).toEqual([more, outcome]);
+    }
   });
 
   it("renews its leases, and closes where somebody may not be seen any more", async () => {
