@@ -4,6 +4,7 @@ import type {
   PresenceCount,
   PresenceEvent,
   RosterEntry,
+  Status,
 } from "../rooms/presence/roster.ts";
 import { CLOSE, endsSession } from "../src/wire/close.ts";
 import {
@@ -12,7 +13,7 @@ import {
   RollcallError,
   toErrorPayload,
 } from "../src/wire/errors.ts";
-import type { AnyEvents, EventMap } from "../src/wire/events.ts";
+import type { AckOf, AnyEvents, CodesOf, EventMap, Payload } from "../src/wire/events.ts";
 import {
   CONFIRMED,
   encodeAck,
@@ -57,7 +58,7 @@ export type {
   Status,
 } from "../rooms/presence/roster.ts";
 export { type ErrorCode, type ErrorPayload, RollcallError } from "../src/wire/errors.ts";
-export type { AnyEvents, EventMap } from "../src/wire/events.ts";
+export type { AnyEvents, CodesOf, EventMap } from "../src/wire/events.ts";
 export {
   type ClientMessage,
   decodeClientMessage,
@@ -92,24 +93,27 @@ export type UserOf<E extends EventMap> = E["out"] extends {
 }
   ? User
   : AnyUser;
+/** The statuses of the users of a presence room, by its events. */
+export type StatusOf<E extends EventMap> = E["out"] extends {
+  "presence.status": { status: infer S extends string };
+}
+  ? S
+  : Status;
+/** The users of a presence room, by its events. */
+export type EntryOf<E extends EventMap> = RosterEntry<StatusOf<E>, StateOf<E>, UserOf<E>>;
 /** The connections in a presence room, by its events. */
-export type OtherOf<E extends EventMap> = Other<StateOf<E>, UserOf<E>>;
+export type OtherOf<E extends EventMap> = Other<StateOf<E>, UserOf<E>, StatusOf<E>>;
+
+/** The errors with which an `emitWithAck` may reject, by a room's events. */
+export type ErrorOf<E extends EventMap> = RollcallError & { readonly code: CodesOf<E> };
 
 /** What a client may always hear. */
 interface ProtocolEvents<E extends EventMap> {
-  error: ErrorPayload;
+  error: ErrorPayload<CodesOf<E>>;
   /** Of this client, in a presence room: once per message that changed {@link VeraniClient.others}. */
   others: ReadonlyMap<string, OtherOf<E>>;
 }
 type Received<E extends EventMap> = E["out"] & ProtocolEvents<E>;
-type Args<T, Rest extends unknown[] = []> = undefined extends T
-  ? [data?: T, ...rest: Rest]
-  : [data: T, ...rest: Rest];
-type Answer<E extends EventMap, K> = E extends { acks: infer A }
-  ? K extends keyof A
-    ? A[K]
-    : Untyped
-  : Untyped;
 
 export interface AckOptions {
   /** Time to wait for the answer, in ms, with the time in the queue. Default 10 000. */
@@ -368,8 +372,8 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
   }
 
   /** Who is in the room, by its presence events. It stands still while there is no connection. */
-  get roster(): ReadonlyMap<string, Readonly<RosterEntry>> {
-    return this.#presence.roster;
+  get roster(): ReadonlyMap<string, Readonly<EntryOf<E>>> {
+    return this.#presence.roster as ReadonlyMap<string, Untyped>;
   }
 
   /** The other connections in a presence room, by their ids: a new map for each change. */
@@ -434,7 +438,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
    * @throws TypeError for data that JSON cannot hold: a Map, a function, NaN …
    * @throws RollcallError `too_large` for more than the server takes in a frame
    */
-  emit<K extends keyof E["in"] & string>(event: K, ...[data]: Args<E["in"][K]>): void {
+  emit<K extends keyof E["in"] & string>(event: K, ...[data]: Payload<E["in"][K]>): void {
     this.#push({ type: event, data });
     if (event === "presence.status") this.#presence.chose(data);
   }
@@ -452,8 +456,8 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
    */
   emitWithAck<K extends keyof E["in"] & string>(
     event: K,
-    ...[data, options]: Args<E["in"][K], [options?: AckOptions]>
-  ): Promise<Answer<E, K>> {
+    ...[data, options]: Payload<E["in"][K], [options?: AckOptions]>
+  ): Promise<AckOf<E, K, Untyped>> {
     return this.#ask(event, data, options);
   }
 
@@ -744,8 +748,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     else if (id !== undefined && type === "ack") {
       this.#settle(id, undefined, frame.data);
     } else if (id !== undefined && type === "nack") {
-      const { code, message, path } = frame.error ?? toErrorPayload(undefined);
-      this.#settle(id, new RollcallError(code, message, path));
+      this.#settle(id, RollcallError.from(frame.error ?? toErrorPayload(undefined)));
     } else {
       const known = id === undefined ? undefined : this.#answers.get(id);
       if (known) {

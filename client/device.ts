@@ -1,5 +1,5 @@
 import type { Heartbeat } from "../rooms/devices/device.ts";
-import { ERRORS, RollcallError } from "../src/wire/errors.ts";
+import { RollcallError } from "../src/wire/errors.ts";
 import { parseFrames } from "../src/wire/frames.ts";
 import {
   ReconnectingSocket,
@@ -178,7 +178,7 @@ export class DeviceClient {
             if (id !== String(this.#seq)) continue;
             if (type === "ack") this.#accepted("socket");
             else if (type === "nack" && error) {
-              this.#rejected(ERRORS[error.code]?.status ?? 500, error.message);
+              this.#rejected(RollcallError.from(error).status, error.message);
               this.#schedule(() => this.#beat());
             }
           }

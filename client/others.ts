@@ -25,14 +25,10 @@ export interface Other<State = AnyState, User = AnyUser, S extends string = Stat
   readonly state?: State;
 }
 
-function sessionOf({ user, ...entry }: RosterEntry, one: PresentSession, isOver: boolean): Other {
-  const { session, device, since, state } = one;
-  const { userId, username, status } = entry;
-  return {
-    ...{ session, userId, username, status, device, since },
-    ...(user && { user }),
-    ...(state !== undefined && !isOver && { state }),
-  };
+function sessionOf(entry: RosterEntry, one: PresentSession, isOver: boolean): Other {
+  const { devices: _, sessions: __, ...user } = entry;
+  const { state, untilMs: ___, ...session } = one;
+  return { ...user, ...session, ...(state !== undefined && !isOver && { state }) };
 }
 
 /** The connections of a roster. What did not change stays the same object. */

@@ -3,8 +3,16 @@
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import { type DeviceEvents, replaceDevice } from "../rooms/devices/device.ts";
 import type { Mood, MoodState } from "../rooms/moods/tally.ts";
-import { type RosterSync, type Status, snapshot } from "../rooms/presence/roster.ts";
-import type { EventMap, PresenceEvents, VeraniClient } from "./client.ts";
+import { type RosterDiff, type RosterSync, snapshot } from "../rooms/presence/roster.ts";
+import type {
+  EventMap,
+  PresenceEvents,
+  StateOf,
+  StatusOf,
+  Untyped,
+  UserOf,
+  VeraniClient,
+} from "./client.ts";
 import type { Device } from "./devices.ts";
 import { joinMoods, type MoodOptions, type MoodSession } from "./moods.ts";
 import { type RoomHandle, type RoomOptions, soon, useEvent, useLatest, useRoom } from "./room.ts";
@@ -18,18 +26,22 @@ export type {
   PresenceEvents,
   StateOf,
   StateOptions,
+  StatusOf,
+  UserOf,
 } from "./client.ts";
 export type { Device } from "./devices.ts";
 export { useCount, useMyState, useOthers, useTyping } from "./hooks.ts";
 export { type RoomHandle, type RoomOptions, useEvent, useRoom } from "./room.ts";
 
-const PRESENCE_EVENTS = ["sync", "online", "update", "offline", "status"].map(
+const PRESENCE_EVENTS = ["sync", "diff", "online", "update", "offline", "status"].map(
   (name) => `presence.${name}`,
 );
 const NOBODY: RosterSync = { users: [], totalUsers: 0, totalConnections: 0 };
 
 /** The users in a presence room, oneself included. During a break they are as last received. */
-export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): RosterSync {
+export function usePresence<E extends EventMap>({
+  client,
+}: RoomHandle<E>): RosterSync<StatusOf<E>, StateOf<E>, UserOf<E>> {
   const store = useMemo(() => {
     const room = client as unknown as VeraniClient | null;
     let seen: RosterSync | null = null;
@@ -38,8 +50,9 @@ export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): Rost
         if (!room) return () => {};
         // A diff arrives as many events: one snapshot does for all of them.
         let due = false;
-        const refresh = (): void => {
-          if (due) return;
+        const refresh = (data?: Partial<RosterDiff>): void => {
+          // Of a diff only its updates may come without an event of their own.
+          if (due || data?.updates?.length === 0) return;
           due = true;
           queueMicrotask(() => {
             due = false;
@@ -61,7 +74,7 @@ export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): Rost
       },
     };
   }, [client]);
-  return useSyncExternalStore(store.subscribe, store.get, () => NOBODY);
+  return useSyncExternalStore(store.subscribe, store.get, () => NOBODY) as Untyped;
 }
 
 /**
@@ -72,13 +85,13 @@ export function usePresence<E extends EventMap>({ client }: RoomHandle<E>): Rost
 export function useStatus<E extends EventMap>(
   room: RoomHandle<E>,
   userId: string,
-): [status: Status, setStatus: (status: Status) => void] {
+): [status: StatusOf<E>, setStatus: (status: StatusOf<E>) => void] {
   const { users } = usePresence(room);
   // Of whatever events, it is a presence room.
-  const presence = room as unknown as RoomHandle<PresenceEvents>;
+  const presence = room as unknown as RoomHandle<PresenceEvents<StatusOf<E>>>;
   const { client } = presence;
   // Chosen before there is a client, which then keeps it, over breaks as well.
-  const early = useRef<Status | null>(null);
+  const early = useRef<StatusOf<E> | null>(null);
 
   useEffect(() => {
     if (client && early.current !== null) {
@@ -88,13 +101,16 @@ export function useStatus<E extends EventMap>(
   }, [client]);
 
   const setStatus = useCallback(
-    (status: Status) => {
+    (status: StatusOf<E>) => {
       if (client) client.emit("presence.status", { status });
       else early.current = status;
     },
     [client],
   );
-  return [users.find((user) => user.userId === userId)?.status ?? "online", setStatus];
+  return [
+    users.find((user) => user.userId === userId)?.status ?? ("online" as StatusOf<E>),
+    setStatus,
+  ];
 }
 
 const NO_DEVICES: readonly Device[] = [];

@@ -42,7 +42,13 @@ export type { Session } from "./actor/session.ts";
 export type { ActorHandlerClass, ActorStub } from "./actor/stub.ts";
 export type { Timers } from "./actor/timers.ts";
 export { type Codec, veraniCodec } from "./wire/codec.ts";
-export { ERRORS, type ErrorCode, type ErrorPayload, RollcallError } from "./wire/errors.ts";
+export {
+  AppError,
+  ERRORS,
+  type ErrorCode,
+  type ErrorPayload,
+  RollcallError,
+} from "./wire/errors.ts";
 export {
   type ClientMessage,
   decodeClientMessage,

@@ -24,13 +24,13 @@ const WATCHED = 100;
 export type Detail = "roster" | "count" | "none";
 
 /** A user who may join a presence room or read its snapshot. */
-export interface Visitor {
+export interface Visitor<User = AnyUser> {
   /** 1–256 characters. */
   userId: string;
   /** At most 256 characters. Default: the `userId`. */
   username?: string;
   /** What others see of the user beside the name: an avatar, a colour, a role. At most 1 KiB as JSON. */
-  user?: AnyUser;
+  user?: User;
   /** Server time in ms at which the connection is closed with 4401. Default: never. */
   expiresAtMs?: number;
   /** When the token was issued, in seconds since the epoch. A revocation covers one without it. */
@@ -48,11 +48,11 @@ export interface Visitor {
  * @returns null, or throws, to refuse the request: a RollcallError with its status, anything else
  *   with 401
  */
-export type Authenticate<E> = (
+export type Authenticate<E, User = AnyUser> = (
   request: Request,
   env: E,
   room: string,
-) => Visitor | null | Promise<Visitor | null>;
+) => Visitor<User> | null | Promise<Visitor<User> | null>;
 
 /** A visitor, and the room that the visitor asks for. */
 export interface RoomVisitor extends Visitor {

@@ -68,9 +68,9 @@ export interface PresenceOptions<
   binding?: string;
   /**
    * Who sends a request. Default {@link authenticateToken}. One of your own also decides who may be in
-   * a room `workspace:<id>`.
+   * a room `workspace:<id>`. The type of the `user` that it gives is the one that clients get.
    */
-  authenticate?: Authenticate<E>;
+  authenticate?: Authenticate<E, User>;
   /**
    * Who publishes to a room over HTTP, kicks users, and reads changes. Default {@link authenticateGrant}, also
    * beside an `authenticate` of your own.

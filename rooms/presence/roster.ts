@@ -151,12 +151,7 @@ export function snapshot<S extends string = Status, State = AnyState, User = Any
 
 /** A roster with exactly the users of a `presence.sync`. */
 export function rosterOf<S extends string = Status>(sync: RosterSync<S>): Roster<S> {
-  return new Map(
-    sync.users.map(({ userId, username, devices, status, user, sessions }) => [
-      userId,
-      { userId, username, devices, status, ...(user && { user }), ...(sessions && { sessions }) },
-    ]),
-  );
+  return new Map(sync.users.map((entry) => [entry.userId, { ...entry }]));
 }
 
 /**
@@ -247,17 +242,13 @@ export function applyEvent<S extends string = Status>(
   roster: Roster<S>,
   { event, data }: PresenceEvent<S>,
 ): void {
-  const known = roster.get(data.userId);
-  if (event === "presence.online") {
-    const { userId, username, devices, status } = data;
-    roster.set(userId, { userId, username, devices, status });
-  } else if (event === "presence.offline") roster.delete(data.userId);
-  else if (known && event === "presence.update") {
-    const { username, devices } = data;
-    roster.set(data.userId, { ...known, username, devices });
-  } else if (known && event === "presence.status") {
-    roster.set(data.userId, { ...known, status: data.status });
-  }
+  const { userId } = data;
+  // Protocol 1 has the event's name in the data, too.
+  const { timestamp: _, type: __, ...fields } = data as typeof data & { type?: string };
+  const known = roster.get(userId);
+  if (event === "presence.offline") roster.delete(userId);
+  else if (event === "presence.online") roster.set(userId, fields as RosterEntry<S>);
+  else if (known) roster.set(userId, { ...known, ...fields });
 }
 
 function changes<S extends string>(

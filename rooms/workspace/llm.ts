@@ -324,10 +324,10 @@ async function requireUser(request: Request, env: LlmEnv): Promise<void> {
     userId = await bearerUser(request, env, "llm", "call");
     if (userId !== null) await spend(env, "LIMIT_LLM_CALLS", userId);
   } catch (thrown) {
-    const code = thrown instanceof RollcallError ? thrown.code : undefined;
-    if (code === "forbidden") throw new LlmFault(code, (thrown as Error).message);
+    const { code, message = "" } = thrown instanceof RollcallError ? thrown : {};
+    if (code === "forbidden") throw new LlmFault("forbidden", message);
     if (code !== "rate_limited") throw thrown;
-    throw new LlmFault(code, (thrown as Error).message, { "Retry-After": "10" });
+    throw new LlmFault("rate_limited", message, { "Retry-After": "10" });
   }
   if (userId === null) throw new LlmFault("unauthorized", "A valid token is required");
 }

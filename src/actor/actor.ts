@@ -48,7 +48,7 @@ export function createActorHandler<
   M extends ConnectionMeta = ConnectionMeta,
   E = unknown,
   V extends EventMap = AnyEvents,
->(room: Room<M, E, V>): ActorHandlerClass<E> {
+>(room: Room<M, E, V>): ActorHandlerClass<E, V> {
   const codec = room.codec ?? veraniCodec;
   const limits = { ...LIMITS, ...room.limits };
   const liveness = { ...LIVENESS, ...room.liveness };
@@ -376,7 +376,7 @@ export function createActorHandler<
   }
 
   Object.defineProperty(Actor, "name", { value: toClassName(room.name ?? websocketPath) });
-  return Actor as unknown as ActorHandlerClass<E>;
+  return Actor as unknown as ActorHandlerClass<E, V>;
 }
 
 /** Verani's: makes the sessions of an actor from its sockets. Here every start does so. */

@@ -66,7 +66,7 @@ export type CallsOf<R> = R extends CallableRoom<infer C> ? Calls<C> : never;
 export async function callIngest(stub: CallTarget, name: string, data: unknown): Promise<unknown> {
   const result = await stub.ingest(name, data);
   if (result.ok) return result.value;
-  throw new RollcallError(result.error.code, result.error.message, result.error.path);
+  throw RollcallError.from(result.error);
 }
 
 /** What an actor reports about itself, for debug routes. Counts are of this instance. */

@@ -1,7 +1,7 @@
 import { log } from "../log.ts";
 import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
-import type { AnyEvents, EventMap } from "../wire/events.ts";
+import type { AnyEvents, EventMap, Payload } from "../wire/events.ts";
 import type { Connections } from "./connections.ts";
 import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
@@ -13,12 +13,12 @@ export type { AnyEvents, EventMap } from "../wire/events.ts";
 /** Emits to the targets that it was made for. */
 export interface EmitBuilder<V extends EventMap = AnyEvents> {
   /** @returns the number of sockets it goes to */
-  emit<K extends keyof V["out"] & string>(event: K, data?: V["out"][K]): number;
+  emit<K extends keyof V["out"] & string>(event: K, ...[data]: Payload<V["out"][K]>): number;
 }
 
 /** `ctx.emit`: to this socket, or from it to others. */
 export interface SocketEmit<V extends EventMap = AnyEvents> {
-  emit<K extends keyof V["out"] & string>(event: K, data?: V["out"][K]): void;
+  emit<K extends keyof V["out"] & string>(event: K, ...[data]: Payload<V["out"][K]>): void;
   /**
    * Asks this client (protocol 2) and waits for its answer.
    *
@@ -28,8 +28,7 @@ export interface SocketEmit<V extends EventMap = AnyEvents> {
    */
   emitWithAck<K extends keyof V["out"] & string>(
     event: K,
-    data?: V["out"][K],
-    options?: { timeoutMs?: number },
+    ...[data, options]: Payload<V["out"][K], [options?: { timeoutMs?: number }]>
   ): Promise<unknown>;
   /**
    * Verani's: a channel this socket is in, without itself; any other name is a user, with all its
@@ -78,7 +77,7 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
     this.#codec = connections.codec;
     const to = (channel: string) => this.#builder(this.#channel(channel), channel);
     this.actor = {
-      emit: (event, data) => to("default").emit(event, data),
+      emit: (event: string, data?: unknown) => this.toChannel("default", event, data),
       to,
       toUser: (userId) => this.#builder(this.#user(userId), "default"),
       where: (matches) => this.#builder(this.#where(matches), "default"),
@@ -110,11 +109,15 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   of(session: Session<M>): SocketEmit<V> {
     const own = () => session.meta.channels[0] ?? "default";
     return {
-      emit: (event, data) => {
+      emit: (event: string, data?: unknown) => {
         const text = this.#codec.encodeEvent(event, data, own());
         afterCommit(() => this.#connections.sendTo(session, text));
       },
-      emitWithAck: async (event, data, { timeoutMs = 10_000 } = {}) => {
+      emitWithAck: async (
+        event: string,
+        data?: unknown,
+        { timeoutMs = 10_000 }: { timeoutMs?: number } = {},
+      ) => {
         if (session.protocol === 1) {
           const why = "This client speaks protocol 1, which has no acks";
           throw new RollcallError("unprocessable", why);
@@ -180,7 +183,9 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   }
 
   #builder(audience: Audience<M>, channel: string): EmitBuilder<V> {
-    return { emit: (event, data) => this.#deliver(audience, event, data, channel) };
+    return {
+      emit: (event: string, data?: unknown) => this.#deliver(audience, event, data, channel),
+    };
   }
 
   /** The one way out for events: encodes once. @returns the number of targets */

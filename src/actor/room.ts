@@ -1,5 +1,6 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { Codec } from "../wire/codec.ts";
+import type { AckOf, Payload } from "../wire/events.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { CallableRoom, CallMap } from "./call.ts";
 import type { Counters } from "./counters.ts";
@@ -58,8 +59,16 @@ export interface VeraniActor<
   /** The events that were emitted, as far back as {@link RoomDefinition.log} keeps them. */
   readonly log: RoomLog;
   broadcast(channel: string, data: unknown, options?: BroadcastOptions): number;
-  emitToChannel(channel: string, event: string, data?: unknown): number;
-  emitToUser(userId: string, event: string, data?: unknown): number;
+  emitToChannel<K extends keyof V["out"] & string>(
+    channel: string,
+    event: K,
+    ...[data]: Payload<V["out"][K]>
+  ): number;
+  emitToUser<K extends keyof V["out"] & string>(
+    userId: string,
+    event: K,
+    ...[data]: Payload<V["out"][K]>
+  ): number;
   sendToUser(userId: string, channel: string, data?: unknown): number;
   getSessionCount(): number;
   getConnectedUserIds(): string[];
@@ -135,7 +144,21 @@ export type EventHandler<
   E = unknown,
   V extends EventMap = AnyEvents,
   D = Untyped,
-> = (ctx: MessageContext<M, E, V>, data: D) => unknown;
+  R = unknown,
+> = (ctx: MessageContext<M, E, V>, data: D) => R;
+
+/** What a handler of `K` returns: the ack that the event map declares, or anything. */
+type Returned<V extends EventMap, K> = Awaitable<AckOf<V, K, unknown>>;
+
+/**
+ * Nothing more where the schema `S` fits an event with data `D`: it gives what the event has, or takes
+ * all that the event has, and so may give something else of it.
+ */
+type Fitting<S extends StandardSchemaV1, D> = [StandardSchemaV1.InferOutput<S>] extends [D]
+  ? unknown
+  : [D] extends [StandardSchemaV1.InferInput<S>]
+    ? unknown
+    : StandardSchemaV1<unknown, D>;
 
 /** Runs in the actor for a call from a Worker; returns plain data. */
 type CallHandler<M extends ConnectionMeta, E, V extends EventMap, D> = (
@@ -264,20 +287,26 @@ export interface Room<
    * @param event its name, or `*` for every event
    * @param schema a Standard Schema (zod, valibot, …): bad data gives the sender an `error` event
    *   with code `invalid_data`, and the handler is not run
+   * @param handler returns the ack; of the shape that the event map's `acks` declare, where they do
    */
-  on<K extends keyof V["in"] & string>(event: K, handler: EventHandler<M, E, V, V["in"][K]>): void;
+  on<K extends keyof V["in"] & string>(
+    event: K,
+    handler: EventHandler<M, E, V, V["in"][K], Returned<V, K>>,
+  ): void;
   on<K extends keyof V["in"] & string, S extends StandardSchemaV1>(
     event: K,
-    schema: S,
-    handler: EventHandler<M, E, V, StandardSchemaV1.InferOutput<S>>,
+    schema: S & Fitting<S, V["in"][K]>,
+    handler: EventHandler<M, E, V, StandardSchemaV1.InferOutput<S>, Returned<V, K>>,
   ): void;
   on(event: "*", handler: EventHandler<M, E, V>): void;
-  off(event: string, handler?: EventHandler<M, E, V, never>): void;
+  /** @param handler default: all of the event */
+  off(event: (keyof V["in"] & string) | "*", handler?: EventHandler<M, E, V, never>): void;
   /**
    * Declares a call: what a Worker runs with `call(stub, room).<name>(data)`.
    *
+   * @param name not one that the room has, nor `then`, which would make a promise of {@link call}
    * @param schema of the data, which is checked in the actor
-   * @param handler returns plain data, or throws a RollcallError, which reaches the caller
+   * @param handler returns plain data, or throws a RollcallError or AppError, which reaches the caller
    * @returns the same room, whose type now has the call
    *
    * @example
@@ -286,7 +315,7 @@ export interface Room<
    * await call(env.TALLY.getByName("main"), tally).add(3);
    */
   call<N extends string, S extends StandardSchemaV1, R>(
-    name: N,
+    name: N extends "then" | keyof C ? never : N,
     schema: S,
     handler: (actor: VeraniActor<M, E, V>, data: StandardSchemaV1.InferOutput<S>) => R,
   ): Room<M, E, V, C & { [K in N]: { in: StandardSchemaV1.InferInput<S>; out: Awaited<R> } }>;

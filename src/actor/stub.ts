@@ -1,12 +1,21 @@
 import { type DurableObject, env, exports } from "cloudflare:workers";
+import type { AnyEvents, EventMap, Payload } from "../wire/events.ts";
 import type { CallTarget, Inspection } from "./call.ts";
 import type { RpcBroadcastOptions } from "./emit.ts";
 
 /** The actor over RPC. */
-export interface ActorStub extends CallTarget {
+export interface ActorStub<V extends EventMap = AnyEvents> extends CallTarget {
   fetch(request: Request): Promise<Response>;
-  emitToChannel(channel: string, event: string, data?: unknown): Promise<number>;
-  emitToUser(userId: string, event: string, data?: unknown): Promise<number>;
+  emitToChannel<K extends keyof V["out"] & string>(
+    channel: string,
+    event: K,
+    ...[data]: Payload<V["out"][K]>
+  ): Promise<number>;
+  emitToUser<K extends keyof V["out"] & string>(
+    userId: string,
+    event: K,
+    ...[data]: Payload<V["out"][K]>
+  ): Promise<number>;
   /** @deprecated use emitToUser */
   sendToUser(userId: string, channel: string, data?: unknown): Promise<number>;
   /** @deprecated use emitToChannel */
@@ -18,7 +27,7 @@ export interface ActorStub extends CallTarget {
 }
 
 /** A Durable Object class made of a room. */
-export interface ActorHandlerClass<E = unknown> {
+export interface ActorHandlerClass<E = unknown, V extends EventMap = AnyEvents> {
   new (
     state: DurableObjectState,
     env: E,
@@ -32,7 +41,7 @@ export interface ActorHandlerClass<E = unknown> {
    *
    * @throws Error when no binding or export has the name
    */
-  get(id: string): ActorStub;
+  get(id: string): ActorStub<V>;
 }
 
 /** `user-presence` → `UserPresence`. */

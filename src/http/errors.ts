@@ -1,5 +1,5 @@
 import { log } from "../log.ts";
-import { type ErrorCode, RollcallError } from "../wire/errors.ts";
+import { type AppCode, type ErrorCode, RollcallError } from "../wire/errors.ts";
 import { closeFor, expectsClose } from "../wire/refusal.ts";
 
 /** When a request above a limit may be tried again, in seconds: the limits count for so long. */
@@ -7,7 +7,7 @@ const RETRY_S = 10;
 
 /** The body of an error, where a contract does not word it otherwise. */
 export interface ErrorBody {
-  error: ErrorCode;
+  error: ErrorCode | AppCode;
   details: string;
 }
 

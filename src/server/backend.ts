@@ -2,7 +2,7 @@
  * Rollcall from a backend: {@link rollcall} calls its HTTP API, {@link verifyWebhook} checks what it
  * sends. It needs fetch and WebCrypto only: Node 20 and later, Bun, Deno and Workers have them.
  */
-import { ERRORS, type ErrorCode, RollcallError } from "../wire/errors.ts";
+import { type ErrorCode, isCode, RollcallError } from "../wire/errors.ts";
 import { assertJson } from "../wire/json.ts";
 import { requireWellFormed } from "../wire/text.ts";
 
@@ -191,24 +191,19 @@ const encoder = new TextEncoder();
 
 /** A request that failed. Its status is that of the answer, where one came. */
 class RequestError extends RollcallError {
-  readonly #status: number | undefined;
+  readonly #isLost: boolean;
   readonly #retryAfterMs: number;
 
   /** @param retryAfterMs the shortest wait that the server asks for */
   constructor(code: ErrorCode, message: string, status?: number, retryAfterMs = 0) {
-    super(code, message);
-    this.#status = status;
+    super(code, message, undefined, status);
+    this.#isLost = status === undefined;
     this.#retryAfterMs = retryAfterMs;
-  }
-
-  override get status(): number {
-    return this.#status ?? super.status;
   }
 
   /** Time until attempt number `attempt + 1`, in ms. Undefined: another attempt would fail as well. */
   delayMs(attempt: number, mostMs: number): number | undefined {
-    const isLost = this.#status === undefined;
-    if (!isLost && this.#status !== 429 && this.#status !== 503) return undefined;
+    if (!this.#isLost && this.status !== 429 && this.status !== 503) return undefined;
     if (this.#retryAfterMs > mostMs) return undefined;
     const waitMs = jitter(Math.min(WAIT_MS * 2 ** (attempt - 1), mostMs));
     return Math.max(waitMs, this.#retryAfterMs);
@@ -273,7 +268,8 @@ async function refused(answer: Response): Promise<RequestError> {
   const { status } = answer;
   const body = (await answer.json().catch(() => null)) as Record<string, unknown> | null;
   const error = body?.error;
-  const isKnown = typeof error === "string" && Object.hasOwn(ERRORS, error);
+  // A word that is no code is one of a contract with words of its own.
+  const isKnown = typeof error === "string" && isCode(error);
   const ofStatus = CODE_OF_STATUS[status] ?? (status < 500 ? "bad_request" : "internal");
   const texts = [body?.details, error].filter((text) => typeof text === "string");
   const retryAfter = answer.headers.get("Retry-After")?.trim() ?? "";

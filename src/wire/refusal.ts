@@ -1,15 +1,6 @@
-import { CLOSE, cutReason } from "./close.ts";
-import { ERRORS, type ErrorCode, type RollcallError } from "./errors.ts";
+import { cutReason } from "./close.ts";
+import { closeOf, ERRORS, type ErrorCode, type RollcallError } from "./errors.ts";
 import { selectedSubprotocol } from "./subprotocol.ts";
-
-/** Close codes for the status of a refusal whose error is not known. */
-const CLOSE_OF_STATUS: Record<number, number> = {
-  401: CLOSE.unauthorized,
-  403: CLOSE.forbidden,
-  409: CLOSE.tryLater,
-  413: CLOSE.tooBig,
-  429: CLOSE.rateLimited,
-};
 
 /**
  * Whether the client that sent an upgrade has to learn why it is refused by a close code. A page cannot
@@ -52,7 +43,6 @@ export async function translateRefusal(request: Request, answer: Response): Prom
   const { status } = answer;
   const body = (await answer.json().catch(() => ({}))) as { error?: unknown; details?: unknown };
   const known = typeof body.error === "string" && Object.hasOwn(ERRORS, body.error);
-  const fallback = CLOSE_OF_STATUS[status] ?? (status < 500 ? CLOSE.badRequest : CLOSE.internal);
-  const code = known ? ERRORS[body.error as ErrorCode].close : fallback;
+  const code = known ? ERRORS[body.error as ErrorCode].close : closeOf(status);
   return closeAtOnce(request, code, typeof body.details === "string" ? body.details : "Refused");
 }

@@ -1,6 +1,7 @@
 import { describe, expectTypeOf, it } from "vitest";
 import type { WebSocket as NodeWebSocket } from "ws";
 import type {
+  ErrorCode,
   ErrorPayload,
   PresenceEvents,
   RosterEntry,
@@ -34,7 +35,7 @@ function typed(client: VeraniClient<ChatEvents>): void {
   client.on("chat.message", (data) => {
     expectTypeOf(data).toEqualTypeOf<{ from: string; text: string }>();
   });
-  client.on("error", (data) => expectTypeOf(data).toEqualTypeOf<ErrorPayload>());
+  client.on("error", (data) => expectTypeOf(data).toEqualTypeOf<ErrorPayload<ErrorCode>>());
   // @ts-expect-error the server does not send this event
   client.on("chat.send", () => {});
   // @ts-expect-error the handler wants other data
