@@ -594,6 +594,18 @@ describe("a presence room with options", () => {
     }
   });
 
+  it("refuses with a code of the app's own and its status, over HTTP and on the upgrade", async () => {
+    const room = freshName();
+    const refusal = { error: "expendable", details: "Stay" };
+    const url = `https://rollcall.test/api/v1/presence?room=${room}`;
+    const snapshot = await worker.fetch(url, { headers: as("redshirt") });
+    expect([snapshot.status, await snapshot.json()]).toEqual([423, refusal]);
+    for (const target of [worker, env.CREW.getByName(room)]) {
+      const answer = await upgrade(target, path(room), as("redshirt"));
+      expect([answer.status, await answer.json()]).toEqual([423, refusal]);
+    }
+  });
+
   it("types its statuses, and takes one at least and none twice", () => {
     expectTypeOf(crew).toExtend<Room<Env, "free" | "on call">>();
     expectTypeOf(presence()).toExtend<Room<object, Status>>();

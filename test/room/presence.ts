@@ -1,7 +1,7 @@
 import * as z from "zod/mini";
 import { type PresenceChange, presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/actor/actor.ts";
-import { RollcallError } from "../../src/wire/errors.ts";
+import { AppError, RollcallError } from "../../src/wire/errors.ts";
 
 /** A presence room with every option. The header `X-User` is its login. */
 export const crew = presence({
@@ -13,6 +13,7 @@ export const crew = presence({
     const user = request.headers.get("X-User");
     if (user === "broken") throw new Error(`No login in ${ENVIRONMENT}`);
     if (room === "bridge" && user !== "kirk") throw new RollcallError("forbidden", "Not here");
+    if (user === "redshirt") throw new AppError("expendable", "Stay", { status: 423 });
     return user === null ? null : { userId: user, username: user.toUpperCase() };
   },
 });

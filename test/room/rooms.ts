@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { createActorHandler } from "../../src/actor/actor.ts";
 import { type ConnectionMeta, defineRoom, type VeraniActor } from "../../src/actor/room.ts";
-import { RollcallError } from "../../src/wire/errors.ts";
+import { AppError, RollcallError } from "../../src/wire/errors.ts";
 
 /** Rooms for tests only: each event exercises one promise of the framework. */
 export interface LabMeta extends ConnectionMeta {
@@ -31,6 +31,7 @@ const lab = defineRoom<LabMeta, Env>({
     const refuse = searchParams.get("refuse");
     if (refuse === "plain") throw new Error("secret of the house");
     if (refuse === "coded") throw new RollcallError("forbidden", "Not you");
+    if (refuse === "own") throw new AppError("unpaid", "Pay first", { status: 402 });
     const expires = searchParams.get("expiresAtMs");
     return {
       userId: searchParams.get("user") ?? "anna",
@@ -42,6 +43,7 @@ const lab = defineRoom<LabMeta, Env>({
   },
   async onConnect({ actor, meta, emit }) {
     if (meta.clientId === "unwelcome") throw new RollcallError("forbidden", "ü".repeat(90));
+    if (meta.clientId === "unpaid") throw new AppError("unpaid", "Pay first", { status: 403 });
     if (meta.clientId === "slow") await gate("connect");
     write(actor, `came ${meta.clientId}`);
     emit.emit("welcome", { clientId: meta.clientId });
@@ -91,6 +93,9 @@ lab.on("throw", () => {
 });
 lab.on("refuse", () => {
   throw new RollcallError("conflict", "Taken", "seat");
+});
+lab.on("refuse.own", (_, { code, options }) => {
+  throw new AppError(code, "Sold out", options);
 });
 lab.on("leave", ({ session }) => {
   session.close(1000, "Bye");
@@ -219,6 +224,12 @@ lab.ingest("broken", z.undefined(), () => {
 lab.ingest("refused", z.undefined(), () => {
   throw new RollcallError("unprocessable", "Not now", "when");
 });
+const shop = lab.call("buy", z.object({ sku: z.string() }), (_actor, { sku }): { sku: string } => {
+  if (sku === "rare") throw new AppError("out_of_stock", "Sold out", { status: 409, path: "sku" });
+  return { sku };
+});
+/** The lab with the calls that tests make by their types. */
+export type Shop = typeof shop;
 lab.ingest("broadcast", z.any(), (actor, { data, userIds, exceptUser }) => {
   const except = exceptUser ? actor.getUserSessions(exceptUser)[0] : undefined;
   return actor.broadcast("default", data, { userIds, ...(except ? { except } : {}) });

@@ -64,6 +64,41 @@ describe("a roster on both ends", () => {
   });
 });
 
+describe("fields that a newer server adds to a user", () => {
+  const newer = (more: object) => ({
+    ...{ userId: "a", username: "A", devices: 1, status: "online" as const },
+    ...more,
+  });
+
+  it("are kept of a snapshot, and their changes taken from a diff", () => {
+    const known = rosterOf({ ...snapshot([newer({ team: "red", badge: 1 })]), more: 1 } as never);
+    expect(known.get("a")).toEqual(newer({ team: "red", badge: 1 }));
+    const update = { userId: "a", badge: 2 };
+    const join = { ...newer({ team: "blue" }), userId: "b" };
+    const events = applyDiff(known, {
+      ...{ joins: [join], leaves: [], updates: [update], timestamp: 1 },
+    });
+    expect(known.get("a")).toEqual(newer({ team: "red", badge: 2 }));
+    expect(known.get("b")).toEqual(join);
+    expect(events).toEqual([{ event: "presence.online", data: { ...join, timestamp: 1 } }]);
+  });
+
+  it("are kept of single events, without the event's name and time", () => {
+    const known: Roster = new Map();
+    const fold = (event: string, data: object) =>
+      applyEvent(known, { event, data: { type: event, timestamp: 1, ...data } } as never);
+    fold("presence.online", newer({ team: "red" }));
+    expect(known.get("a")).toEqual(newer({ team: "red" }));
+    fold("presence.update", { userId: "a", username: "A", devices: 2, badge: 1 });
+    fold("presence.status", { userId: "a", username: "A", status: "busy", mood: "fine" });
+    const all = { devices: 2, status: "busy", team: "red", badge: 1, mood: "fine" };
+    expect(known.get("a")).toEqual(newer(all));
+    // An arrival replaces what was known.
+    fold("presence.online", newer({}));
+    expect(known.get("a")).toEqual(newer({}));
+  });
+});
+
 function isSame(a: Roster, b: Roster): boolean {
   return [...a].every(([userId, one]) => {
     const other = b.get(userId);
