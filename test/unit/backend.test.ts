@@ -332,6 +332,11 @@ describe("the client of backends", () => {
       { code: "token_expired", status: 401, message: "The token has expired" },
     ],
     [
+      "a code of the app's own",
+      refusal(423, { error: "expendable", details: "Stay" }),
+      { code: "expendable", status: 423, message: "Stay" },
+    ],
+    [
       "the answer's status where its code is known by another",
       refusal(404, { error: "unavailable", details: "Route not found" }),
       { code: "unavailable", status: 404, message: "Route not found" },

@@ -250,6 +250,18 @@ describe("asking the server", () => {
     expect(await answer).toMatchObject(error);
   });
 
+  it("rejects with a code of the app's own and its status, and with 422 for one without", async () => {
+    const { client, socket } = await connected();
+    const answers = [failure(client.emitWithAck("buy")), failure(client.emitWithAck("buy"))];
+    const error = { code: "out_of_stock", message: "Sold out", status: 409 };
+    const [first, second] = socket.frames;
+    socket.say({ type: "nack", id: first?.id, error });
+    socket.say({ type: "nack", id: second?.id, error: { code: "newer", message: "New" } });
+    expect(await answers[0]).toBeInstanceOf(RollcallError);
+    expect(await answers[0]).toMatchObject({ ...error, closeCode: 1013 });
+    expect(await answers[1]).toMatchObject({ code: "newer", status: 422, closeCode: 4400 });
+  });
+
   it("rejects with timeout, and lets a late answer pass", async () => {
     const { client, socket } = await connected();
     const answer = failure(client.emitWithAck("add", {}, { timeoutMs: 500 }));

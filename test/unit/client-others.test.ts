@@ -50,6 +50,15 @@ function statesSent(socket: FakeWebSocket): unknown[] {
 }
 
 describe("the others of a client", () => {
+  it("have what a newer server adds to a user and to a connection", async () => {
+    const newer = { ...session("a1", { x: 1 }, Date.now() + 60_000), app: "2.0" };
+    const { client } = await enter({ ...entry("ann", newer), team: "red" } as RosterEntry);
+    expect(client.others.get("a1")).toEqual({
+      ...{ session: "a1", userId: "ann", username: "ANN", status: "online", team: "red" },
+      ...{ device: "desktop", since: 1, app: "2.0", state: { x: 1 } },
+    });
+  });
+
   it("are all connections but its own, by their ids, with user, status and state", async () => {
     const { client } = await enter(
       { ...entry("ann", session("a1", { x: 1 }), session("a2")), user: { colour: "red" } },

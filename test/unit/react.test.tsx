@@ -104,6 +104,30 @@ test("a component connects once under StrictMode, and shows who is there", async
   expect(attempts()).toBe(1);
 });
 
+test("a component renders again when the server knows something new of a user, and not for a state", async () => {
+  function Colours() {
+    const { users } = usePresence(useRoom<PresenceEvents>(URL_A, OPTIONS));
+    renders += 1;
+    return <ul>{users.map(({ user }) => `${user?.colour} `)}</ul>;
+  }
+  await render(<Colours />);
+  await server(() => latest().accept());
+  await server(() => latest().say(sync({ ...entry("ann"), user: { colour: "red" } })));
+  expect(textOf("ul")).toBe("red");
+
+  const diff = (changes: object) => ({
+    type: "presence.diff",
+    data: { joins: [], leaves: [], updates: [], timestamp: 1, ...changes },
+  });
+  const updates = [{ userId: "ann", user: { colour: "blue" } }];
+  await server(() => latest().say(diff({ updates })));
+  expect(textOf("ul")).toBe("blue");
+
+  renders = 0;
+  await server(() => latest().say(diff({ states: [{ userId: "ann", session: "s", state: {} }] })));
+  expect(renders).toBe(0);
+});
+
 test("unmounting leaves with 1000, and for good", async () => {
   await render(<Lobby />);
   await server(() => latest().accept());
