@@ -104,12 +104,13 @@ test("a component connects once under StrictMode, and shows who is there", async
   expect(attempts()).toBe(1);
 });
 
+function Colours() {
+  const { users } = usePresence(useRoom<PresenceEvents>(URL_A, OPTIONS));
+  renders += 1;
+  return <ul>{users.map(({ user }) => `${user?.colour} `)}</ul>;
+}
+
 test("a component renders again when the server knows something new of a user, and not for a state", async () => {
-  function Colours() {
-    const { users } = usePresence(useRoom<PresenceEvents>(URL_A, OPTIONS));
-    renders += 1;
-    return <ul>{users.map(({ user }) => `${user?.colour} `)}</ul>;
-  }
   await render(<Colours />);
   await server(() => latest().accept());
   await server(() => latest().say(sync({ ...entry("ann"), user: { colour: "red" } })));
