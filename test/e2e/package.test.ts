@@ -320,6 +320,27 @@ process.exit(0);
     expect(linesOf(output)).toEqual(linesOf(shown));
   });
 
+  it("compiles and runs the tests of docs/testing.md", { timeout: 300_000 }, async () => {
+    const packages = ["hono", "jose", "zod", "vitest", "@cloudflare/vitest-plugin"];
+    packages.push("@cloudflare/workers-types");
+    const versions = packages.map((name) => [name, devDependencies[name] ?? ""]);
+    const project = await install("tested", { rollcall: tarball, ...Object.fromEntries(versions) });
+    const page = readFileSync(join(PROJECT, "docs/testing.md"), "utf8");
+    // The first line of a block names its file.
+    const blocks = [...page.matchAll(/^```\w+\n(?:\/\/|#) (\S+)\n([^]*?)^```$/gm)];
+    for (const [, file = "", text = ""] of blocks) writeFileSync(join(project, file), text);
+    await run(join(BIN, "tsc"), ["-p", "."], project);
+
+    const vitest = join(project, "node_modules/vitest/vitest.mjs");
+    const output = await run(process.execPath, [vitest, "run", "--reporter=json"], project);
+    const { success, numPassedTests } = JSON.parse(output.slice(output.indexOf('{"')));
+    expect({ success, numPassedTests }).toEqual({
+      success: true,
+      numPassedTests: [...page.matchAll(/^it\(/gm)].length,
+    });
+    expect(numPassedTests).toBeGreaterThan(0);
+  });
+
   it("compiles and runs a room of Verani's by alias, with Verani's client", async () => {
     const project = await install("alias", { verani: tarball });
     expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);
