@@ -327,18 +327,15 @@ process.exit(0);
     const project = await install("tested", { rollcall: tarball, ...Object.fromEntries(versions) });
     const page = readFileSync(join(PROJECT, "docs/testing.md"), "utf8");
     // The first line of a block names its file.
-    const blocks = [...page.matchAll(/^```\w+\n(?:\/\/|#) (\S+)\n([^]*?)^```$/gm)];
+    const blocks = [...page.matchAll(/^```\w+\n(?:\/\/|#) (\S+)\n([\s\S]*?)^```$/gm)];
     for (const [, file = "", text = ""] of blocks) writeFileSync(join(project, file), text);
     await run(join(BIN, "tsc"), ["-p", "."], project);
 
     const vitest = join(project, "node_modules/vitest/vitest.mjs");
-    const output = await run(process.execPath, [vitest, "run", "--reporter=json"], project);
-    const { success, numPassedTests } = JSON.parse(output.slice(output.indexOf('{"')));
-    expect({ success, numPassedTests }).toEqual({
-      success: true,
-      numPassedTests: [...page.matchAll(/^it\(/gm)].length,
-    });
-    expect(numPassedTests).toBeGreaterThan(0);
+    const output = await run(process.execPath, [vitest, "run"], project);
+    const { length } = [...page.matchAll(/^it\(/gm)];
+    expect(length).toBeGreaterThan(0);
+    expect(output).toMatch(new RegExp(`Tests +${length} passed \\(${length}\\)`));
   });
 
   it("compiles and runs a room of Verani's by alias, with Verani's client", async () => {
