@@ -320,6 +320,24 @@ process.exit(0);
     expect(linesOf(output)).toEqual(linesOf(shown));
   });
 
+  it("compiles and runs the tests of docs/testing.md", { timeout: 300_000 }, async () => {
+    const packages = ["hono", "jose", "zod", "vitest", "@cloudflare/vitest-plugin"];
+    packages.push("@cloudflare/workers-types");
+    const versions = packages.map((name) => [name, devDependencies[name] ?? ""]);
+    const project = await install("tested", { rollcall: tarball, ...Object.fromEntries(versions) });
+    const page = readFileSync(join(PROJECT, "docs/testing.md"), "utf8");
+    // The first line of a block names its file.
+    const blocks = [...page.matchAll(/^```\w+\n(?:\/\/|#) (\S+)\n([\s\S]*?)^```$/gm)];
+    for (const [, file = "", text = ""] of blocks) writeFileSync(join(project, file), text);
+    await run(join(BIN, "tsc"), ["-p", "."], project);
+
+    const vitest = join(project, "node_modules/vitest/vitest.mjs");
+    const output = await run(process.execPath, [vitest, "run"], project);
+    const { length } = [...page.matchAll(/^it\(/gm)];
+    expect(length).toBeGreaterThan(0);
+    expect(output).toMatch(new RegExp(`Tests +${length} passed \\(${length}\\)`));
+  });
+
   it("compiles and runs a room of Verani's by alias, with Verani's client", async () => {
     const project = await install("alias", { verani: tarball });
     expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);

@@ -1,7 +1,7 @@
-import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, it } from "vitest";
 import { type CallsOf, call } from "../../src/actor/call.ts";
+import { rowsOf } from "../../testing/room.ts";
 import { Client } from "./continuity.ts";
 import { publish, Subscriber } from "./fanout-client.ts";
 import { connect, freshName, type TestSocket } from "./socket.ts";
@@ -10,31 +10,6 @@ interface LineCalls {
   "~calls"?: { emit: { in: { channel: string; n: number }; out: number } };
 }
 const calls = (stub: unknown): CallsOf<LineCalls> => call<LineCalls>(stub as never) as never;
-
-/** Counts the rows that an actor writes while `during` runs; an alarm that is set is a row, too. */
-async function rowsOf(stub: DurableObjectStub, during: () => Promise<void>): Promise<number> {
-  let rows = 0;
-  let restore = () => {};
-  await runInDurableObject(stub as DurableObjectStub<never>, (_, { storage }) => {
-    const { kv } = storage;
-    const originals = { put: kv.put, delete: kv.delete, setAlarm: storage.setAlarm };
-    const counted =
-      <T extends (...args: never[]) => unknown>(target: object, run: T) =>
-      (...args: Parameters<T>) => {
-        rows += 1;
-        return run.apply(target as never, args);
-      };
-    Object.assign(kv, { put: counted(kv, kv.put), delete: counted(kv, kv.delete) });
-    Object.assign(storage, { setAlarm: counted(storage, storage.setAlarm as never) });
-    restore = () => {
-      Object.assign(kv, { put: originals.put, delete: originals.delete });
-      Object.assign(storage, { setAlarm: originals.setAlarm });
-    };
-  });
-  await during();
-  restore();
-  return rows;
-}
 
 async function open(stub: DurableObjectStub, query: string): Promise<Client> {
   const client = new Client(stub, query);

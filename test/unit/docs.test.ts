@@ -10,7 +10,7 @@ const PAGES = execFileSync("git", ["ls-files", "*.md"], { cwd: PROJECT, encoding
   .split("\n")
   .filter((page) => page !== "" && existsSync(join(PROJECT, page)));
 
-const FOLDERS = "src|rooms|client|examples|test|docs|scripts|types";
+const FOLDERS = "src|rooms|client|examples|testing|test|docs|scripts|types";
 /** Text in backquotes that is a path from the root. `<system>` and `*` stand for any name. */
 const PATH = new RegExp(`\`((?:${FOLDERS})/[\\w./-]+)\``, "g");
 const LINK = /\]\(([^)\s#]+)[^)]*\)/g;

@@ -33,6 +33,7 @@ const REFUSED: [file: string, specifier: string][] = [
   ["client/broken.ts", "../src/actor/room.ts"],
   ["client/broken.ts", "../rooms/presence/contract.ts"],
   ["client/broken.ts", "zod/mini"],
+  ["testing/broken.ts", "../src/actor/room.ts"],
 ];
 
 const ALLOWED: [file: string, specifier: string][] = [
@@ -47,6 +48,7 @@ const ALLOWED: [file: string, specifier: string][] = [
   ["rooms/workspace/fine.ts", "@livestore/sync-cf/cf-worker"],
   ["rooms/fanout/filters.ts", "../../src/wire/frames.ts"],
   ["client/fine.ts", "../rooms/moods/tally.ts"],
+  ["testing/fine.ts", "cloudflare:test"],
 ];
 
 interface Diagnostic {
