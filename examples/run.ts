@@ -8,6 +8,7 @@ import { registerHooks } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { answerHelp } from "../scripts/options.ts";
 
 const PROJECT = new URL("..", import.meta.url);
 const WRANGLER = fileURLToPath(new URL("node_modules/wrangler/wrangler-dist/cli.js", PROJECT));
@@ -73,9 +74,21 @@ function startWorker(name: string, stateFolder: string): Promise<string> {
   });
 }
 
-const [name = ""] = process.argv.slice(2);
-if (!NAMES.includes(name)) {
-  console.error(`npm run example:${NAMES.join(" | npm run example:")}`);
+const USAGE = `usage: npm run example:NAME
+
+  NAME            ${NAMES.join(", ")}
+
+It starts the Worker in examples/NAME on a free port, shows what its client.ts does, and ends.
+`;
+
+answerHelp(USAGE);
+const [name = "", ...rest] = process.argv.slice(2);
+if (!NAMES.includes(name) || rest.length > 0) {
+  process.stderr.write(
+    NAMES.includes(name)
+      ? `example:${name} takes no options, not "${rest.join(" ")}"\n\n${USAGE}`
+      : `There is no example "${name}"\n\n${USAGE}`,
+  );
   process.exit(2);
 }
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {

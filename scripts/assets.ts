@@ -1,6 +1,6 @@
 /**
- * `npm run build:assets`: the static assets of the main Worker: the console of examples/console, and
- * the descriptions of the API.
+ * `npm run build:assets`: the static assets of the main Worker: the console of examples/console, the
+ * descriptions of the API, and the clients for pages without a bundler.
  *
  * A build takes well under a second, so npm start, the tests and a deployment always do it. A file
  * that has not changed is left alone: a running server reloads for every write.
@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { describeService } from "../src/server/description/documents.ts";
 import { renderDocs } from "../src/server/description/page.ts";
+import { buildScripts } from "./script-tag.ts";
 
 const CONSOLE = fileURLToPath(new URL("../examples/console/", import.meta.url));
 /** `wrangler.toml` names this folder. */
@@ -19,6 +20,7 @@ const OUTPUT = `${CONSOLE}dist/`;
 /** Writes the assets that are out of date. @throws when the console does not compile */
 export async function buildAssets(): Promise<void> {
   await buildConsole();
+  for (const { name, contents } of await buildScripts()) refresh(`${OUTPUT}${name}`, contents);
   const { openapi, asyncapi } = describeService();
   refresh(`${OUTPUT}openapi.json`, encode(JSON.stringify(openapi)));
   refresh(`${OUTPUT}asyncapi.json`, encode(JSON.stringify(asyncapi)));

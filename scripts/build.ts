@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, globSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { buildScripts } from "./script-tag.ts";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -34,6 +35,8 @@ await build({
   sourcemap: true,
   sourcesContent: true,
 });
+
+for (const { name, contents } of await buildScripts()) writeFileSync(`dist/${name}`, contents);
 
 for (const project of ["tsconfig.build.json", "tsconfig.build.client.json"]) {
   execFileSync("tsc", ["-p", project], { stdio: "inherit" });

@@ -3,16 +3,18 @@
  *
  *   npm start -- --port 9000 --persist-to DIR --var NAME:VALUE
  *
- * All arguments after `--` go to `wrangler dev`. When this process ends, for whatever reason, wrangler
+ * Arguments after `--` go to `wrangler dev`. When this process ends, for whatever reason, wrangler
  * and its workerd end too.
  */
 import { spawn } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildAssets } from "./assets.ts";
 import { completeDevVars, readDevVars } from "./dev-vars.ts";
+import { answerHelp } from "./options.ts";
+import { makeStartFolder, removeStartFolder } from "./start-folder.ts";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const WRANGLER = fileURLToPath(
@@ -25,6 +27,16 @@ const MAIN_CONFIG = "wrangler.toml";
 const WORKSPACE_CONFIG = "wrangler.workspace.toml";
 
 const DEFAULT_PORT = "8787";
+
+const USAGE = `usage: npm start -- [options]
+
+  --port PORT         default ${DEFAULT_PORT}
+  --persist-to DIR    the folder of the state; default .wrangler/state
+  --var NAME:VALUE    a variable for this run, in place of that of .dev.vars or wrangler.toml; may be
+                      repeated
+
+All options go to wrangler dev, which has more: npx wrangler dev --help
+`;
 
 /** wrangler usually stops in well under a second. After this time it is killed. */
 const STOP_GRACE_MS = 5000;
@@ -57,13 +69,9 @@ function quoted(value: string): string {
  * several configurations only, so the second one is a copy with a `.dev.vars` of its own beside it.
  * `--persist-to` applies to both.
  *
- * @returns its path, which is the same at each start on this port
+ * @returns its path
  */
-function writeWorkspaceConfig(given: string[]): string {
-  const port = valuesOf(given, "--port").at(-1) ?? DEFAULT_PORT;
-  const folder = join(PROJECT, ".wrangler", `start-${port}`);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-
+function writeWorkspaceConfig(folder: string, given: string[]): string {
   const text = readFileSync(join(PROJECT, WORKSPACE_CONFIG), "utf8");
   const main = /^main = "(.+)"$/m;
   const config = text.replace(main, (_, path) => `main = ${JSON.stringify(join(PROJECT, path))}`);
@@ -79,10 +87,10 @@ function writeWorkspaceConfig(given: string[]): string {
   return path;
 }
 
-function wranglerArguments(given: string[]): string[] {
+function wranglerArguments(folder: string, given: string[]): string[] {
   const args = ["dev"];
   if (!isGiven(given, "-c", "--config")) {
-    args.push("-c", MAIN_CONFIG, "-c", writeWorkspaceConfig(given));
+    args.push("-c", MAIN_CONFIG, "-c", writeWorkspaceConfig(folder, given));
   }
   if (!isGiven(given, "-l", "--local", "-r", "--remote")) args.push("--local");
   // Given even though it is wrangler's default: otherwise wrangler silently replaces a port in use.
@@ -117,11 +125,14 @@ function startWrangler(args: string[]) {
   );
 }
 
+answerHelp(USAGE);
 const added = completeDevVars();
 if (added.length > 0) process.stderr.write(`.dev.vars: added ${added.join(", ")}\n`);
 await buildAssets();
 
-const wrangler = startWrangler(wranglerArguments(process.argv.slice(2)));
+const folder = makeStartFolder();
+process.on("exit", () => removeStartFolder(folder));
+const wrangler = startWrangler(wranglerArguments(folder, process.argv.slice(2)));
 let endedBy: NodeJS.Signals | undefined;
 
 function killGroup(signal: NodeJS.Signals): void {

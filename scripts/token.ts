@@ -5,7 +5,6 @@
  * which sends heartbeats of one device, are signed with PRESENCE_DO_TOKEN_SIGNING_KEY; their user is a UUID. Secrets come from the environment, else from `.dev.vars`.
  */
 import { randomUUID } from "node:crypto";
-import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 import { UUID } from "../rooms/devices/device.ts";
 import {
@@ -17,6 +16,7 @@ import {
   TOKEN_TTL_MS,
 } from "../rooms/devices/token.ts";
 import { readDevVars } from "./dev-vars.ts";
+import { UsageError, withOptions } from "./options.ts";
 
 const USAGE = `usage: npm run -s token -- --user ID [options]
 
@@ -39,8 +39,6 @@ of a JWT:
 
 const ROLES = ["owner", "admin", "member", "viewer"];
 
-class UsageError extends Error {}
-
 function parseNumber(flag: string, text: string, least: number): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isSafeInteger(value) || value < least) {
@@ -59,27 +57,18 @@ function parseWorkspace(text: string): { id: string; role: string } {
   return { id, role };
 }
 
-function parseFlags() {
-  try {
-    return parseArgs({
-      options: {
-        user: { type: "string" },
-        kind: { type: "string" },
-        device: { type: "string" },
-        username: { type: "string" },
-        workspace: { type: "string", multiple: true },
-        "claims-version": { type: "string" },
-        scope: { type: "string" },
-        ttl: { type: "string" },
-        help: { type: "boolean", short: "h" },
-      },
-    }).values;
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
-}
+const OPTIONS = {
+  user: { type: "string" },
+  kind: { type: "string" },
+  device: { type: "string" },
+  username: { type: "string" },
+  workspace: { type: "string", multiple: true },
+  "claims-version": { type: "string" },
+  scope: { type: "string" },
+  ttl: { type: "string" },
+} as const;
 
-type Flags = ReturnType<typeof parseFlags>;
+type Flags = Parameters<Parameters<typeof withOptions<typeof OPTIONS, void>>[2]>[0];
 
 function secretOf(name: string): string {
   const secret = process.env[name] ?? readDevVars()[name] ?? "";
@@ -133,12 +122,7 @@ async function mintJwt(flags: Flags, userId: string): Promise<string> {
     .sign(new TextEncoder().encode(secretOf("JWT_SECRET")));
 }
 
-async function main(): Promise<void> {
-  const flags = parseFlags();
-  if (flags.help) {
-    process.stdout.write(USAGE);
-    return;
-  }
+await withOptions(USAGE, OPTIONS, async (flags) => {
   const userId = flags.user?.trim() ?? "";
   if (userId === "") throw new UsageError("--user is missing");
   const kind = kindOf(flags, userId);
@@ -150,12 +134,4 @@ async function main(): Promise<void> {
       ? await mintJwt(flags, userId)
       : await mintPresence(flags, userId, kind === "daemon");
   process.stdout.write(`${token}\n`);
-}
-
-try {
-  await main();
-} catch (error) {
-  if (!(error instanceof UsageError)) throw error;
-  process.stderr.write(`${error.message}\n\n${USAGE}`);
-  process.exitCode = 2;
-}
+});

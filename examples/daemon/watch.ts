@@ -4,12 +4,16 @@
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
 import { type Heartbeat, UUID } from "../../rooms/devices/device.ts";
 import { mintPresenceToken } from "../../rooms/devices/token.ts";
 import { readDevVars } from "../../scripts/dev-vars.ts";
+import { UsageError, withOptions } from "../../scripts/options.ts";
 
-const USAGE = "usage: npm run watch -- --user UUID [--url URL]\n";
+const USAGE = `usage: npm run watch -- --user UUID [--url URL]
+
+  --user UUID     whose devices (required)
+  --url URL       default http://127.0.0.1:8787
+`;
 const RETRY_MS = 1_000;
 const RETRY_MOST_MS = 30_000;
 /** Keep-alives come every few seconds: a longer silence means that nobody is there any more. */
@@ -54,24 +58,24 @@ async function watch(url: string, userId: string, token: string): Promise<void> 
   }
 }
 
-const { values: flags } = parseArgs({
-  options: {
-    user: { type: "string", default: "" },
-    url: { type: "string", default: "http://127.0.0.1:8787" },
-  },
+const OPTIONS = {
+  user: { type: "string", default: "" },
+  url: { type: "string", default: "http://127.0.0.1:8787" },
+} as const;
+
+const { url, user_id, key } = await withOptions(USAGE, OPTIONS, ({ url, user }) => {
+  const key =
+    process.env.PRESENCE_DO_TOKEN_SIGNING_KEY ?? readDevVars().PRESENCE_DO_TOKEN_SIGNING_KEY;
+  if (!UUID.test(user)) throw new UsageError(`--user takes a lowercase UUID, not "${user}"`);
+  if (!key) throw new UsageError("PRESENCE_DO_TOKEN_SIGNING_KEY is empty");
+  return { url, user_id: user, key };
 });
-const key =
-  process.env.PRESENCE_DO_TOKEN_SIGNING_KEY ?? readDevVars().PRESENCE_DO_TOKEN_SIGNING_KEY;
-if (!UUID.test(flags.user) || !key) {
-  process.stderr.write(key ? USAGE : "PRESENCE_DO_TOKEN_SIGNING_KEY is empty\n");
-  process.exit(2);
-}
 for (let failures = 0; ; ) {
   // A stream ends with its token: each gets a fresh one, and begins with all devices anew.
-  const grant = { user_id: flags.user, device_id: randomUUID() };
+  const grant = { user_id, device_id: randomUUID() };
   const { token } = await mintPresenceToken(grant, key);
   try {
-    await watch(flags.url, flags.user, token);
+    await watch(url, user_id, token);
     failures = 0;
   } catch (error) {
     failures += 1;

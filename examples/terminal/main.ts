@@ -4,7 +4,7 @@
  *   npm run demo -- --name alice [--url ws://localhost:8787] [--room lobby] [--crowd 50]
  */
 import { createInterface } from "node:readline";
-import { parseArgs, styleText } from "node:util";
+import { styleText } from "node:util";
 import {
   type PresenceEvents,
   type RosterEntry,
@@ -12,11 +12,19 @@ import {
   VeraniClient,
 } from "../../client/client.ts";
 import { STATUSES } from "../../rooms/presence/roster.ts";
+import { UsageError, withOptions } from "../../scripts/options.ts";
 import { startCrowd } from "./crowd.ts";
 
-const USAGE =
-  "npm run demo -- --name alice [--url ws://localhost:8787] [--room lobby] [--crowd 50]";
 const MAX_CROWD = 500;
+const USAGE = `usage: npm run demo -- [options]
+
+  --name NAME     your name; default that of your account
+  --url URL       default ws://localhost:8787, where npm start listens
+  --room ROOM     default lobby
+  --crowd N       people that come and go beside you, 0 (default) to ${MAX_CROWD}
+
+In the demo, type online, away, busy, say WORDS, list or quit.
+`;
 /** A screen is drawn at most this often. */
 const FRAME_MS = 80;
 const NEWS_SHOWN = 6;
@@ -27,30 +35,23 @@ const SAID_MS = 30_000;
 
 const COLORS = { online: "green", away: "yellow", busy: "red" } as const;
 
-function readOptions() {
-  try {
-    const { values } = parseArgs({
-      options: {
-        name: { type: "string", default: process.env.USER || "guest" },
-        url: { type: "string", default: "ws://localhost:8787" },
-        room: { type: "string", default: "lobby" },
-        crowd: { type: "string", default: "0" },
-      },
-    });
-    const crowd = Number(values.crowd);
-    if (!Number.isInteger(crowd) || crowd < 0 || crowd > MAX_CROWD) {
-      throw new Error(`--crowd takes 0 to ${MAX_CROWD}`);
-    }
-    const url = new URL("/ws/presence", values.url);
-    url.searchParams.set("room", values.room);
-    return { ...values, crowd, url: url.href, server: values.url };
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${USAGE}`);
-    process.exit(1);
-  }
-}
+const OPTIONS = {
+  name: { type: "string", default: process.env.USER || "guest" },
+  url: { type: "string", default: "ws://localhost:8787" },
+  room: { type: "string", default: "lobby" },
+  crowd: { type: "string", default: "0" },
+} as const;
 
-const options = readOptions();
+const options = await withOptions(USAGE, OPTIONS, (values) => {
+  const crowd = Number(values.crowd);
+  if (!Number.isInteger(crowd) || crowd < 0 || crowd > MAX_CROWD) {
+    throw new UsageError(`--crowd takes 0 to ${MAX_CROWD}, not "${values.crowd}"`);
+  }
+  if (!URL.canParse(values.url)) throw new UsageError(`--url takes a URL, not "${values.url}"`);
+  const url = new URL("/ws/presence", values.url);
+  url.searchParams.set("room", values.room);
+  return { ...values, crowd, url: url.href, server: values.url };
+});
 const isScreen = Boolean(process.stdout.isTTY);
 const leaving = new AbortController();
 

@@ -9,6 +9,7 @@ import { createApp } from "./app.ts";
 import { consoleRoutes, findPage } from "./console.ts";
 import { debugRoutes } from "./debug.ts";
 import { descriptionRoutes } from "./description/routes.ts";
+import { scriptRoutes } from "./script.ts";
 
 const lobby = presence();
 const phones = devices<Env>();
@@ -31,6 +32,7 @@ const app = createApp<Env>(
 // These belong to the service alone.
 app.route("/", debugRoutes<Env>());
 app.route("/", descriptionRoutes<Env>());
+app.route("/", scriptRoutes<Env>());
 app.route("/", consoleRoutes(app.fetch));
 app.notFound(async (c) => (await findPage(c.req.raw, c.env)) ?? notFound(c.req.path));
 

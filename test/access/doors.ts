@@ -266,6 +266,8 @@ export const DOORS: readonly Door[] = [
   { door: "GET /docs", who: "everybody", credential: "none", answers: OPEN },
   { door: "GET /openapi.json", who: "everybody", credential: "none", answers: OPEN },
   { door: "GET /asyncapi.json", who: "everybody", credential: "none", answers: OPEN },
+  { door: "GET /rollcall.js", who: "everybody", credential: "none", answers: OPEN },
+  { door: "GET /rollcall.mjs", who: "everybody", credential: "none", answers: OPEN },
   ...["presence", "actors/presence/{name}", "actors/fanout/{name}", "actors/devices/{name}"].map(
     (path): Door => ({
       door: `GET /debug/${path}`,

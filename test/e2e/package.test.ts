@@ -26,9 +26,12 @@ const WRANGLER = join(PROJECT, "node_modules/wrangler/wrangler-dist/cli.js");
 const DIE_WITH_PARENT = pathToFileURL(join(PROJECT, "scripts/die-with-parent.ts")).href;
 const WORKERS_TYPES = join(PROJECT, "node_modules/@cloudflare/workers-types/index.d.ts");
 
-const { devDependencies } = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8")) as {
+const manifest = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8")) as {
   devDependencies: Record<string, string>;
+  unpkg: string;
+  jsdelivr: string;
 };
+const { devDependencies } = manifest;
 
 let folder: string;
 let tarball: string;
@@ -170,6 +173,31 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
 
 describe("the packed library", { tags: ["slow"] }, () => {
+  it("has no fault that publint or attw finds for packages that are ESM only", async () => {
+    const file = fileURLToPath(tarball);
+    await run(join(BIN, "publint"), ["run", file, "--strict"], PROJECT);
+    await run(join(BIN, "attw"), [file, "--profile", "esm-only"], PROJECT);
+  });
+
+  it("has the scripts for pages, as unpkg and jsdelivr serve them, the documentation and the changelog", async () => {
+    const list = await run("tar", ["-tf", fileURLToPath(tarball)], PROJECT);
+    expect(list.split("\n")).toEqual(
+      expect.arrayContaining(
+        [
+          ...[
+            "dist/rollcall.js",
+            "dist/rollcall.js.map",
+            "dist/rollcall.mjs",
+            "dist/rollcall.mjs.map",
+          ],
+          ...["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/protocol.md"],
+        ].map((path) => `package/${path}`),
+      ),
+    );
+    const { unpkg, jsdelivr } = manifest;
+    expect([unpkg, jsdelivr]).toEqual(["./dist/rollcall.js", "./dist/rollcall.js"]);
+  });
+
   it("brings no package but the types of Standard Schema, and its core compiles alone", async () => {
     const project = await install("core", { rollcall: tarball });
     expect(packagesOf(project)).toEqual(["@standard-schema/spec", "rollcall"]);

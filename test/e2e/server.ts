@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { removeEndedStartFolders } from "../../scripts/start-folder.ts";
 import { listProcesses, type Process } from "../kit/processes.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
@@ -219,6 +220,8 @@ export class Server {
       await sleep(POLL_MS);
     }
     this.#groups.clear();
+    // After SIGKILL the start script could not.
+    removeEndedStartFolders();
   }
 
   #failure(what: string): Error {

@@ -72,6 +72,26 @@ describe("npm start", () => {
     expect(names(".dev.vars")).toEqual(expect.arrayContaining(names(".dev.vars.example")));
   });
 
+  test("leaves no copy of .dev.vars behind: the next start removes that of one that was killed", async () => {
+    const server = await start();
+    const copies = () =>
+      server
+        .processes()
+        .map(({ pid }) => `${PROJECT}.wrangler/start-${pid}/.dev.vars`)
+        .filter((file) => existsSync(file));
+    const killed = copies();
+    expect(killed).toHaveLength(1);
+    for (const { pid } of server.processes()) process.kill(pid, "SIGKILL");
+    await expect.poll(() => server.isRunning, { timeout: 15_000 }).toBe(false);
+
+    await server.start();
+    const stopped = copies();
+    expect(stopped).toHaveLength(1);
+    await server.stop();
+
+    expect([...killed, ...stopped].filter((file) => existsSync(file))).toEqual([]);
+  });
+
   test("ends when its caller is killed", async () => {
     const persistTo = mkdtempSync(join(tmpdir(), "rollcall-e2e-"));
     onTestFinished(() => rmSync(persistTo, { recursive: true, force: true, maxRetries: 5 }));

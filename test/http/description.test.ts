@@ -4,8 +4,9 @@ import { describeService } from "../../src/server/description/documents.ts";
 import { eventServers, httpServers } from "../../src/server/description/routes.ts";
 import worker from "../../src/server/worker.ts";
 
-/** The console, and the descriptions themselves: these paths are no API. */
-const OURS = /^\/($|docs$|openapi\.json$|asyncapi\.json$|console\/|debug\/console\/)/;
+/** The console, the descriptions themselves, and the script for pages: these paths are no API. */
+const OURS =
+  /^\/($|docs$|openapi\.json$|asyncapi\.json$|rollcall\.m?js|console\/|debug\/console\/)/;
 
 async function read(url: string): Promise<{ servers: unknown; response: Response }> {
   const response = await exports.default.fetch(url);
