@@ -1,5 +1,12 @@
 /** Processes: clients in one of their own, and what CPU and memory each uses. */
-import { type ChildProcess, execFile, execFileSync, fork, spawn } from "node:child_process";
+import {
+  type ChildProcess,
+  type ExecFileException,
+  execFile,
+  execFileSync,
+  fork,
+  spawn,
+} from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { promisify } from "node:util";
@@ -72,13 +79,19 @@ const RUN_MS = 90_000;
 const OUTPUT_BYTES = 16_777_216;
 
 /** Runs a program to its end. @returns its output @throws Error with all output when it fails */
-export async function run(command: string, args: string[], place: Place): Promise<string> {
+export async function run(
+  command: string,
+  args: string[],
+  place: Place,
+  timeoutMs = RUN_MS,
+): Promise<string> {
   try {
-    const options = { ...place, timeout: RUN_MS, maxBuffer: OUTPUT_BYTES };
+    const options = { ...place, timeout: timeoutMs, maxBuffer: OUTPUT_BYTES };
     return (await promisify(execFile)(command, args, options)).stdout;
   } catch (error) {
-    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
-    throw new Error(`${command} ${args.join(" ")} failed:\n${stdout}\n${stderr}`);
+    const { killed, stdout = "", stderr = "" } = error as ExecFileException;
+    const how = killed ? `was stopped after ${timeoutMs} ms` : "failed";
+    throw new Error(`${command} ${args.join(" ")} ${how}:\n${stdout}\n${stderr}`);
   }
 }
 
