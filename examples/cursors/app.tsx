@@ -1,6 +1,5 @@
 import { type FormEvent, type PointerEvent, useEffect, useRef, useState } from "react";
 import {
-  type RoomHandle,
   type Status,
   useCount,
   useMyState,
@@ -10,6 +9,7 @@ import {
   useTyping,
 } from "rollcall/react";
 import { Cheers, Cursor } from "./cursor.tsx";
+import { logIn } from "./login.ts";
 import { People } from "./people.tsx";
 import { type BoardEvents, EMOJI, readSelf, type Self, storeSelf, type Visit } from "./state.ts";
 
@@ -19,25 +19,25 @@ const STATUSES: Status[] = ["online", "away", "busy"];
 
 export function App() {
   const [self, setSelf] = useState(readSelf);
-  const place = new URLSearchParams(location.search).get("room") ?? "cursors";
-  // In development a token is a name. A service of yours signs one for whoever has logged in.
-  const query = new URLSearchParams({ room: place, token: `user:${self.name}` });
-  const room = useRoom<BoardEvents>(`/ws/presence?${query}`);
   const rename = (name: string): void => {
     const renamed = { ...self, name };
     storeSelf(renamed);
     setSelf(renamed);
   };
-  return <Board key={self.name} room={room} self={self} onRename={rename} />;
+  // Another name is another user, with a connection of its own.
+  return <Board key={self.name} self={self} onRename={rename} />;
 }
 
 interface BoardProps {
-  room: RoomHandle<BoardEvents>;
   self: Self;
   onRename(name: string): void;
 }
 
-function Board({ room, self, onRename }: BoardProps) {
+function Board({ self, onRename }: BoardProps) {
+  const place = new URLSearchParams(location.search).get("room") ?? "cursors";
+  const room = useRoom<BoardEvents>(`/ws/presence?${new URLSearchParams({ room: place })}`, {
+    token: () => logIn(self.name),
+  });
   const [mine, setMine] = useMyState(room, { colour: self.colour, cursor: null } as Visit);
   const [status, setStatus] = useStatus(room, self.name);
   const [, type] = useTyping(room);

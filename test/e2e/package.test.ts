@@ -2,7 +2,6 @@
  * The package as its users get it: packed, installed into empty projects, checked by a strict
  * TypeScript, and run by wrangler.
  */
-import { execFile, spawn } from "node:child_process";
 import {
   cpSync,
   globSync,
@@ -15,9 +14,9 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { readExample } from "../../scripts/size.ts";
+import { run as runIn, serve } from "../kit/processes.ts";
 import { environmentOfAUser } from "./server.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
@@ -37,14 +36,8 @@ let folder: string;
 let tarball: string;
 let environment: NodeJS.ProcessEnv;
 
-async function run(command: string, args: string[], cwd: string): Promise<string> {
-  try {
-    const options = { cwd, env: environment, timeout: 90_000, maxBuffer: 16_777_216 };
-    return (await promisify(execFile)(command, args, options)).stdout;
-  } catch (error) {
-    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
-    throw new Error(`${command} ${args.join(" ")} failed:\n${stdout}\n${stderr}`);
-  }
+function run(command: string, args: string[], cwd: string): Promise<string> {
+  return runIn(command, args, { cwd, env: environment });
 }
 
 /** A new project of a user, with these packages beside the packed one. */
@@ -101,14 +94,11 @@ async function startWorker(project: string): Promise<string> {
     ...["dev", "-c", "wrangler.toml", "--local", "--port", "0", "--ip", "127.0.0.1"],
     ...["--inspector-port", "0", "--show-interactive-dev-session=false"],
   ];
-  const wrangler = spawn(
+  const { url, stop } = await serve(
     process.execPath,
     ["--no-warnings", "--import", DIE_WITH_PARENT, WRANGLER, ...args],
     {
       cwd: project,
-      detached: true,
-      // The fourth is a pipe by which wrangler notices that we have ended.
-      stdio: ["ignore", "pipe", "pipe", "pipe"],
       env: {
         ...environment,
         CLOUDFLARE_CF_FETCH_ENABLED: "false",
@@ -116,26 +106,10 @@ async function startWorker(project: string): Promise<string> {
         WRANGLER_HIDE_BANNER: "true",
       },
     },
+    /Ready on (http:\/\/[\d.:]+)/,
   );
-  onTestFinished(() => {
-    try {
-      if (wrangler.pid !== undefined) process.kill(-wrangler.pid, "SIGKILL");
-    } catch {
-      // Already gone.
-    }
-  });
-  return new Promise((resolve, reject) => {
-    let log = "";
-    for (const stream of [wrangler.stdout, wrangler.stderr]) {
-      stream?.setEncoding("utf8").on("data", (text: string) => {
-        log += text;
-        const [, address] = /Ready on (http:\/\/[\d.:]+)/.exec(log) ?? [];
-        if (address) resolve(address);
-      });
-    }
-    wrangler.once("error", reject);
-    wrangler.once("exit", () => reject(new Error(`The Worker did not start:\n${log}`)));
-  });
+  onTestFinished(stop);
+  return url;
 }
 
 /** Writes a Worker and its configuration: one class of actors behind one binding. */

@@ -1,7 +1,15 @@
 /** Processes: clients in one of their own, and what CPU and memory each uses. */
-import { type ChildProcess, execFileSync, fork } from "node:child_process";
+import {
+  type ChildProcess,
+  type ExecFileException,
+  execFile,
+  execFileSync,
+  fork,
+  spawn,
+} from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { promisify } from "node:util";
 
 export interface Process {
   pid: number;
@@ -60,6 +68,77 @@ export class Clients {
   stop(): Promise<void> {
     return end(this.#child);
   }
+}
+
+interface Place {
+  cwd: string;
+  env: NodeJS.ProcessEnv;
+}
+
+const RUN_MS = 90_000;
+const OUTPUT_BYTES = 16_777_216;
+
+/** Runs a program to its end. @returns its output @throws Error with all output when it fails */
+export async function run(
+  command: string,
+  args: string[],
+  place: Place,
+  timeoutMs = RUN_MS,
+): Promise<string> {
+  try {
+    const options = { ...place, timeout: timeoutMs, maxBuffer: OUTPUT_BYTES };
+    return (await promisify(execFile)(command, args, options)).stdout;
+  } catch (error) {
+    const { killed, stdout = "", stderr = "" } = error as ExecFileException;
+    const how = killed ? `was stopped after ${timeoutMs} ms` : "failed";
+    throw new Error(`${command} ${args.join(" ")} ${how}:\n${stdout}\n${stderr}`);
+  }
+}
+
+export interface Serving {
+  /** What `ready` matched first. */
+  url: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a server in a process group of its own, with a pipe as its descriptor 3 that closes when this
+ * process ends. Resolves when `ready`, whose first group is the address, matches its output.
+ *
+ * @throws Error with its output when it ends before
+ */
+export function serve(
+  command: string,
+  args: string[],
+  place: Place,
+  ready: RegExp,
+): Promise<Serving> {
+  const child = spawn(command, args, {
+    ...place,
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe", "pipe"],
+  });
+  const exit = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const stop = async (): Promise<void> => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // Already gone.
+    }
+    await exit;
+  };
+  return new Promise((resolve, reject) => {
+    let log = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        log += text;
+        const [, url] = ready.exec(log) ?? [];
+        if (url) resolve({ url, stop });
+      });
+    }
+    child.once("error", reject);
+    child.once("exit", () => reject(new Error(`The server did not start:\n${log}`)));
+  });
 }
 
 /** Answers each message of the parent with one message, and ends with the parent. */
