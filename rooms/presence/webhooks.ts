@@ -55,7 +55,7 @@ interface Webhooks {
   hooks: Webhook[];
 }
 
-/** By the text of `WEBHOOKS` and the secrets, of which a deployment has few. */
+/** By the kind of deployment and the text of `WEBHOOKS`, of which an isolate has one or two. */
 const parsed = new Map<string, Webhooks | string>();
 
 /**
@@ -66,10 +66,11 @@ const parsed = new Map<string, Webhooks | string>();
 function readWebhooks(env: WebhookEnv): Webhooks {
   const { WEBHOOKS: text } = env;
   if (!text) return { rooms: [], hooks: [] };
-  let known = parsed.get(text);
+  const key = `${isDevelopment(env)} ${text}`;
+  let known = parsed.get(key);
   if (known === undefined) {
     known = parseWebhooks(text, env);
-    parsed.set(text, known);
+    parsed.set(key, known);
     if (typeof known === "string") log("webhooks_refused", { reason: known });
   }
   if (typeof known !== "string") return known;
