@@ -1,3 +1,4 @@
+// @module-tag slow
 import { createHmac, randomBytes, randomUUID } from "node:crypto";
 import { createServer, type Server as HttpServer, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -1,3 +1,4 @@
+// @module-tag slow
 /** The commands of a clone, as somebody types them who does not know their options. */
 import { spawnSync } from "node:child_process";
 import { tmpdir } from "node:os";

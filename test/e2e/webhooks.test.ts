@@ -1,3 +1,4 @@
+// @module-tag slow
 /** Webhooks of the real server, to a consumer on this machine. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { createServer, type ServerResponse } from "node:http";
