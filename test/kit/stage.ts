@@ -81,12 +81,12 @@ export function runtimesOf(server: Server): { workerd: number; proxy: number } {
 }
 
 /** Whether wrangler restarted the runtime because a source file changed: the run then proves nothing. */
-export function wasReloaded({ logs }: Server): boolean {
+export function wasReloaded({ logs }: Pick<Server, "logs">): boolean {
   return /Reloading local server/.test(logs);
 }
 
 /** Writes the server's log to a file, and returns its path. */
-export function saveLog(run: string, seed: number, { logs }: Server): string {
+export function saveLog(run: string, seed: number, { logs }: Pick<Server, "logs">): string {
   const file = join(tmpdir(), `rollcall-${run}-${seed}.log`);
   writeFileSync(file, logs);
   return file;
