@@ -2,9 +2,9 @@
  * `npm run chaos [-- --seed N --rounds 25]`: kills, cuts and stalls the real server under real
  * clients, and compares after each round what the clients know with what it reports. See README.md.
  */
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { starvedMs } from "../kit/pressure.ts";
 import { FaultProxy } from "../kit/proxy.ts";
 import { Random, seedOf } from "../kit/random.ts";
 import {
@@ -68,15 +68,6 @@ function report(what: string, { name }: Cast, wrong: readonly string[]): void {
   for (const line of wrong.slice(0, 5)) {
     violations.push(`${what}: ${name}: ${line}`);
     print(`    VIOLATION ${name}: ${line}`);
-  }
-}
-
-/** Time since boot in which some process waited for a CPU, in ms; 0 where the kernel does not count it. */
-function starvedMs(): number {
-  try {
-    return Number(/total=(\d+)/.exec(readFileSync("/proc/pressure/cpu", "utf8"))?.[1] ?? 0) / 1000;
-  } catch {
-    return 0;
   }
 }
 
