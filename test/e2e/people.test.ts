@@ -1,3 +1,4 @@
+// @module-tag slow
 /** Users in many rooms at once, on the server that `npm start` starts: revoking tokens, watching who is online. */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -410,7 +411,6 @@ class Watcher {
 
 describe("a socket that watches 500 users", () => {
   test("gets the same bytes for 50 whom it may not see, online or not; a change comes within a second after both sides slept, by one call for each watching actor", {
-    tags: ["slow"],
     timeout: 180_000,
   }, async () => {
     const seen = Array.from({ length: 450 }, (_, i) => `seen-${String(i).padStart(3, "0")}`);

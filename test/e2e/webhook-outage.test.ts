@@ -1,10 +1,10 @@
+// @module-tag slow
 import { expect, test } from "vitest";
 import { playWebhooks, SHORT } from "../chaos/hooks.ts";
 
 const ROUNDS = 3;
 
 test("a webhook consumer that fails in every way, while the server is killed three times, has applied each change once and in order and equals the roster in the end", {
-  tags: ["slow"],
   timeout: 300_000,
 }, async () => {
   const seed = Date.now() % 1_000_000_000;
