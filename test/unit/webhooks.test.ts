@@ -184,7 +184,7 @@ describe("a configuration of webhooks that is malformed", () => {
 describe("the rooms of a webhook", () => {
   const url = "https://hooks.example.com";
 
-  it("are one by its name, or all whose names begin as it says", () => {
+  it("are one by its name, or all whose names begin with it", () => {
     const [a, b] = [freshRoom(), freshRoom()];
     const WEBHOOKS = JSON.stringify([
       { url, rooms: a },
