@@ -21,7 +21,7 @@ const EXAMPLE = "development-only-";
 const SECRET_BYTES = { least: 24, most: 64 };
 /** Names that never stand for a public address (RFC 6761, RFC 8375, RFC 9476 and usage). */
 const PRIVATE_NAMES =
-  /(?:^|\.)(?:localhost|local|internal|intranet|lan|home|corp|private|home\.arpa|test|invalid|example|onion|alt)$/;
+  /(?:^|\.)(?:localhost|localdomain|local|internal|intranet|lan|home|corp|private|home\.arpa|test|invalid|example|onion|alt)$/;
 
 const config = z
   .array(
