@@ -120,90 +120,84 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
 });
 
-// Three installs from the registry: `npm run test:create` runs it, by hand.
-describe.runIf(process.env.CREATE === "1")(
-  "create-rollcall",
-  { tags: ["slow"], timeout: 300_000 },
-  () => {
-    it("prints its usage, and refuses a full folder, an unknown template, and no name without a terminal", async () => {
-      expect(await create("--help")).toContain("--template <name>");
-      writeFileSync(join(folder, "note.txt"), "mine");
-      await expect(create(".")).rejects.toThrow("is not empty");
-      await expect(create("new", "--template", "none")).rejects.toThrow(
-        'No template "none": presence, room, service',
-      );
-      await expect(create("new", "--rollcall", "absent.tgz")).rejects.toThrow("No file absent.tgz");
-      await expect(create()).rejects.toThrow("Which folder?");
-    });
+describe("create-rollcall", { tags: ["slow"], timeout: 300_000 }, () => {
+  it("prints its usage, and refuses a full folder, an unknown template, and no name without a terminal", async () => {
+    expect(await create("--help")).toContain("--template <name>");
+    writeFileSync(join(folder, "note.txt"), "mine");
+    await expect(create(".")).rejects.toThrow("is not empty");
+    await expect(create("new", "--template", "none")).rejects.toThrow(
+      'No template "none": presence, room, service',
+    );
+    await expect(create("new", "--rollcall", "absent.tgz")).rejects.toThrow("No file absent.tgz");
+    await expect(create()).rejects.toThrow("Which folder?");
+  });
 
-    it("names the app after its folder, makes new secrets for each, and fills the deploy button", async () => {
-      const repo = "https://github.com/someone/her-app";
-      await create("Her App!", "--template", "service", "--repo", repo);
-      await create("his-app", "--template", "service");
-      const read = (name: string) => (path: string) =>
-        readFileSync(join(folder, name, path), "utf8");
-      const [hers, his] = [read("Her App!"), read("his-app")];
-      expect(JSON.parse(hers("package.json"))).toMatchObject({ name: "her-app" });
-      expect(hers("wrangler.toml")).toContain('\nname = "her-app"\n');
-      expect(hers("README.md")).toContain(`https://deploy.workers.cloudflare.com/?url=${repo})`);
-      const { version } = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8"));
-      expect(JSON.parse(his("package.json")).dependencies.rollcall).toBe(version);
+  it("names the app after its folder, makes new secrets for each, and fills the deploy button", async () => {
+    const repo = "https://github.com/someone/her-app";
+    await create("Her App!", "--template", "service", "--repo", repo);
+    await create("his-app", "--template", "service");
+    const read = (name: string) => (path: string) => readFileSync(join(folder, name, path), "utf8");
+    const [hers, his] = [read("Her App!"), read("his-app")];
+    expect(JSON.parse(hers("package.json"))).toMatchObject({ name: "her-app" });
+    expect(hers("wrangler.toml")).toContain('\nname = "her-app"\n');
+    expect(hers("README.md")).toContain(`https://deploy.workers.cloudflare.com/?url=${repo})`);
+    const { version } = JSON.parse(readFileSync(join(PROJECT, "package.json"), "utf8"));
+    expect(JSON.parse(his("package.json")).dependencies.rollcall).toBe(version);
 
-      const secrets = [hers, his].flatMap((app) => Object.values(parseEnv(app(".dev.vars"))));
-      expect(secrets).toHaveLength(8);
-      expect(new Set(secrets).size).toBe(8);
-      for (const secret of secrets) expect(secret).toMatch(/^[0-9a-f]{64}$/);
-      expect(his(".gitignore")).toContain("\n.dev.vars\n");
-    });
+    const secrets = [hers, his].flatMap((app) => Object.values(parseEnv(app(".dev.vars"))));
+    expect(secrets).toHaveLength(8);
+    expect(new Set(secrets).size).toBe(8);
+    for (const secret of secrets) expect(secret).toMatch(/^[0-9a-f]{64}$/);
+    expect(his(".gitignore")).toContain("\n.dev.vars\n");
+  });
 
-    it("presence: two pages see each other's cursors, and the app builds", async () => {
-      const app = await start("presence");
-      const [ann, ben] = [await app.open(), await app.open()];
-      await Promise.all([ann, ben].map((page) => page.locator(".person").waitFor()));
-      await ann.mouse.move(300, 200);
-      await ann.mouse.move(420, 260, { steps: 5 });
-      const cursor = ben.locator(".cursor svg");
-      await expect.poll(async () => (await cursor.boundingBox())?.x).toBeCloseTo(417, -1);
-      app.report();
-      expect(await ann.locator(".cursor").count()).toBe(0);
-      const config = readFileSync(join(app.project, "wrangler.toml"), "utf8");
-      expect(config).not.toMatch(/d1_databases|kv_namespaces|r2_buckets/);
-      await checkAndBuild(app.project);
-    });
+  it("presence: two pages see each other's cursors, and the app builds", async () => {
+    const app = await start("presence");
+    const [ann, ben] = [await app.open(), await app.open()];
+    await Promise.all([ann, ben].map((page) => page.locator(".person").waitFor()));
+    await ann.mouse.move(300, 200);
+    await ann.mouse.move(420, 260, { steps: 5 });
+    const cursor = ben.locator(".cursor svg");
+    await expect.poll(async () => (await cursor.boundingBox())?.x).toBeCloseTo(417, -1);
+    app.report();
+    expect(await ann.locator(".cursor").count()).toBe(0);
+    const config = readFileSync(join(app.project, "wrangler.toml"), "utf8");
+    expect(config).not.toMatch(/d1_databases|kv_namespaces|r2_buckets/);
+    await checkAndBuild(app.project);
+  });
 
-    it("room: a message reaches another page, and one that is opened later, and the app builds", async () => {
-      const app = await start("room");
-      const [ann, ben] = [await app.open("?name=ann"), await app.open("?name=ben")];
-      await ben.getByRole("status").getByText("You are ben").waitFor();
-      await ann.getByRole("status").getByText("You are ann").waitFor();
-      await ann.getByLabel("Message").last().fill("Hello, Ben!");
-      await ann.getByRole("button", { name: "Send" }).click();
-      await ben.getByText("ann: Hello, Ben!").waitFor();
-      app.report();
-      const late = await app.open("?name=cleo");
-      await late.getByText("ann: Hello, Ben!").waitFor();
-      await checkAndBuild(app.project);
-    });
+  it("room: a message reaches another page, and one that is opened later, and the app builds", async () => {
+    const app = await start("room");
+    const [ann, ben] = [await app.open("?name=ann"), await app.open("?name=ben")];
+    await ben.getByRole("status").getByText("You are ben").waitFor();
+    await ann.getByRole("status").getByText("You are ann").waitFor();
+    await ann.getByLabel("Message").last().fill("Hello, Ben!");
+    await ann.getByRole("button", { name: "Send" }).click();
+    await ben.getByText("ann: Hello, Ben!").waitFor();
+    app.report();
+    const late = await app.open("?name=cleo");
+    await late.getByText("ann: Hello, Ben!").waitFor();
+    await checkAndBuild(app.project);
+  });
 
-    it("service: a wave reaches another page, a backend mints a device's token, and the app builds", async () => {
-      const app = await start("service");
-      const [ann, ben] = [await app.open("?name=ann"), await app.open("?name=ben")];
-      await ben.getByRole("button", { name: "Wave to ann" }).waitFor();
-      await ann.getByRole("button", { name: "Wave to ben" }).click();
-      await ben.getByText("ann waves").waitFor();
-      app.report();
-      await ann.getByText("counted without a login: 2").waitFor();
+  it("service: a wave reaches another page, a backend mints a device's token, and the app builds", async () => {
+    const app = await start("service");
+    const [ann, ben] = [await app.open("?name=ann"), await app.open("?name=ben")];
+    await ben.getByRole("button", { name: "Wave to ann" }).waitFor();
+    await ann.getByRole("button", { name: "Wave to ben" }).click();
+    await ben.getByText("ann waves").waitFor();
+    app.report();
+    await ann.getByText("counted without a login: 2").waitFor();
 
-      const mint = (token: string | undefined) =>
-        fetch(`${app.url}/api/v1/devices/tokens`, {
-          method: "POST",
-          headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-          body: JSON.stringify({ user_id: UUID, device_id: UUID }),
-        });
-      const secrets = parseEnv(readFileSync(join(app.project, ".dev.vars"), "utf8"));
-      expect((await mint(secrets.PRESENCE_DO_MINT_TOKEN)).status).toBe(201);
-      expect((await mint(secrets.PRESENCE_DO_INGEST_TOKEN)).status).toBe(401);
-      await checkAndBuild(app.project);
-    });
-  },
-);
+    const mint = (token: string | undefined) =>
+      fetch(`${app.url}/api/v1/devices/tokens`, {
+        method: "POST",
+        headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+        body: JSON.stringify({ user_id: UUID, device_id: UUID }),
+      });
+    const secrets = parseEnv(readFileSync(join(app.project, ".dev.vars"), "utf8"));
+    expect((await mint(secrets.PRESENCE_DO_MINT_TOKEN)).status).toBe(201);
+    expect((await mint(secrets.PRESENCE_DO_INGEST_TOKEN)).status).toBe(401);
+    await checkAndBuild(app.project);
+  });
+});
