@@ -3,14 +3,8 @@ import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/
 import { RollcallError } from "../src/wire/errors.ts";
 import { exceedsBytes, FRAME_BYTES, type Untyped } from "../src/wire/frames.ts";
 import { assertJson } from "../src/wire/json.ts";
-import { TokenRefresh, type TokenSource } from "./refresh.ts";
-import {
-  type CloseInfo,
-  type ConnectionState,
-  ReconnectingSocket,
-  type SocketOptions,
-  toSocketUrl,
-} from "./socket.ts";
+import { type PlainOptions, PlainSocket } from "./plain.ts";
+import type { ConnectionState } from "./socket.ts";
 
 export type { Envelope } from "../rooms/fanout/envelope.ts";
 export type { Filter } from "../rooms/fanout/filters.ts";
@@ -25,16 +19,7 @@ export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
 /** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
 export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
 
-export interface FanoutClientOptions {
-  /**
-   * A JWT; a function is called anew for each connection, and before its JWT expires. Null or undefined:
-   * no token.
-   */
-  token: TokenSource;
-  /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
-  WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
-  onStateChange?(state: ConnectionState): void;
-  onClose?(event: CloseInfo): void;
+export interface FanoutClientOptions extends PlainOptions {
   /** What was published during a break is not known any more, as far as `cursor`. */
   onGap?(gap: Gap): void;
   /** Faults of the socket, of the token, of a handler; `too_many_filters` from the server. */
@@ -59,14 +44,6 @@ const NOW = "now";
 /** UTF-16 units of filters in one message: at most three bytes each, it stays below 64 KiB. */
 const FRAME_UNITS = 20_000;
 
-const RECONNECTION = {
-  enabled: true,
-  maxAttempts: 0,
-  initialDelay: 1_000,
-  maxDelay: 30_000,
-  backoffMultiplier: 1.5,
-};
-
 /**
  * Receives what is published to its user, by filters, and answers. It connects at once, comes back
  * after a loss, subscribes again, and receives what was published meanwhile: each envelope once, in
@@ -81,7 +58,7 @@ const RECONNECTION = {
  * });
  */
 export class FanoutClient<Payloads extends Record<string, unknown> = Record<string, Untyped>> {
-  readonly #socket: ReconnectingSocket;
+  readonly #socket: PlainSocket;
   readonly #options: FanoutClientOptions;
   /** Handlers by filter; each `subscribe` has an entry of its own, so that one may be given twice. */
   readonly #entries = new Map<FilterKey, Set<{ handler: EnvelopeHandler }>>();
@@ -91,44 +68,13 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
   /** The ids of those received since, until the server has sent all that was missed. */
   #received: Set<string> | undefined;
 
-  readonly #refresh: TokenRefresh;
-
   /** @throws TypeError when `url` is none */
   constructor(url: string, options: FanoutClientOptions) {
     this.#options = options;
-    const target = toSocketUrl(url);
-    // A refusal then comes as a close code, which a page can see.
-    target.searchParams.set("v", "3");
-    const { WebSocket } = options;
-    this.#refresh = new TokenRefresh(
-      options.token,
-      (text) => this.#socket.send(text),
-      (error) => this.#fail(error),
-    );
-    this.#socket = new ReconnectingSocket(
-      async () => ({ url: target.href, token: (await this.#refresh.get()) ?? undefined }),
-      {
-        reconnection: RECONNECTION,
-        pingInterval: 25_000,
-        pongTimeout: 10_000,
-        connectionTimeout: 10_000,
-        ping: "ping",
-        ...(WebSocket && { WebSocket }),
-      },
-      {
-        state: (state) => this.#notify(() => options.onStateChange?.(state)),
-        open: () => {
-          this.#refresh.begin();
-          this.#resume();
-        },
-        message: (data) => this.#receive(data),
-        error: (error) => this.#fail(error),
-        close: (event) => {
-          this.#refresh.stop();
-          this.#notify(() => options.onClose?.(event));
-        },
-      },
-    );
+    this.#socket = new PlainSocket(url, options, {
+      open: () => this.#resume(),
+      message: (message) => this.#receive(message),
+    });
     this.#socket.open();
   }
 
@@ -163,7 +109,6 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
 
   /** Leaves, and stays away until {@link reconnect}, which subscribes to all there was. */
   disconnect(): void {
-    this.#refresh.stop();
     this.#socket.stop();
   }
 
@@ -210,15 +155,14 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     send();
   }
 
-  #receive(data: unknown): void {
-    const message = parse(data);
-    if (!message) return;
+  #receive(message: Record<string, unknown>): void {
     const { type, envelopeId, cursor } = message;
     if (typeof envelopeId === "string") {
       if (this.#isNew(envelopeId, cursor)) void this.#handle(message as unknown as Envelope);
-    } else if (type === "error") this.#fail(new FanoutError(String(message.code)));
+    } else if (type === "error") this.#socket.fail(new FanoutError(String(message.code)));
     else if (typeof cursor !== "string") return;
-    else if (type === "gap") this.#notify(() => this.#options.onGap?.(message as unknown as Gap));
+    else if (type === "gap")
+      this.#socket.notify(() => this.#options.onGap?.(message as unknown as Gap));
     else {
       this.#cursor = cursor;
       this.#received = undefined;
@@ -247,7 +191,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
         try {
           return await handler(envelope);
         } catch (error) {
-          this.#fail(error);
+          this.#socket.fail(error);
           return undefined;
         }
       }),
@@ -257,7 +201,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     const ack = { type: "ack", envelopeId: envelope.envelopeId, result: null };
     let text = JSON.stringify(ack);
     // A bad answer is an error here, not a wait of 5 s for the publisher, nor the end of the connection.
-    this.#notify(() => {
+    this.#socket.notify(() => {
       const result = answers.find((answer) => answer !== undefined) ?? null;
       assertJson(result, "The answer");
       const full = JSON.stringify({ ...ack, result });
@@ -267,23 +211,6 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
       text = full;
     });
     this.#socket.send(text);
-  }
-
-  #fail(error: unknown): void {
-    try {
-      this.#options.onError?.(error);
-    } catch {
-      // A fault of the callback for faults can be reported nowhere.
-    }
-  }
-
-  /** Calls code of the app. Whatever it does, the connection goes on. */
-  #notify(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      this.#fail(error);
-    }
   }
 }
 
@@ -304,15 +231,6 @@ function toJson(key: FilterKey): string {
   const pairs = [`"type":${type}`];
   for (let i = 0; i < fields.length; i += 2) pairs.push(`${fields[i]}:${fields[i + 1]}`);
   return `{${pairs.join(",")}}`;
-}
-
-function parse(data: unknown): Record<string, unknown> | null {
-  try {
-    const value: unknown = typeof data === "string" && data !== "pong" ? JSON.parse(data) : null;
-    return typeof value === "object" ? (value as Record<string, unknown> | null) : null;
-  } catch {
-    return null;
-  }
 }
 
 // ── Backends ────────────────────────────────────────────────────────────────────────────────

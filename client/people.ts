@@ -1,36 +1,14 @@
-import { TokenRefresh, type TokenSource } from "./refresh.ts";
-import {
-  type CloseInfo,
-  type ConnectionState,
-  ReconnectingSocket,
-  type SocketOptions,
-  toSocketUrl,
-} from "./socket.ts";
+import { type PlainOptions, PlainSocket } from "./plain.ts";
+import type { ConnectionState } from "./socket.ts";
 
 export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
 
-export interface PeopleClientOptions {
-  /** A JWT; a function is called anew for each connection, and before its JWT expires. */
-  token: TokenSource;
-  /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
-  WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
-  onStateChange?(state: ConnectionState): void;
-  onClose?(event: CloseInfo): void;
-  /** Faults of the socket, of the token, of a listener; refusals of the server by their code. */
-  onError?(error: unknown): void;
-}
+/** `onError` gets the refusals of the server as {@link PeopleError}s, too. */
+export type PeopleClientOptions = PlainOptions;
 
 /** Users that one socket watches. */
 const WATCHED = 500;
 const PATH = "/ws/people";
-
-const RECONNECTION = {
-  enabled: true,
-  maxAttempts: 0,
-  initialDelay: 1_000,
-  maxDelay: 30_000,
-  backoffMultiplier: 1.5,
-};
 
 /** A refusal by the server, for example `rate_limited`. */
 export class PeopleError extends Error {
@@ -52,8 +30,7 @@ export class PeopleError extends Error {
  * const stop = people.watch(["ann", "ben"], (userId, online) => show(userId, online));
  */
 export class PeopleClient {
-  readonly #socket: ReconnectingSocket;
-  readonly #options: PeopleClientOptions;
+  readonly #socket: PlainSocket;
   readonly #listeners = new Map<string, Set<(userId: string, online: boolean) => void>>();
   readonly #online = new Map<string, boolean>();
   /** Users whose watching the server does not know of yet. */
@@ -65,44 +42,12 @@ export class PeopleClient {
    * @throws TypeError when `url` is none
    */
   constructor(url: string, options: PeopleClientOptions) {
-    this.#options = options;
-    const target = toSocketUrl(url);
-    if (!target.pathname.endsWith(PATH)) {
-      target.pathname = target.pathname.replace(/\/+$/, "") + PATH;
-    }
-    // A refusal then comes as a close code, which a page can see.
-    target.searchParams.set("v", "3");
-    const refresh = new TokenRefresh(
-      options.token,
-      (text) => this.#socket.send(text),
-      (error) => this.#fail(error),
-    );
-    const { WebSocket } = options;
-    this.#socket = new ReconnectingSocket(
-      async () => ({ url: target.href, token: (await refresh.get()) ?? undefined }),
-      {
-        reconnection: RECONNECTION,
-        pingInterval: 25_000,
-        pongTimeout: 10_000,
-        connectionTimeout: 10_000,
-        ping: "ping",
-        ...(WebSocket && { WebSocket }),
-      },
-      {
-        state: (state) => this.#notify(() => options.onStateChange?.(state)),
-        open: () => {
-          refresh.begin();
-          this.#send("watch", [...this.#listeners.keys()]);
-          this.#due.clear();
-        },
-        message: (data) => this.#receive(data),
-        error: (error) => this.#fail(error),
-        close: (event) => {
-          refresh.stop();
-          this.#notify(() => options.onClose?.(event));
-        },
-      },
-    );
+    const open = () => {
+      this.#send("watch", [...this.#listeners.keys()]);
+      this.#due.clear();
+    };
+    const message = (given: Record<string, unknown>) => this.#receive(given);
+    this.#socket = new PlainSocket(url, options, { open, message }, PATH);
     this.#socket.open();
   }
 
@@ -140,7 +85,7 @@ export class PeopleClient {
         this.#due.add(id);
       }
       const online = this.#online.get(id);
-      if (online !== undefined) this.#notify(() => listener(id, online));
+      if (online !== undefined) this.#socket.notify(() => listener(id, online));
     }
     this.#sendSoon();
     return () => this.#unwatch(ids, listener);
@@ -184,20 +129,15 @@ export class PeopleClient {
     if (ids.length > 0) this.#socket.send(JSON.stringify({ type, ids }));
   }
 
-  #receive(data: unknown): void {
-    if (typeof data !== "string" || data === "pong") return;
-    let message: Record<string, unknown>;
-    try {
-      message = JSON.parse(data) as Record<string, unknown>;
-    } catch {
-      return;
-    }
+  #receive(message: Record<string, unknown>): void {
     const { type, users, userId, online } = message;
     if (type === "people.sync" && Array.isArray(users)) {
       for (const user of users) this.#learn(user?.userId, user?.online);
     } else if (type === "people.update") this.#learn(userId, online);
     else if (type === "error") {
-      this.#fail(new PeopleError(String(message.code), String(message.message ?? message.code)));
+      this.#socket.fail(
+        new PeopleError(String(message.code), String(message.message ?? message.code)),
+      );
     }
   }
 
@@ -206,23 +146,6 @@ export class PeopleClient {
     const listeners = this.#listeners.get(userId);
     if (!listeners || this.#online.get(userId) === online) return;
     this.#online.set(userId, online);
-    for (const listener of [...listeners]) this.#notify(() => listener(userId, online));
-  }
-
-  #fail(error: unknown): void {
-    try {
-      this.#options.onError?.(error);
-    } catch {
-      // A fault of the callback for faults can be reported nowhere.
-    }
-  }
-
-  /** Calls code of the app. Whatever it does, the connection goes on. */
-  #notify(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      this.#fail(error);
-    }
+    for (const listener of [...listeners]) this.#socket.notify(() => listener(userId, online));
   }
 }
