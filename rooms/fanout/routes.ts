@@ -1,16 +1,14 @@
 import { type Context, Hono } from "hono";
-import type * as z from "zod/mini";
 import { spend } from "../../src/access/quota.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
-import { readJson } from "../../src/http/body.ts";
+import { parseValue, readJson, requireJsonType } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
-import { idempotencyKey, toIdempotency } from "../../src/http/idempotency.ts";
+import { idempotencyKey, sendToActor, toIdempotency } from "../../src/http/idempotency.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { forwardUpgrade, isUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
-import { log } from "../../src/log.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import {
   type AuthenticatePublisher,
@@ -76,10 +74,7 @@ interface Body {
 
 /** @throws RollcallError `unsupported_media_type`, `too_large` or `bad_request` */
 async function readBody(request: Request, limitBytes: number): Promise<Body> {
-  const contentType = request.headers.get("Content-Type") ?? "";
-  if (!/^application\/json\s*(?:;|$)/i.test(contentType)) {
-    throw new RollcallError("unsupported_media_type", "Not application/json");
-  }
+  requireJsonType(request);
   const parse = (text: string): Body => ({ value: JSON.parse(text), text });
   return (await readJson(request, { limitBytes, message: INVALID_BODY, parse })) as Body;
 }
@@ -98,12 +93,6 @@ function toText(value: unknown): string {
   }
 }
 
-function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
-  const { success, data, error } = schema.safeParse(value);
-  if (success) return data;
-  throw new RollcallError("bad_request", error.issues[0]?.message ?? "Invalid body");
-}
-
 /**
  * A message as its publisher wrote it: JSON.parse would round the digits of long numbers.
  *
@@ -116,7 +105,7 @@ async function toAddressed(
   given: unknown,
   { publisher, mayPublishTo }: Publisher,
 ): Promise<Addressed> {
-  const { userId, type, payload, ackTimeoutMs } = parse(publishBody, toObject(body.value));
+  const { userId, type, payload, ackTimeoutMs } = parseValue(publishBody, toObject(body.value));
   if (mayPublishTo?.(userId) === false) {
     throw new RollcallError("forbidden", "The token does not allow to publish to this user");
   }
@@ -129,7 +118,7 @@ async function toAddressed(
   const parsedText = payload === undefined ? undefined : toText(payload);
   if (parsedText !== undefined) message.payload = sliceMember(body.text, "payload") ?? parsedText;
   if (given === undefined || given === null) return addressed();
-  const key = parse(idempotencyKey, given);
+  const key = parseValue(idempotencyKey, given);
   // Of the value's own text, as earlier releases made it: a retry may be written in another way. Where
   // parsing would round a number, it is of the text that the publisher wrote.
   const isExact = message.payload === undefined || !losesDigits(message.payload);
@@ -188,25 +177,15 @@ export function fanoutRoutes<E extends object>(
    */
   async function deliver(env: E, userId: string, messages: Publication[]): Promise<Outcome[]> {
     const isRepeatable = messages.every(({ idempotency }) => idempotency !== undefined);
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const publish = () => call<FanoutRoom>(stubOf(env, userId)).publish(messages);
-        const outcomes = await inSpan("publish", publish, { messages: messages.length });
-        return outcomes.map((outcome) =>
-          outcome.status === 200
-            ? outcome
-            : { status: 422, error: "This idempotency key came with another body" },
-        );
-      } catch (error) {
-        if (error instanceof RollcallError) throw error;
-        log("publish_interrupted", { attempt, error });
-        if (isRepeatable && attempt === 1) continue;
-        throw new RollcallError(
-          "unavailable",
-          "The answer was lost on the way; it may be delivered",
-        );
-      }
-    }
+    const publish = () => call<FanoutRoom>(stubOf(env, userId)).publish(messages);
+    const outcomes = await sendToActor(isRepeatable, () =>
+      inSpan("publish", publish, { messages: messages.length }),
+    );
+    return outcomes.map((outcome) =>
+      outcome.status === 200
+        ? outcome
+        : { status: 422, error: "This idempotency key came with another body" },
+    );
   }
 
   async function publish(c: Context<{ Bindings: E }>): Promise<Response> {

@@ -1,18 +1,17 @@
 import { type Context, Hono } from "hono";
-import type * as z from "zod/mini";
 import { spend } from "../../src/access/quota.ts";
 import { call } from "../../src/actor/call.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
-import { readJson } from "../../src/http/body.ts";
+import { parseValue, readJson, requireJsonType } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
-import { idempotencyKey, toIdempotency } from "../../src/http/idempotency.ts";
+import { idempotencyKey, sendToActor, toIdempotency } from "../../src/http/idempotency.ts";
 import { openStream } from "../../src/http/sse.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
-import { log } from "../../src/log.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { PING } from "../../src/wire/frames.ts";
+import { exceedsBytes, PING } from "../../src/wire/frames.ts";
+import { assertJson } from "../../src/wire/json.ts";
 import {
   type Authenticate,
   type AuthenticateOperator,
@@ -46,20 +45,20 @@ export interface PresenceRouteOptions<E> {
   authenticateOperator: AuthenticateOperator<E>;
 }
 
-function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
-  const { success, data, error } = schema.safeParse(value);
-  if (success) return data;
-  const [issue] = error.issues;
-  const path = issue?.path.join(".");
-  throw new RollcallError("bad_request", issue?.message ?? "Invalid body", path || undefined);
-}
-
 /** @throws RollcallError `unsupported_media_type`, `too_large`, `bad_request` */
 async function readBody(request: Request, limitBytes: number): Promise<unknown> {
-  if (!/^application\/json\s*(?:;|$)/i.test(request.headers.get("Content-Type") ?? "")) {
-    throw new RollcallError("unsupported_media_type", "Send application/json");
-  }
+  requireJsonType(request);
   return readJson(request, { limitBytes });
+}
+
+/** As JSON. @throws RollcallError `bad_request` for a value that nests deeper than the wire allows */
+function toText(value: unknown): string {
+  try {
+    assertJson(value);
+    return JSON.stringify(value);
+  } catch {
+    throw new RollcallError("bad_request", "The message nests too deeply");
+  }
 }
 
 /** @throws RollcallError `bad_request` for a body that is no message, or a malformed key */
@@ -68,13 +67,20 @@ async function toPublication(
   key: unknown,
   { userId }: Operator,
 ): Promise<RoomPublication> {
-  const message = parse(roomMessage, body);
+  const text = toText(body);
+  if (exceedsBytes(text, PUBLISH_BYTES)) {
+    throw new RollcallError("too_large", `A message has at most ${PUBLISH_BYTES} bytes`);
+  }
+  const message = parseValue(roomMessage, body);
   const publication = { ...message, from: userId };
   if (key === undefined || key === null) return publication;
-  const text = JSON.stringify(message);
   return {
     ...publication,
-    idempotency: await toIdempotency(parse(idempotencyKey, key), text, userId),
+    idempotency: await toIdempotency(
+      parseValue(idempotencyKey, key),
+      JSON.stringify(message),
+      userId,
+    ),
   };
 }
 
@@ -127,25 +133,10 @@ export function presenceRoutes<E extends object, S extends string>(
     return { room, operator };
   }
 
-  /**
-   * @throws RollcallError `unavailable` when the actor ended before it answered. A message with a key may
-   *   be sent again; one without may have been delivered.
-   */
   async function deliver(env: E, room: string, messages: RoomPublication[]): Promise<Outcome[]> {
     const isRepeatable = messages.every(({ idempotency }) => idempotency !== undefined);
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return (await callRoom(env, room).calls.publish(messages)).map(toOutcome);
-      } catch (error) {
-        if (error instanceof RollcallError) throw error;
-        log("publish_interrupted", { attempt, error });
-        if (isRepeatable && attempt === 1) continue;
-        throw new RollcallError(
-          "unavailable",
-          "The answer was lost on the way; it may be delivered",
-        );
-      }
-    }
+    const publish = () => callRoom(env, room).calls.publish(messages);
+    return (await sendToActor(isRepeatable, publish)).map(toOutcome);
   }
 
   const backend = { isForBackends: true } as const;
@@ -220,9 +211,6 @@ export function presenceRoutes<E extends object, S extends string>(
     for (const [index, item] of messages.entries()) {
       try {
         const key = (item as { idempotencyKey?: unknown } | null)?.idempotencyKey;
-        if (JSON.stringify(item).length > PUBLISH_BYTES) {
-          throw new RollcallError("too_large", `A message has at most ${PUBLISH_BYTES} bytes`);
-        }
         good.push({ index, message: await toPublication(item, key, operator) });
       } catch (thrown) {
         if (!(thrown instanceof RollcallError)) throw thrown;

@@ -1,3 +1,4 @@
+import type * as z from "zod/mini";
 import { type ErrorCode, RollcallError } from "../wire/errors.ts";
 
 /**
@@ -65,6 +66,21 @@ export async function readJson(request: Request, options: JsonBody): Promise<unk
   } catch {
     throw new RollcallError(notJson, options.message ?? "The body is not JSON");
   }
+}
+
+/** @throws RollcallError `unsupported_media_type` unless the request says that its body is JSON */
+export function requireJsonType(request: Request): void {
+  if (/^application\/json\s*(?:;|$)/i.test(request.headers.get("Content-Type") ?? "")) return;
+  throw new RollcallError("unsupported_media_type", "Send application/json");
+}
+
+/** A value as a schema makes it. @throws RollcallError `bad_request` with the first fault and its place */
+export function parseValue<T>(schema: z.ZodMiniType<T>, value: unknown): T {
+  const { success, data, error } = schema.safeParse(value);
+  if (success) return data;
+  const [issue] = error.issues;
+  const path = issue?.path.join(".") || undefined;
+  throw new RollcallError("bad_request", issue?.message ?? "Invalid body", path);
 }
 
 /** Reads the body of a request that is refused for another reason, as far as its sender needs it. */

@@ -1,4 +1,6 @@
 import * as z from "zod/mini";
+import { log } from "../log.ts";
+import { RollcallError } from "../wire/errors.ts";
 
 const KEY_LENGTH = 256;
 /** Hexadecimal digits of a publisher's digest, which is stored with its keys. */
@@ -35,6 +37,27 @@ export async function toIdempotency(
     digest: await digestOf(text),
     publisher: (await digestOf(publisher)).slice(0, PUBLISHER_DIGITS),
   };
+}
+
+/**
+ * Sends messages to an actor, and once more where the actor ended before it answered, for example at a
+ * deploy.
+ *
+ * @param isRepeatable all of them have keys
+ * @throws RollcallError what the actor refused; `unavailable` without an answer: a message without a key may
+ *   have been delivered
+ */
+export async function sendToActor<T>(isRepeatable: boolean, send: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await send();
+    } catch (error) {
+      if (error instanceof RollcallError) throw error;
+      log("publish_interrupted", { attempt, error });
+      if (isRepeatable && attempt === 1) continue;
+      throw new RollcallError("unavailable", "The answer was lost on the way; it may be delivered");
+    }
+  }
 }
 
 const encoder = new TextEncoder();

@@ -166,6 +166,23 @@ describe("an event that is published to a room over HTTP", () => {
     expect([status, answer.error]).toEqual([400, "bad_request"]);
   });
 
+  it("is refused with 400 where it nests deeper than the wire allows, alone and in a batch", async () => {
+    const room = freshName();
+    const anna = await enter(room, "anna");
+    const deep = `{"event":"x","data":{"a":${"[".repeat(100_000)}${"]".repeat(100_000)}}}`;
+    const send = (path: string, body: string) =>
+      worker.fetch(`${API}/${room}/${path}`, {
+        method: "POST",
+        headers: { Authorization: "Bearer user:backend", "Content-Type": "application/json" },
+        body,
+      });
+    const alone = await send("events", deep);
+    expect([alone.status, await alone.json()]).toMatchObject([400, { error: "bad_request" }]);
+    const batch = await send("events/batch", `{"messages":[${deep},{"event":"y"}]}`);
+    expect(await batch.json()).toMatchObject({ results: [{ status: 400 }, { status: 200 }] });
+    await anna.event("y");
+  });
+
   it("is refused as another type than JSON, with more than 256 KiB, and to a room with no such name", async () => {
     const room = freshName();
     const text = await publish(room, { event: "x" }, { headers: { "Content-Type": "text/plain" } });
