@@ -81,6 +81,17 @@ export class ChangeLog {
 
   /** Adds changes. To be called within the transaction that changes the roster. */
   append(drafts: readonly ChangeDraft[]): void {
+    const before = this.#newest;
+    try {
+      this.#append(drafts);
+    } catch (thrown) {
+      // The transaction is rolled back.
+      this.#newest = before;
+      throw thrown;
+    }
+  }
+
+  #append(drafts: readonly ChangeDraft[]): void {
     for (let from = 0; from < drafts.length; ) {
       if (this.#newest.changes.length >= CHUNK) this.#beginRow();
       const { changes, first } = this.#newest;

@@ -46,8 +46,8 @@ export interface LedgerOptions extends LedgerHost {
 }
 
 /**
- * Who is in the room, in storage: each user has a row. So after a crash the room knows
- * which ends it has neither reported nor written down. A user's row changes in one transaction with the change log.
+ * The users of the room, in storage, with a row each. After a crash the room reads from it which users it has
+ * lost. A user's row changes in one transaction with the change log.
  */
 export class Ledger {
   readonly #actor: PresenceActor<string>;
@@ -64,6 +64,7 @@ export class Ledger {
   readonly #reporting = new Set<string>();
   #reportedAtMs = 0;
   #isRestoring = false;
+  /** Those whose last report failed. */
   readonly #failed = new Set<string>();
   #retryMs = RETRY_MS;
 
@@ -75,7 +76,7 @@ export class Ledger {
       const member = memberRecord.read(stored);
       if (member) this.#members.set(key.slice(MEMBER_PREFIX.length), member);
     }
-    // What is there was written down nowhere.
+    // A new log has no entry of the users that are stored.
     if (options.changes?.isNew) {
       for (const [userId, member] of this.#members) {
         this.#members.set(userId, { ...member, listed: false });
@@ -95,8 +96,8 @@ export class Ledger {
   }
 
   /**
-   * Finds what has changed while no instance ran. Somebody who is missing may be there nevertheless: the
-   * runtime does not list a socket that closed while the actor slept, and reports its close a moment later.
+   * Finds what has changed while no instance ran. A missing user may only have closed a socket while the actor
+   * slept: the runtime reports such a close a moment later. So missing users get a short time.
    */
   restore(userIds: Iterable<string>): void {
     for (const userId of userIds) this.touch(userId);
@@ -111,7 +112,7 @@ export class Ledger {
       this.#isRestoring = false;
       for (const userId of this.#members.keys()) this.touch(userId);
       this.commit();
-      // The end of one who is back already may have been reported before a crash, and its row have stayed.
+      // A user who is back may have been reported as gone just before a crash.
       for (const userId of missing) if (count(userId).sessions > 0) this.#due.add(userId);
       this.#sendReports();
     }, LATE_CLOSES_MS);
@@ -124,7 +125,7 @@ export class Ledger {
     );
   }
 
-  /** Writes down, and reports, who came and left. */
+  /** Stores and reports the users that joined and left. */
   commit(): void {
     if (this.#touched.size === 0) return;
     const { changes, report } = this.#options;
@@ -155,12 +156,21 @@ export class Ledger {
       }
       if (report) reports.push(userId);
     }
+    if (members.size === 0) {
+      this.#touched.clear();
+      return;
+    }
+    try {
+      this.#storage.transactionSync(() => {
+        for (const [userId, member] of writes) this.#write(userId, member);
+        changes?.append(drafts);
+      });
+    } catch (error) {
+      // Presence goes on; the next flush tries again.
+      log("roster_not_stored", { error });
+      return;
+    }
     this.#touched.clear();
-    if (members.size === 0) return;
-    this.#storage.transactionSync(() => {
-      for (const [userId, member] of writes) this.#write(userId, member);
-      changes?.append(drafts);
-    });
     this.#listed = listedUsers;
     for (const [userId, member] of members) {
       if (member) this.#members.set(userId, member);
@@ -224,7 +234,8 @@ export class Ledger {
     this.#reportedAtMs = Math.max(Date.now(), this.#reportedAtMs + 1);
     const atMs = this.#reportedAtMs;
     const answer = await report(userId, { atMs, isPresent: sessions > 0, isListed: listed > 0 });
-    this.#retryMs = RETRY_MS;
+    this.#failed.delete(userId);
+    if (this.#failed.size === 0) this.#retryMs = RETRY_MS;
     if (answer.floorS !== undefined) this.revoke(userId, answer.floorS);
     if (answer.atMs > atMs) {
       // The clock was set back since another report.
@@ -245,7 +256,6 @@ export class Ledger {
   retry(): void {
     const userIds = this.#failed.size > 0 ? this.#failed : this.#members.keys();
     for (const userId of userIds) this.#due.add(userId);
-    this.#failed.clear();
     this.#sendReports();
   }
 

@@ -297,6 +297,34 @@ describe("a crash that takes the sockets", () => {
   });
 });
 
+describe("a room whose storage fails", () => {
+  it("goes on with presence, and logs each join once and in order when its storage works again", async () => {
+    const room = `pull-${freshName()}`;
+    const anna = await enter(room, "anna");
+    await vi.waitFor(async () => expect((await changesOf(room)).body.snapshot).toHaveLength(1));
+    const { cursor } = (await changesOf(room)).body;
+    let failures = 0;
+    await runInDurableObject(stubOf(room) as never, (_, { storage }: DurableObjectState) => {
+      const { kv } = storage;
+      const put = kv.put.bind(kv);
+      kv.put = (key, value) => {
+        if (!key.startsWith("changes:at:") || ++failures > 2) return put(key, value);
+        throw new Error("Not now");
+      };
+    });
+    await enter(room, "berta");
+    await anna.event("presence.online", ({ userId }) => userId === "berta");
+    await enter(room, "carla");
+    await anna.event("presence.online", ({ userId }) => userId === "carla");
+    await enter(room, "dora");
+    await vi.waitFor(async () => expect((await changesOf(room)).body.snapshot).toHaveLength(4));
+    expect(failures).toBeGreaterThan(2);
+    const { changes } = (await changesOf(room, cursor)).body;
+    expect(changes.map(({ userId }: Change) => userId).sort()).toEqual(["berta", "carla", "dora"]);
+    expect(changes.map(({ offset }: Change) => offset)).toEqual([3, 4, 5]);
+  });
+});
+
 describe("the change feed", () => {
   it("has pages after a cursor, and a snapshot without one or for one that is not known", async () => {
     const room = `pull-${freshName()}`;
