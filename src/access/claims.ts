@@ -8,6 +8,7 @@ const REVOKED_PREFIX = "revoked:";
 /** Both caches together: after 60 s a raised number is valid everywhere. */
 const KV_CACHE_SECONDS = 30;
 const MEMORY_CACHE_MS = 30_000;
+const SPREAD_MS = 10_000;
 /** Numbers that an isolate caches. */
 const CACHED = 10_000;
 /** Bytes of a key in KV, less those of a prefix. */
@@ -18,7 +19,8 @@ const cached = new Map<string, { value: number; readAtMs: number }>();
 
 function remember(key: string, value: number): void {
   cached.delete(key);
-  cached.set(key, { value, readAtMs: Date.now() });
+  // Users who came together are not all read again together.
+  cached.set(key, { value, readAtMs: Date.now() - Math.random() * SPREAD_MS });
   const [oldest] = cached.size > CACHED ? cached.keys() : [];
   if (oldest !== undefined) cached.delete(oldest);
 }
