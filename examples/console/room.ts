@@ -26,7 +26,7 @@ type Client = VeraniClient<PresenceEvents<Status, TabState>>;
 
 const NEWS_LENGTH = 7;
 /** How somebody left, in words. */
-const LEFT = {
+export const LEFT = {
   left: "left",
   lost: "was lost",
   kicked: "was kicked",

@@ -2,6 +2,8 @@
  * Rollcall from a backend: {@link rollcall} calls its HTTP API, {@link verifyWebhook} checks what it
  * sends. It needs fetch and WebCrypto only: Node 20 and later, Bun, Deno and Workers have them.
  */
+import type { Heartbeat } from "../../rooms/devices/device.ts";
+import type { LeaveReason, RosterEntry } from "../../rooms/presence/roster.ts";
 import { type ErrorCode, isCode, RollcallError } from "../wire/errors.ts";
 import { assertJson } from "../wire/json.ts";
 import { requireWellFormed } from "../wire/text.ts";
@@ -54,27 +56,8 @@ export interface RoomTotals {
   totalConnections: number;
 }
 
-/** A connection of a user. */
-export interface RoomSession {
-  session: string;
-  /** `mobile`, `tablet` or `desktop`. */
-  device: string;
-  /** When it connected first, in ms since the epoch. */
-  since: number;
-  state?: Record<string, unknown>;
-  /** When the state ends, in ms since the epoch. Absent: it holds until it is replaced. */
-  untilMs?: number;
-}
-
-export interface RoomUser {
-  userId: string;
-  username: string;
-  /** Live connections, at least 1. */
-  devices: number;
-  status: string;
-  user?: Record<string, unknown>;
-  sessions?: RoomSession[];
-}
+/** A user in a room, without states. */
+export type RoomUser = RosterEntry<string>;
 
 export interface UserPage extends RoomTotals {
   users: RoomUser[];
@@ -98,7 +81,7 @@ interface ChangeBase {
 export type Change = ChangeBase &
   (
     | { type: "user.joined"; userId: string }
-    | { type: "user.left"; userId: string; reason?: "left" | "lost" | "kicked" | "expired" }
+    | { type: "user.left"; userId: string; reason?: LeaveReason }
     | { type: "room.occupied" | "room.vacated" }
   );
 
@@ -119,25 +102,14 @@ export interface StreamOptions {
   signal?: AbortSignal;
 }
 
-/** A device as its daemon reported it. Times are in ms. */
-export interface DeviceRecord {
-  schema_version: 1;
-  user_id: string;
-  device_id: string;
-  status: "online" | "offline";
-  source: string;
-  sent_at_ms: number;
-  seq: number;
-  ttl_ms: number;
-}
-
 export interface Whereabouts {
   online: boolean;
   /** In ms since the epoch. Null: never, or not known. */
   lastSeenMs: number | null;
   /** `devices`: the user's live connections in that room. */
   rooms: { room: string; devices: number; status: string }[];
-  devices: DeviceRecord[];
+  /** As their daemons reported them last. */
+  devices: Heartbeat[];
 }
 
 export interface Publication {

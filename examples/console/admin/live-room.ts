@@ -10,6 +10,7 @@ import {
   rosterOf,
 } from "../../../rooms/presence/roster.ts";
 import { plural } from "../parts.tsx";
+import { LEFT } from "../room.ts";
 import { Store } from "../store.ts";
 import type { Api } from "./api.ts";
 import { followStream, type StreamEvent, type StreamState } from "./stream.ts";
@@ -263,14 +264,6 @@ function inOrder(roster: Roster<string>): Roster<string> {
 function totalsText({ totalUsers, totalConnections }: PresenceCount): string {
   return `${plural(totalUsers, "user")} on ${plural(totalConnections, "connection")}`;
 }
-
-/** How a user left, in words. */
-const LEFT = {
-  left: "left",
-  lost: "was lost",
-  kicked: "was kicked",
-  expired: "left: the token expired",
-} as const;
 
 function singleText({ event, data }: PresenceEvent<string>): string {
   switch (event) {
