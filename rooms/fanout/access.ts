@@ -28,7 +28,7 @@ export interface Subscriber {
   issuedAtS?: number;
 }
 
-/** A user who may see whether others are online. */
+/** The user of a client that watches people. */
 export interface PeopleViewer extends Subscriber {
   /** What the token allows, by which the default `maySee` decides. Absent: everything. */
   cap?: Cap;

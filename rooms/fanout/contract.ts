@@ -283,7 +283,7 @@ export function describeFanout(): SystemDescription {
   };
 }
 
-/** The directory: where users are, and who is online. */
+/** The directory: the rooms of a user, `/ws/people`, and revocations. */
 export function describePeople(): SystemDescription {
   const security = ["bearer", "bearerQuery"] as const;
   const params = z.object({ id: z.string().check(z.minLength(1), z.maxLength(USER_ID_LENGTH)) });
@@ -297,7 +297,7 @@ export function describePeople(): SystemDescription {
   const ids = z.array(z.string()).check(z.maxLength(WATCHED));
   const person = { userId: z.string(), online: z.boolean() };
   return {
-    tag: { name: "People", description: "Where users are, who is online, and revoking tokens." },
+    tag: { name: "People", description: "The rooms of a user, online users, and revoking tokens." },
     routes: [
       {
         method: "get",

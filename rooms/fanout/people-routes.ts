@@ -10,7 +10,6 @@ import { errorResponse } from "../../src/http/errors.ts";
 import { guardRoutes } from "../../src/http/guard.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
-import type { DeviceCalls } from "../../src/people/directory.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import {
   type AuthenticateSupervisor,
@@ -19,6 +18,7 @@ import {
   isUserId,
 } from "./access.ts";
 import { USER_ID_LENGTH } from "./contract.ts";
+import { devicesOf } from "./people.ts";
 import { type FanoutRoom, PEOPLE } from "./room.ts";
 
 const BODY_BYTES = 1_024;
@@ -26,8 +26,6 @@ const BODY_BYTES = 1_024;
 const LEAST_MS = 100_000_000_000;
 /** How far a clock may be ahead, in seconds. */
 const AHEAD_S = 60;
-/** User ids that the devices know. */
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 export interface PeopleRouteOptions<E> {
   /** Path of the room's upgrade. */
@@ -59,7 +57,7 @@ async function floorOf(request: Request): Promise<number> {
   throw new RollcallError("bad_request", what, "issuedBefore");
 }
 
-/** Where users are, who may see it, and how their tokens are revoked. */
+/** Routes for the rooms of a user, for revocations, and for `/ws/people`. */
 export function peopleRoutes<E extends object>(
   options: PeopleRouteOptions<E>,
 ): Hono<{ Bindings: E }> {
@@ -88,11 +86,9 @@ export function peopleRoutes<E extends object>(
     return userId;
   }
 
-  async function devicesOf(env: E, userId: string): Promise<unknown[]> {
-    if (!UUID.test(userId) || !(devices in env)) return [];
-    const stub = namespaceOf(env, devices).getByName(userId);
+  async function listDevices(env: E, userId: string): Promise<unknown[]> {
     try {
-      return (await call<{ "~calls"?: DeviceCalls }>(stub).list()).devices;
+      return (await devicesOf(env, devices, userId)?.list())?.devices ?? [];
     } catch (error) {
       log("devices_unreachable", { error });
       throw new RollcallError("unavailable", "The user's devices cannot be read");
@@ -110,7 +106,7 @@ export function peopleRoutes<E extends object>(
     const userId = await supervise(c, "presence");
     const [where, list] = await Promise.all([
       call<FanoutRoom>(stubOf(c.env, userId)).whereabouts(),
-      devicesOf(c.env, userId),
+      listDevices(c.env, userId),
     ]);
     return Response.json({ ...where, devices: list });
   });

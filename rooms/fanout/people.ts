@@ -27,8 +27,13 @@ const ROOMS = 100;
 export const REVOCATION = "revocation";
 /** The wait before a revocation that failed is tried again, in ms: a timer that fails waits ever longer. */
 const RETRY_MS = 1_000;
-/** User ids that the devices know. */
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** The actor of a user's devices; undefined where the user's id is none of theirs, or there are no devices. */
+export function devicesOf(env: object, binding: string, userId: string) {
+  if (!UUID.test(userId) || !(binding in env)) return undefined;
+  return call<{ "~calls"?: DeviceCalls }>(namespaceOf(env, binding).getByName(userId));
+}
 
 /** Where a user is, as the directory answers. */
 export interface Whereabouts {
@@ -201,11 +206,8 @@ export class People {
     const tasks: Promise<number>[] = this.#person.rooms.map((entry) =>
       this.#callRoom(entry).closeUser(to),
     );
-    const { devices } = this.#options;
-    if (UUID.test(userId) && devices in this.#env) {
-      const stub = namespaceOf(this.#env, devices).getByName(userId);
-      tasks.push(call<{ "~calls"?: DeviceCalls }>(stub).closeUser(to));
-    }
+    const devices = devicesOf(this.#env, this.#options.devices, userId);
+    if (devices) tasks.push(devices.closeUser(to));
     if (floorS !== undefined) {
       const lifetimeS = isDevelopment(this.#env) ? undefined : longestLifetimeS(this.#env);
       tasks.push(publishRevocation(userId, floorS, lifetimeS, this.#env).then(() => 0));

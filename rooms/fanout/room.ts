@@ -379,7 +379,7 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
       if (session.meta.userId !== actor.name) {
         throw new RollcallError("forbidden", "This is another user's actor");
       }
-      if (peopleOf(actor as never).isRevoked(session.meta.issuedAtS)) throw revoked();
+      if (peopleOf(actor).isRevoked(session.meta.issuedAtS)) throw revoked();
       if (session.meta.people) return;
       const fanout = fanoutOf(actor);
       fanout.joined(session);
@@ -391,17 +391,17 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     },
 
     async onRefresh({ actor, session }, fresh) {
-      if (peopleOf(actor as never).isRevoked(fresh.issuedAtS)) throw revoked();
-      if (session.meta.people) await watchingOf(actor as never).refreshed(session, fresh);
+      if (peopleOf(actor).isRevoked(fresh.issuedAtS)) throw revoked();
+      if (session.meta.people) await watchingOf(actor).refreshed(session, fresh);
     },
 
     onDisconnect({ actor, session }) {
-      if (session.meta.people) watchingOf(actor as never).left(session);
+      if (session.meta.people) watchingOf(actor).left(session);
       else fanoutOf(actor).left(session);
     },
 
     onHibernationRestore(actor) {
-      if (isDirectoryOn(actor.env as object)) watchingOf(actor as never).restored();
+      if (isDirectoryOn(actor.env as object)) watchingOf(actor).restored();
     },
   })
     .call("publish", z.array(publication), (actor, messages): Promise<PublishOutcome[]> => {
@@ -410,27 +410,25 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     })
     .call("deleteUser", z.undefined(), (actor) => {
       fanoutOf(actor).deleteAll();
-      peopleOf(actor as never).forget();
+      peopleOf(actor).forget();
     })
-    .call("report", report, (actor, given) => peopleOf(actor as never).report(given))
-    .call("whereabouts", z.undefined(), (actor) => peopleOf(actor as never).whereabouts())
+    .call("report", report, (actor, given) => peopleOf(actor).report(given))
+    .call("whereabouts", z.undefined(), (actor) => peopleOf(actor).whereabouts())
     .call("close", z.object({ floorS: z.optional(z.number()) }), (actor, { floorS }) =>
-      peopleOf(actor as never).close(floorS),
+      peopleOf(actor).close(floorS),
     )
-    .call("watchedBy", z.string(), (actor, userId) => watchingOf(actor as never).watchedBy(userId))
+    .call("watchedBy", z.string(), (actor, userId) => watchingOf(actor).watchedBy(userId))
     .call("personChanged", personUpdate, (actor, update) =>
-      watchingOf(actor as never).personChanged(update),
+      watchingOf(actor).personChanged(update),
     );
 
-  room.on("watch", (ctx, { ids }) =>
-    watchingOf(ctx.actor as never).watch(ctx as never, checkIds(ctx, ids)),
-  );
+  room.on("watch", (ctx, { ids }) => watchingOf(ctx.actor).watch(ctx, checkIds(ctx, ids)));
   room.on("unwatch", (ctx, { ids }) => {
-    watchingOf(ctx.actor as never).unwatch(ctx as never, checkIds(ctx, ids));
+    watchingOf(ctx.actor).unwatch(ctx, checkIds(ctx, ids));
   });
-  room.timer(RENEWAL, (actor) => watchingOf(actor as never).renew());
-  room.timer(NOTICES, (actor) => watchingOf(actor as never).notifyWatchers());
-  room.timer(REVOCATION, (actor) => peopleOf(actor as never).retryRevocation());
+  room.timer(RENEWAL, (actor) => watchingOf(actor).renew());
+  room.timer(NOTICES, (actor) => watchingOf(actor).notifyWatchers());
+  room.timer(REVOCATION, (actor) => peopleOf(actor).retryRevocation());
 
   // `session.meta` to read, `ctx.meta` to change: every access to the latter writes it back.
   room.on("subscribe", (ctx, subscription) => {

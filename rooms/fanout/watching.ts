@@ -29,7 +29,7 @@ const WATCHES = { framesBurst: 30, framesPerSecond: 0.5 };
 export const RENEWAL = "renewal";
 export const NOTICES = "notices";
 
-/** Who asks to see people. */
+/** The user of a client that asks to see others. */
 export interface Viewer {
   userId: string;
   /** Whether the viewer's token allows an operation on a resource, such as `presence` on `user:<id>`. */

@@ -77,7 +77,7 @@ export interface PresenceEnv extends TokenEnv, GrantEnv, WebhookEnv {
    * tokens were revoked.
    */
   WORKSPACE_CLAIMS_VERSION?: KVNamespace;
-  /** `on`: rooms report to the users' actors who is in them. */
+  /** `on`: rooms report their users to the users' actors. */
   DIRECTORY?: string;
 }
 
@@ -227,7 +227,7 @@ export async function authenticateToken(
   };
 }
 
-/** @throws RollcallError `forbidden` for a user who is not in the workspace, and as {@link requireNewest} */
+/** @throws RollcallError `forbidden` unless the user is a member, and as {@link requireNewest} */
 async function requireMember(
   { userId, claims }: Identity,
   workspace: string,
@@ -282,7 +282,7 @@ export async function authenticateGrant(
 }
 
 /**
- * The sender of a request who may do something to a room.
+ * The sender of a request, if it is allowed an operation on a room.
  *
  * @throws RollcallError the refusals of `authenticate`, `forbidden`
  */

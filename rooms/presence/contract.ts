@@ -81,7 +81,7 @@ export type RoomPublishOutcome = { status: 200; answer: string } | { status: 422
 /** The longest time for which a user is blocked in a room, in ms. */
 export const BLOCK_MS = 30 * 24 * 3_600_000;
 
-// ── Who came and left ───────────────────────────────────────────────────────────────────────────
+// ── Joins and leaves ────────────────────────────────────────────────────────────────────────────
 
 export const CHANGE_TYPES = ["user.joined", "user.left", "room.occupied", "room.vacated"] as const;
 
@@ -378,7 +378,7 @@ function roomRoutes(sync: ReturnType<typeof presenceEvents>["out"]["presence.syn
     {
       method: "get",
       path: "/api/v1/rooms/{room}/changes",
-      summary: "Who came and left after a cursor, in rooms that WEBHOOKS selects",
+      summary: "Joins and leaves after a cursor, in rooms that WEBHOOKS selects",
       security,
       params,
       query: z.object({

@@ -51,7 +51,7 @@ export interface PresenceOptions<S extends string> {
   /** In a room with more users, clients get pages. */
   rosterLimit: number;
   onChange?: ((change: Omit<RosterDiff<S>, "states">) => void) | undefined;
-  /** Writes down and reports who comes and leaves, where that is asked for. */
+  /** Stores and reports joins and leaves, where the directory or a webhook needs it. */
   ledger?: ((host: LedgerHost) => RoomLedger | undefined) | undefined;
 }
 

@@ -99,8 +99,10 @@ export function definePresence<E, S extends string, State, User>(
 ): PresenceRoom<E, S, State, User> {
   const { name, websocketPath, authenticate, statuses, state, user, graceMs } = options;
   const { rosterLimit, onChange } = options;
-  const trackingOf = perActor((actor: PresenceActor<string>) => new Tracking(actor, options));
-  const publishingOf = perActor((actor: PresenceActor<string>) => new Publishing(actor));
+  // Neither depends on the room's statuses.
+  const anyRoom = (actor: PresenceActor<S>) => actor as unknown as PresenceActor<string>;
+  const trackingOf = perActor((actor: PresenceActor<S>) => new Tracking(anyRoom(actor), options));
+  const publishingOf = perActor((actor: PresenceActor<S>) => new Publishing(anyRoom(actor)));
   const presenceOf = perActor((actor: PresenceActor<S>) => {
     const report = (change: Omit<PresenceChange<S>, "room">): void => {
       const run = async () => onChange?.({ ...change, room: actor.name } as never, actor.env as E);
@@ -108,7 +110,7 @@ export function definePresence<E, S extends string, State, User>(
     };
     return new Presence(actor, {
       ...{ statuses, rosterLimit, onChange: onChange && report },
-      ledger: (host) => trackingOf(actor as never).begin(host),
+      ledger: (host) => trackingOf(actor).begin(host),
     });
   });
 
@@ -129,8 +131,7 @@ export function definePresence<E, S extends string, State, User>(
       const { actor, session, meta } = ctx;
       const here = presenceOf(actor);
       new Blocks(actor.getStorage()).check(meta.userId);
-      if (trackingOf(actor as never).ledger?.isRevoked(meta.userId, meta.issuedAtS))
-        throw revoked();
+      if (trackingOf(actor).ledger?.isRevoked(meta.userId, meta.issuedAtS)) throw revoked();
       if (session.protocol < 3 && here.roster.size > PLAIN_ROSTER_LIMIT) {
         throw new RollcallError("unavailable", "This room is too large for protocol 1 and 2");
       }
@@ -140,12 +141,12 @@ export function definePresence<E, S extends string, State, User>(
     },
 
     onRefresh({ actor }, { userId, issuedAtS }) {
-      if (trackingOf(actor as never).ledger?.isRevoked(userId, issuedAtS)) throw revoked();
+      if (trackingOf(actor).ledger?.isRevoked(userId, issuedAtS)) throw revoked();
     },
 
     onResume({ actor, session }, { missedSnapshot }) {
       const { userId, issuedAtS } = session.meta;
-      if (trackingOf(actor as never).ledger?.isRevoked(userId, issuedAtS)) {
+      if (trackingOf(actor).ledger?.isRevoked(userId, issuedAtS)) {
         session.close(CLOSE.unauthorized, revoked().message, "expired");
         return;
       }
@@ -182,9 +183,9 @@ export function definePresence<E, S extends string, State, User>(
     presenceOf(actor).page(session, after, limit),
   );
 
-  room.timer(REPORTS, (actor) => trackingOf(actor as never).ledger?.retry());
-  room.timer(ATTEMPTS, (actor) => trackingOf(actor as never).deliveries?.ring());
-  room.timer(ANSWERS, (actor) => publishingOf(actor as never).cleanUp());
+  room.timer(REPORTS, (actor) => trackingOf(actor).ledger?.retry());
+  room.timer(ATTEMPTS, (actor) => trackingOf(actor).deliveries?.ring());
+  room.timer(ANSWERS, (actor) => publishingOf(actor).cleanUp());
 
   const userId = z.string().check(z.minLength(1), z.maxLength(256));
   return room
@@ -201,7 +202,7 @@ export function definePresence<E, S extends string, State, User>(
       },
     )
     .call("publish", z.array(roomPublication), (actor, messages) =>
-      messages.map((message) => publishingOf(actor as never).publish(message)),
+      messages.map((message) => publishingOf(actor).publish(message)),
     )
     .call(
       "kick",
@@ -214,7 +215,7 @@ export function definePresence<E, S extends string, State, User>(
     .call("changes", z.object({ after: z.optional(z.string()) }), (actor, { after }) => {
       actor.cleanupStaleSessions();
       presenceOf(actor).sendDiff();
-      return trackingOf(actor as never).changesAfter(after);
+      return trackingOf(actor).changesAfter(after);
     })
     .call("whereIs", userId, (actor, userId) => {
       actor.cleanupStaleSessions();
@@ -225,7 +226,7 @@ export function definePresence<E, S extends string, State, User>(
       "closeUser",
       z.object({ userId, floorS: z.optional(z.number()) }),
       (actor, { userId, floorS }) => {
-        const { ledger } = trackingOf(actor as never);
+        const { ledger } = trackingOf(actor);
         if (floorS !== undefined && ledger) return ledger.revoke(userId, floorS);
         return actor.closeUser(userId, CLOSE.unauthorized, "Disconnected");
       },

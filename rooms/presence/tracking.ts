@@ -25,7 +25,7 @@ export interface TrackingOptions {
   directory: string;
 }
 
-/** What a room stores of who is in it, for the directory and for webhooks. Nothing where neither is on. */
+/** Stores the users of a room for the directory and for webhooks. Where neither is on, it stores nothing. */
 export class Tracking {
   readonly #actor: PresenceActor<string>;
   readonly #options: TrackingOptions;

@@ -27,7 +27,12 @@ const config = z
   .array(
     z.strictObject({
       /** Absent: the rooms keep their changes for those that ask for them. */
-      url: z.optional(z.url().check(z.maxLength(URL_LENGTH))),
+      url: z.optional(
+        z.string().check(
+          z.maxLength(URL_LENGTH),
+          z.refine((url) => URL.canParse(url), "not a URL"),
+        ),
+      ),
       /** A room's name, or the beginning of names with a `*` behind it. */
       rooms: z.string().check(z.regex(/^[A-Za-z0-9_.:-]{0,64}\*?$/), z.minLength(1)),
       /** Default: all. */
