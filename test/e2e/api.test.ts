@@ -380,13 +380,15 @@ describe("an answer of", () => {
   it("a user who is in a room and has a device is as described", async () => {
     const beatName = "post /api/v1/daemon/presence/heartbeat";
     await hold(beatName, await send(beatName, { ...credentials("ingest"), body: beat() }));
+    const disconnect = { params: { id: USER } };
+    // Sessions of earlier tests may still be present.
+    await answerOf("post /api/v1/users/{id}/disconnect", disconnect);
     const line = await enter("home", USER);
     expect(await answerOf("get /api/v1/users/{id}")).toMatchObject({
       online: true,
       rooms: [{ room: "home", devices: 1, status: "online" }],
       devices: [{ device_id: DEVICE }],
     });
-    const disconnect = { params: { id: USER } };
     const disconnected = await answerOf("post /api/v1/users/{id}/disconnect", disconnect);
     expect(disconnected).toEqual({ sessions: 1 });
     // Without a body: up to now.

@@ -318,23 +318,24 @@ class Play {
     this.#gone(devices.find(({ socket }) => socket.closed));
   }
 
-  /** A status whose transaction fails at its very end. */
+  /** A status while every transaction fails at its very end, the room's own ones too. */
   async #failToStore({ user, socket }: Live, status: Status): Promise<void> {
-    const fails = await runInDurableObject(this.stub, (_, { storage }) => {
-      storage.transactionSync = (body) => {
-        Reflect.deleteProperty(storage, "transactionSync");
-        return storage.transactionSync(() => {
+    await runInDurableObject(this.stub, (_, { storage }) => {
+      const { transactionSync } = Object.getPrototypeOf(storage) as DurableObjectStorage;
+      storage.transactionSync = (body) =>
+        transactionSync.call(storage, () => {
           body();
           throw new Error("The disk is full");
-        });
-      };
-      return Object.hasOwn(storage, "transactionSync");
+        }) as never;
     });
-    expect(fails).toBe(true);
     const before = socket.events.filter((event) => event === "presence.status").length;
     socket.emit("presence.status", { status });
     expect(await socket.event("error"), user).toMatchObject({ code: "internal" });
     expect(socket.events.filter((event) => event === "presence.status")).toHaveLength(before);
+    await runInDurableObject(this.stub, (_, { storage }) => {
+      expect(Reflect.deleteProperty(storage, "transactionSync")).toBe(true);
+      expect(Object.hasOwn(storage, "transactionSync")).toBe(false);
+    });
   }
 
   /** An emit about an absent user, in a transaction that is rolled back. */
