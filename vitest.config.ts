@@ -17,6 +17,7 @@ const TEST_OBJECTS: Record<string, string> = {
   FALLBACK: "FallbackRoom",
   FAULTY: "Faulty",
   PLANNED: "Planned",
+  ARENA: "Arena",
   LINE: "Line",
   SHORT_LINE: "ShortLine",
   LASTING_LINE: "LastingLine",

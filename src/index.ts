@@ -3,7 +3,7 @@
  * for Verani run with the alias `"verani": "npm:rollcall"`, and Rollcall's own.
  */
 export { requestToken } from "./access/bearer.ts";
-export { createActorHandler, restoreSessions } from "./actor/actor.ts";
+export { restoreSessions } from "./actor/actor.ts";
 export { storeAttachment } from "./actor/attachment.ts";
 export {
   type CallResult,
@@ -39,8 +39,14 @@ export {
   type VeraniActor,
 } from "./actor/room.ts";
 export type { Session } from "./actor/session.ts";
-export type { ActorHandlerClass, ActorStub } from "./actor/stub.ts";
+export type { ActorStub } from "./actor/stub.ts";
 export type { Timers } from "./actor/timers.ts";
+export {
+  type ActorHandlerClass,
+  createActorHandler,
+  type RoomStub,
+  roomStub,
+} from "./shards/index.ts";
 export { type Codec, veraniCodec } from "./wire/codec.ts";
 export {
   AppError,

@@ -7,6 +7,7 @@ import { Connections } from "./connections.ts";
 import { GRACE_MS, RESUME_MS } from "./continuity.ts";
 import { Counters } from "./counters.ts";
 import { Dispatcher } from "./dispatch.ts";
+import type { Distribution, DistributionHost } from "./distribution.ts";
 import {
   type ActorEmit,
   type AnyEvents,
@@ -18,6 +19,7 @@ import { HistoryPages, type RoomLog } from "./history.ts";
 import { LIMITS } from "./limits.ts";
 import { LIVENESS, Sweeper } from "./liveness.ts";
 import { LOG } from "./log.ts";
+import { FIRST_GENERATION } from "./logstore.ts";
 import { type ConnectionMeta, can } from "./meta.ts";
 import { FLUSH_MS, Outbox } from "./outbox.ts";
 import { isSettledSoon } from "./retry.ts";
@@ -37,6 +39,13 @@ const SET_BACK_MS = 1_000;
 /** Time for the closes of other sockets to arrive, so that the room restores itself once for all, in ms. */
 const LATE_CLOSES_MS = 10;
 
+/** Makes one actor of several of a room; undefined where a room is one actor. */
+export interface Distribute<E> {
+  /** The room that an actor belongs to. */
+  roomOf(actorName: string): string;
+  create(host: DistributionHost, env: E): Distribution | undefined;
+}
+
 /**
  * The Durable Object class of a room. Its class needs SQLite storage (`new_sqlite_classes`) and the
  * compatibility flag `nodejs_als` (or `nodejs_compat`).
@@ -48,7 +57,7 @@ export function createActorHandler<
   M extends ConnectionMeta = ConnectionMeta,
   E = unknown,
   V extends EventMap = AnyEvents,
->(room: Room<M, E, V>): ActorHandlerClass<E, V> {
+>(room: Room<M, E, V>, distribute?: Distribute<E>): ActorHandlerClass<E, V> {
   const codec = room.codec ?? veraniCodec;
   const limits = { ...LIMITS, ...room.limits };
   const liveness = { ...LIVENESS, ...room.liveness };
@@ -71,6 +80,7 @@ export function createActorHandler<
     readonly #sweeper: Sweeper;
     readonly #emitter: Emitter<M, V>;
     readonly #dispatcher: Dispatcher<M, E, V>;
+    readonly #distribution: Distribution | undefined;
     readonly #instance = crypto.randomUUID();
     readonly #startedAt = new Date();
     readonly #wakeUps = { fetch: 0, message: 0, close: 0, alarm: 0, rpc: 0 };
@@ -89,7 +99,7 @@ export function createActorHandler<
     constructor(state: DurableObjectState, env: E) {
       super(state, env);
       const { name = state.storage.kv.get<string>(NAME_KEY) ?? state.id.toString() } = state.id;
-      this.name = name;
+      this.name = distribute?.roomOf(name) ?? name;
       this.#state = state;
       this.#storage = bufferEmits(state.storage, () => this.timers.watch());
       this.counters = new Counters(env, label);
@@ -102,6 +112,10 @@ export function createActorHandler<
           counters: this.counters,
           wakeAt: (atMs) => this.timers.wakeAt(atMs),
           roomsEntries: () => room.storedEvents?.(state.storage) ?? [],
+          owner: distribute ? `room ${this.name}` : state.id.toString(),
+          // Shards must not take the numbers of each other for their own.
+          firstGeneration: distribute ? undefined : FIRST_GENERATION,
+          distribution: () => this.#distribution,
         },
         (session) => this.#ended(session),
       );
@@ -114,8 +128,12 @@ export function createActorHandler<
         nextDeadline: () => this.#nextDeadline(),
         dueAt: () => room.onDue && room.dueAt?.(this),
         onDue: () => room.onDue?.(this),
-        onTimer: (name) => room.timerHandlers.get(name)?.(this),
+        onTimer: (name) => {
+          if (this.#distribution?.rings(name)) return this.#distribution.ring();
+          return room.timerHandlers.get(name)?.(this);
+        },
       });
+      this.#distribution = distribute?.create(this.#distributionHost(name), env);
       this.#dispatcher = new Dispatcher(room, label, this, {
         emitter: this.#emitter,
         sweeper: this.#sweeper,
@@ -141,6 +159,23 @@ export function createActorHandler<
       });
     }
 
+    #distributionHost(actorName: string): DistributionHost {
+      const { continuity } = this.#connections;
+      return {
+        actorName,
+        storage: this.#state.storage,
+        log: continuity.log,
+        epoch: () => continuity.logEpoch,
+        origins: continuity.origins,
+        stub: (name) => findActor(this.constructor.name, name),
+        deliver: (scope, text, origin) => this.#emitter.relayed(scope, text, origin),
+        restart: (reason) => this.#connections.restart(reason),
+        keepName: () => this.#keepName(actorName),
+        wakeAt: (name, atMs) => this.timers.set(name, atMs),
+        keep: (promise) => this.keep(promise),
+      };
+    }
+
     /**
      * Runs before the first event of an instance, and lets the room restore itself. If a close wakes
      * the actor, the runtime does not list the closed socket any more: its session is restored here,
@@ -156,6 +191,7 @@ export function createActorHandler<
       if (this.#isAwake) return late ? this.#restoreLate() : undefined;
       this.#isAwake = true;
       this.#connections.sweepStorage();
+      this.#distribution?.start();
       return this.#restoreRoom();
     }
 
@@ -193,6 +229,7 @@ export function createActorHandler<
         epoch: this.#instance,
         connections: this.#connections,
         sweeper: this.#sweeper,
+        admit: (userId) => this.#distribution?.admit(userId),
         onAccept: async (session, deadlineMs, isReload) => {
           this.timers.wakeAt(deadlineMs);
           const connecting = session.run(() => this.#dispatcher.connect(session, isReload));
@@ -278,9 +315,8 @@ export function createActorHandler<
     ingest(name: string, data: unknown): CallResult | Promise<CallResult> {
       this.#wakeUps.rpc += 1;
       const waking = this.#wake();
-      return waking
-        ? waking.then(() => this.#dispatcher.call(name, data))
-        : this.#dispatcher.call(name, data);
+      const run = () => this.#distribution?.call(name, data) ?? this.#dispatcher.call(name, data);
+      return waking ? waking.then(run) : run();
     }
 
     emitToChannel(channel: string, event: string, data?: unknown): number {
@@ -320,8 +356,12 @@ export function createActorHandler<
     }
 
     keepName(): void {
+      this.#keepName(this.#state.id.name ?? this.name);
+    }
+
+    #keepName(name: string): void {
       const { kv } = this.#state.storage;
-      if (kv.get(NAME_KEY) === undefined) kv.put(NAME_KEY, this.name);
+      if (kv.get(NAME_KEY) === undefined) kv.put(NAME_KEY, name);
     }
 
     closeUser(

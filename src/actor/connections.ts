@@ -5,6 +5,7 @@ import { numberFrame } from "../wire/frames.ts";
 import { sweepMetas } from "./attachment.ts";
 import { Continuity, type ContinuityOptions } from "./continuity.ts";
 import type { Counters } from "./counters.ts";
+import type { Distribution, Relay, Scope } from "./distribution.ts";
 import { RoomLog } from "./history.ts";
 import type { Limits } from "./limits.ts";
 import type { Liveness } from "./liveness.ts";
@@ -58,6 +59,12 @@ export interface Shared {
   /** A session's deadline has come nearer, in ms. */
   wakeAt(atMs: number): void;
   roomsEntries(): Iterable<Entry>;
+  /** Names the actor, or its room where that has several, in the epochs of sessions. */
+  readonly owner: string;
+  /** Of a durable log that has given no number; where it is known. */
+  readonly firstGeneration: string | undefined;
+  /** Undefined where the room is one actor. */
+  readonly distribution: () => Distribution | undefined;
 }
 
 /**
@@ -78,6 +85,7 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
   /** The log, for the room. */
   readonly log: RoomLog;
   readonly #outbox: Outbox;
+  readonly #distribution: Shared["distribution"];
   readonly #onEnd: (session: Session<M>, reason: EndReason) => void;
   readonly #byUser = new Index<M>();
   readonly #byChannel = new Index<M>();
@@ -96,9 +104,11 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
     this.liveness = shared.liveness;
     this.counters = shared.counters;
     this.#outbox = shared.outbox;
+    this.#distribution = shared.distribution;
     this.#onEnd = onEnd;
     this.continuity = new Continuity<M>({
-      actor: shared.state.id.toString(),
+      owner: shared.owner,
+      firstGeneration: shared.firstGeneration,
       storage: shared.state.storage,
       options: shared.continuity,
       sessions: this.sessions,
@@ -114,7 +124,10 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
       },
     });
     this.log = new RoomLog(this.continuity);
-    shared.outbox.beforeFlush = () => this.continuity.beforeFlush();
+    shared.outbox.beforeFlush = () => {
+      this.continuity.beforeFlush();
+      this.#distribution()?.flush();
+    };
   }
 
   add(session: Session<M>): void {
@@ -256,9 +269,25 @@ export class Connections<M extends ConnectionMeta> implements SessionHost<M> {
    * Sends an event, encoded as `text`, to `sessions`, and keeps it for those of `target` that are
    * connected with protocol 3, or lost.
    */
-  deliver(sessions: readonly Session<M>[], target: Target | undefined, text: string): void {
-    const numbered = target && this.continuity.append(target, text);
+  deliver(
+    sessions: readonly Session<M>[],
+    target: Target | undefined,
+    text: string,
+    more?: Pick<Entry, "relay" | "origin">,
+  ): void {
+    const numbered = target && this.continuity.append(target, text, more);
     for (const session of sessions) session.enqueue(session.reader ? (numbered ?? text) : text);
+  }
+
+  /** Where an event has to go beside this actor. */
+  relayOf(scope: Scope): Relay | undefined {
+    return this.#distribution()?.relayOf(scope);
+  }
+
+  /** Ends all sessions. Those that come back get `restarted`. */
+  restart(reason: string): void {
+    for (const session of [...this.sessions.values()]) session.close(CLOSE.goingAway, reason);
+    this.continuity.restart();
   }
 
   /** The sessions of a user, as a target of the log. */

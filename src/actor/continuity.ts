@@ -2,8 +2,9 @@ import { log as report } from "../log.ts";
 import { CLOSE } from "../wire/close.ts";
 import { numberFrame, type ResumeRefusal, unnumberFrame } from "../wire/frames.ts";
 import type { Loss } from "./attachment.ts";
+import type { Origin } from "./distribution.ts";
 import { type Entry, Log, type LogOptions, type Target } from "./log.ts";
-import { FIRST_GENERATION, LogStore, type Stored } from "./logstore.ts";
+import { LogStore, type Stored } from "./logstore.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import { generationOf, makeEpoch, randomDigits, SessionReader } from "./reader.ts";
 import { type Kept, type ResumeRequest, readKept } from "./resume.ts";
@@ -43,8 +44,9 @@ export type Found<M extends ConnectionMeta> =
 
 /** What the continuity of an actor needs of it. */
 interface Host<M extends ConnectionMeta> {
-  /** The actor's id. */
-  readonly actor: string;
+  /** Names the actor, or its room, in the epochs of sessions. */
+  readonly owner: string;
+  readonly firstGeneration: string | undefined;
   readonly storage: DurableObjectStorage;
   readonly options: ContinuityOptions;
   /** Events that the room has stored with rows of its own. */
@@ -74,6 +76,8 @@ function keepUp(loss: Loss, now: number): void {
 export class Continuity<M extends ConnectionMeta> {
   readonly log: Log;
   readonly options: ContinuityOptions;
+  /** What other actors of the room have relayed, by their numbers. */
+  readonly origins = new Map<number, { epoch: string; seq: number }>();
   readonly #host: Host<M>;
   readonly #store: LogStore<unknown>;
   /** Sessions of protocol 3 by their ids, with a socket or without. */
@@ -104,7 +108,8 @@ export class Continuity<M extends ConnectionMeta> {
     // Where nobody can resume, only the numbers are needed.
     const options = resumeMs > 0 || log.durable ? log : { ...log, events: 0 };
     // A durable log with nothing in storage has given no number.
-    this.#generation = log.durable ? FIRST_GENERATION : randomDigits(8);
+    const firstGeneration = log.durable ? host.firstGeneration : undefined;
+    this.#generation = firstGeneration ?? randomDigits(8);
     this.log = new Log(options);
     this.#store = new LogStore({
       storage: host.storage,
@@ -134,6 +139,17 @@ export class Continuity<M extends ConnectionMeta> {
     this.#store.clear();
   }
 
+  /** Ends the lost sessions, and forgets all events: no cursor of before can be served. */
+  restart(): void {
+    for (const session of [...this.#lost.values()]) session.disconnect("lost");
+    this.#expired.clear();
+    this.#generation = randomDigits(8);
+    this.log.restartAt(Math.max(Date.now(), this.log.seq));
+    this.origins.clear();
+    this.#store.clear();
+    this.#lostChanged();
+  }
+
   // ── Start ───────────────────────────────────────────────────────────────────────────────────
 
   /** Continues where the last instance ended. Its sessions with a socket have been added. */
@@ -144,6 +160,7 @@ export class Continuity<M extends ConnectionMeta> {
     else if (stored && (stored.sealed || this.options.log.durable)) {
       this.log.restore(stored.marks, stored.entries, stored.floor);
       this.#generation = stored.generation;
+      this.#restoreOrigins(stored.entries.map(({ origin }) => origin));
       this.#restoreLost(stored.lost);
     } else if (stored || this.#sessions.size > 0) {
       // Numbers that grow with the time are higher than any that was given before.
@@ -212,6 +229,7 @@ export class Continuity<M extends ConnectionMeta> {
   #restoreKept(kept: Kept, stored: Stored<unknown> | undefined): void {
     this.#writes = kept.write;
     this.#generation = kept.generation;
+    this.#restoreOrigins(kept.origins ?? []);
     const isComplete =
       stored !== undefined &&
       (this.options.log.durable || stored.marks.eventSeq === kept.marks.eventSeq);
@@ -251,7 +269,7 @@ export class Continuity<M extends ConnectionMeta> {
   // ── Sessions ────────────────────────────────────────────────────────────────────────────────
 
   newReader(id: string): SessionReader {
-    const epoch = makeEpoch(this.#host.actor, id, this.#generation);
+    const epoch = makeEpoch(this.#host.owner, id, this.#generation);
     return SessionReader.create(id, epoch, this.log.seq);
   }
 
@@ -429,7 +447,7 @@ export class Continuity<M extends ConnectionMeta> {
 
   #whyUnknown({ id, epoch }: ResumeRequest): "expired" | "restarted" | "unknown" {
     if (this.#expired.get(id) === epoch) return "expired";
-    const generation = generationOf(this.#host.actor, id, epoch);
+    const generation = generationOf(this.#host.owner, id, epoch);
     return generation === undefined || generation === this.#generation ? "unknown" : "restarted";
   }
 
@@ -452,9 +470,15 @@ export class Continuity<M extends ConnectionMeta> {
    *
    * @returns its frame with its number
    */
-  append(target: Target, text: string): string | undefined {
-    if ("only" in target && target.only.length === 0) return undefined;
-    const entry = this.log.append(target, (seq) => numberFrame(text, seq), Date.now());
+  append(
+    target: Target,
+    text: string,
+    more: Pick<Entry, "relay" | "origin"> = {},
+  ): string | undefined {
+    if ("only" in target && target.only.length === 0 && !more.relay && !more.origin) {
+      return undefined;
+    }
+    const entry = this.log.append(target, (seq) => numberFrame(text, seq), Date.now(), more);
     if ("only" in target) {
       for (const id of target.only) this.#sent(this.#sessions.get(id), entry.seq);
     }
@@ -545,6 +569,7 @@ export class Continuity<M extends ConnectionMeta> {
       generation: this.#generation,
       marks: this.log.marks(KEPT_CHANNELS, KEPT_CHANNEL_UNITS),
       lost: null,
+      ...(this.origins.size > 0 && { origins: this.#originList() }),
     };
     let fits = keepers.length > 0 && this.#lostFits();
     // A client may have filled its attachment so far that there is room for less.
@@ -556,6 +581,16 @@ export class Continuity<M extends ConnectionMeta> {
     this.#didFit = fits;
     if (!fits && (isLostChanged || isMoved)) this.#store.lostChanged();
     else this.#store.flush();
+  }
+
+  #originList(): Origin[] {
+    return Array.from(this.origins, ([shard, { epoch, seq }]) => [shard, epoch, seq] as const);
+  }
+
+  #restoreOrigins(origins: Iterable<Origin | undefined>): void {
+    for (const origin of origins) {
+      if (origin) this.origins.set(origin[0], { epoch: origin[1], seq: origin[2] });
+    }
   }
 
   #lostFits(): boolean {

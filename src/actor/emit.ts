@@ -3,6 +3,7 @@ import type { Codec } from "../wire/codec.ts";
 import { RollcallError } from "../wire/errors.ts";
 import type { AnyEvents, EventMap, Payload } from "../wire/events.ts";
 import type { Connections } from "./connections.ts";
+import type { Origin, Scope } from "./distribution.ts";
 import type { Target } from "./log.ts";
 import type { ConnectionMeta } from "./meta.ts";
 import type { Session } from "./session.ts";
@@ -62,6 +63,8 @@ export type RpcBroadcastOptions = Omit<BroadcastOptions, "except">;
 interface Audience<M extends ConnectionMeta> {
   sessions(): Session<M>[];
   target(): Target;
+  /** In other actors of the room; undefined for those here only. */
+  scope?: Scope;
 }
 
 /** Encodes events and gives them to the sessions they are for. */
@@ -95,6 +98,7 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
     return {
       sessions: () => this.#connections.inChannel(channel, except?.ws),
       target: () => (except?.reader ? { channel, except: except.id } : { channel }),
+      scope: { channel },
     };
   }
 
@@ -102,6 +106,7 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
     return {
       sessions: () => this.#connections.openOf(userId),
       target: () => this.#connections.targetOfUser(userId),
+      scope: { userId },
     };
   }
 
@@ -165,21 +170,18 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   /** Verani's: the event's name is the data's `type`. */
   broadcast(channel: string, data: unknown, options: BroadcastOptions): number {
     const { except, userIds, clientIds } = options;
-    const matches = ({ ws, meta }: Session<M>): boolean =>
-      ws !== except &&
-      meta.channels.includes(channel) &&
-      (!userIds || userIds.includes(meta.userId)) &&
-      (!clientIds || clientIds.includes(meta.clientId));
+    const scope = { channel, userIds, clientIds };
+    const isIn = inScope(scope);
     const { event, rest } = nameOf(data);
-    return this.#deliver(this.#where(matches), event, rest, channel);
+    const audience = this.#where((session) => session.ws !== except && isIn(session));
+    return this.#deliver({ ...audience, scope }, event, rest, channel);
   }
 
   /** Verani's, as {@link broadcast}. */
   sendToUser(userId: string, channel: string, data: unknown): number {
     const { event, rest } = nameOf(data);
-    const matches = ({ meta }: Session<M>): boolean =>
-      meta.userId === userId && meta.channels.includes(channel);
-    return this.#deliver(this.#where(matches), event, rest, channel);
+    const scope = { userId, channel };
+    return this.#deliver({ ...this.#where(inScope(scope)), scope }, event, rest, channel);
   }
 
   #builder(audience: Audience<M>, channel: string): EmitBuilder<V> {
@@ -192,12 +194,36 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   #deliver(audience: Audience<M>, event: string, data: unknown, channel: string): number {
     const sessions = audience.sessions();
     const { isLogged } = this.#connections.continuity;
-    if (sessions.length === 0 && !isLogged) return 0;
+    const relay = audience.scope && this.#connections.relayOf(audience.scope);
+    if (sessions.length === 0 && !isLogged && !relay) return 0;
     const text = this.#codec.encodeEvent(event, data, channel);
-    const target = isLogged ? audience.target() : undefined;
-    afterCommit(() => this.#connections.deliver(sessions, target, text));
+    const target = isLogged || relay ? audience.target() : undefined;
+    afterCommit(() => this.#connections.deliver(sessions, target, text, relay && { relay }));
     return sessions.length;
   }
+
+  /** Gives an event of another actor to those here that it is for. @returns how many connections */
+  relayed(scope: Scope, text: string, origin: Origin): number {
+    const { sessions, target } = this.#audienceOf(scope);
+    const reached = sessions();
+    this.#connections.deliver(reached, target(), text, { origin });
+    return reached.length;
+  }
+
+  #audienceOf(scope: Scope): Audience<M> {
+    const { channel, userId, userIds, clientIds } = scope;
+    if (userId !== undefined && channel === undefined) return this.#user(userId);
+    const isChannel = channel !== undefined && userId === undefined && !userIds && !clientIds;
+    return isChannel ? this.#channel(channel) : this.#where(inScope(scope));
+  }
+}
+
+function inScope({ channel, userId, userIds, clientIds }: Scope) {
+  return ({ meta }: Pick<Session, "meta">): boolean =>
+    (channel === undefined || meta.channels.includes(channel)) &&
+    (userId === undefined || meta.userId === userId) &&
+    (!userIds || userIds.includes(meta.userId)) &&
+    (!clientIds || clientIds.includes(meta.clientId));
 }
 
 function nameOf(data: unknown): { event: string; rest: unknown } {

@@ -1,3 +1,5 @@
+import type { Origin, Relay } from "./distribution.ts";
+
 /** Limits of a room's log. The first that is reached trims it. */
 export interface LogOptions {
   /** Age of an event, in ms. */
@@ -8,7 +10,7 @@ export interface LogOptions {
   bytes: number;
   /**
    * `false`: the log is in memory, and in storage too while a session is lost, with at most one row
-   * in 5 s. `true`: every event is stored before it is sent, with at most one row per flush.
+   * in 5 s as long as anybody is connected. `true`: every event is stored before it is sent, with at most one row per flush.
    */
   durable: boolean;
 }
@@ -39,6 +41,10 @@ export interface Entry {
   readonly prev?: number;
   /** The room stores it, with a row of its own. */
   readonly isRooms?: true;
+  /** Other actors of the room have to get it. */
+  readonly relay?: Relay;
+  /** Another actor of the room has relayed it. */
+  readonly origin?: Origin;
 }
 
 /** A session, as far as the log must know it to find its events. */
@@ -210,7 +216,7 @@ export class Log {
     target: Target,
     encode: (seq: number) => string,
     now: number,
-    more: Pick<Entry, "answers" | "isRooms"> = {},
+    more: Pick<Entry, "answers" | "isRooms" | "relay" | "origin"> = {},
   ): Entry {
     const seq = this.next();
     const entry: Entry = {

@@ -149,11 +149,13 @@ export class LogStore<L> {
 
   /** Before frames are sent: stores what has to be stored by now. */
   flush(): void {
-    const { log, options } = this.#host;
+    const { log, options, isConnected } = this.#host;
     const isChanged = this.#isLostChanged || log.ownSeq > this.#storedSeq;
     if (!isChanged) return;
     if (!options.durable && !this.#isLostChanged && !this.#host.isNeeded()) return;
-    const waitMs = options.durable ? 0 : this.#storedAtMs + STORE_MS - Date.now();
+    // A row that is sealed promises that what follows is stored as well.
+    const isAtOnce = options.durable || !isConnected();
+    const waitMs = isAtOnce ? 0 : this.#storedAtMs + STORE_MS - Date.now();
     if (waitMs <= 0) {
       this.#store();
       return;

@@ -1,3 +1,4 @@
+import type { Origin } from "./distribution.ts";
 import type { Marks } from "./log.ts";
 
 const RESUME = /^(?<id>[\w-]{1,64}):(?<epoch>[\w-]{1,64})(?::(?<seq>\d{1,15}))?$/;
@@ -30,6 +31,8 @@ export interface Kept {
   write: number;
   generation: string;
   marks: Marks;
+  /** What other actors of the room have relayed. */
+  origins?: Origin[];
   /** The sessions without a socket; null: they are in storage. */
   lost: unknown[] | null;
 }

@@ -245,6 +245,12 @@ export interface RoomDefinition<
    */
   newest?: Readonly<Record<string, number>>;
   liveness?: Partial<Liveness>;
+  /**
+   * Distributes each room over so many actors, by the ids of its users: an integer from 1 to 256, or what a
+   * function gives for a room's name. Default 1. Needs `createActorHandler` of `rollcall`, and Workers that
+   * reach a room by the class's `get(name)` or by `roomStub`. Where it changes, all connections begin anew.
+   */
+  shards?: number | ((room: string, env: E) => number);
 }
 
 /** The calls of a room that has declared none. */

@@ -26,6 +26,8 @@ interface UpgradeOptions<M extends ConnectionMeta, E> {
   epoch: string;
   connections: Connections<M>;
   sweeper: Sweeper;
+  /** @throws RollcallError `unavailable` for a user that another actor has */
+  admit(userId: string): void;
   /** A session has been added: its deadline (ms) counts, and `onConnect` is due. */
   onAccept(session: Session<M>, deadlineMs: number, isReload: boolean): Promise<void>;
   /** A client has resumed its session: its deadline (ms) counts, and `onResume` is due. */
@@ -46,7 +48,8 @@ export async function answerUpgrade<M extends ConnectionMeta, E>(
   }
 }
 
-function refusal(request: Request, error: RollcallError): Response {
+/** A refused upgrade. */
+export function refusal(request: Request, error: RollcallError): Response {
   if (expectsClose(request)) return closeFor(request, error);
   return Response.json({ error: error.code, details: error.message }, { status: error.status });
 }
@@ -65,6 +68,7 @@ async function upgrade<M extends ConnectionMeta, E>(
     throw new RollcallError("upgrade_required", `${websocketPath} takes WebSockets only`);
   }
   const meta = await metaOf(request, options);
+  options.admit(meta.userId);
   sweeper.sweepBeforeJoin();
   const protocol = negotiateProtocol(searchParams, codec.protocol2 ? 3 : 1);
   const wanted = protocol === 3 ? parseResume(searchParams.get("resume")) : undefined;
@@ -240,7 +244,12 @@ export function metaWith<M extends ConnectionMeta, E>(
   return metaOf(new Request(url, { headers }), options);
 }
 
-async function metaOf<M extends ConnectionMeta, E>(
+/**
+ * The meta of a client that connects.
+ *
+ * @throws RollcallError why it may not
+ */
+export async function metaOf<M extends ConnectionMeta, E>(
   request: Request,
   { room, env, label }: Pick<UpgradeOptions<M, E>, "room" | "env" | "label">,
 ): Promise<M> {

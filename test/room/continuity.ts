@@ -16,7 +16,8 @@ export const runs = new Map<string, number>();
 
 const LIMITS = { framesPerSecond: 100_000, framesBurst: 100_000 };
 
-function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: string }) {
+/** A room for tests; its events are numbers. */
+export function line(definition: Partial<RoomDefinition<LineMeta, Env>> & { name: string }) {
   const room = defineRoom<LineMeta, Env>({
     websocketPath: "/ws",
     limits: LIMITS,

@@ -14,6 +14,7 @@ declare namespace Cloudflare {
     SHORT_LINE: DurableObjectNamespace<import("./continuity.ts").ShortLine>;
     LASTING_LINE: DurableObjectNamespace<import("./continuity.ts").LastingLine>;
     INCURIOUS_LINE: DurableObjectNamespace<import("./continuity.ts").IncuriousLine>;
+    ARENA: DurableObjectNamespace<import("./arena.ts").Arena>;
     FAULTY: DurableObjectNamespace<import("./faulty.ts").Faulty>;
     PLANNED: DurableObjectNamespace<import("./planned.ts").Planned>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;

@@ -1,0 +1,234 @@
+import { evictDurableObject, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { afterEach, describe, expect, inject, it, onTestFinished, vi } from "vitest";
+import { shardName, shardOf } from "../../src/shards/layout.ts";
+import { arenaClient, arenaOf, callsTo, faults, shardCounts, shardStub } from "./arena.ts";
+import type { Client } from "./continuity.ts";
+import { checkShards } from "./shards-model.ts";
+import { freshName } from "./socket.ts";
+
+afterEach(() => {
+  faults.clear();
+  vi.useRealTimers();
+});
+
+/** A user of the shard with this number, of 4. */
+function userOf(index: number, n = 0): string {
+  for (let i = n * 1_000; ; i++) if (shardOf(`u${i}`, 4) === index) return `u${i}`;
+}
+
+/** One client in each of the four shards. */
+async function fill(room: string): Promise<Client[]> {
+  const clients = [0, 1, 2, 3].map((index) => arenaClient(room, userOf(index)));
+  await Promise.all(clients.map((client) => client.connect()));
+  return clients;
+}
+
+async function receives(client: Client, numbers: number[]): Promise<void> {
+  await vi.waitFor(async () => {
+    await client.settle();
+    expect(client.numbers).toEqual(numbers);
+  }, 8_000);
+}
+
+describe("a room with shards", () => {
+  it("has all connections of a user in one actor, and the same number of shards has the same actors", async () => {
+    const room = freshName();
+    const clients = [0, 0, 1, 2].map((index) => arenaClient(room, userOf(index)));
+    for (const client of clients) await client.connect();
+    const counts = [0, 1, 2, 3].map((index) => shardStub(room, index).getSessionCount());
+    expect(await Promise.all(counts)).toEqual([2, 1, 1, 0]);
+  });
+
+  it("answers for the whole room how many are there, and which users", async () => {
+    const room = freshName();
+    await fill(room);
+    const stub = arenaOf(room);
+    expect(await stub.getSessionCount()).toBe(4);
+    const users = [0, 1, 2, 3].map((index) => userOf(index));
+    expect((await stub.getConnectedUserIds()).sort()).toEqual([...users].sort());
+  });
+
+  it("sends an event to a channel to all of it, wherever it was emitted, once", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    clients[1]?.emit("channel", { channel: "default", n: 7 });
+    for (const client of clients) await receives(client, [7]);
+    expect(await arenaOf(room).emitToChannel("default", "n", { n: 8 })).toBeGreaterThan(0);
+    for (const client of clients) await receives(client, [7, 8]);
+    expect(
+      callsTo.get(`${room}|0`)?.filter((name) => name === "rollcall:relay").length,
+    ).toBeLessThan(3);
+  });
+
+  it("leaves out the sender where an event is for the others, and only there", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    clients[2]?.emit("others", { channel: "default", n: 1 });
+    clients[2]?.emit("channel", { channel: "default", n: 2 });
+    await receives(clients[2] as Client, [2]);
+    for (const client of [clients[0], clients[1], clients[3]])
+      await receives(client as Client, [1, 2]);
+  });
+
+  it("sends an event to a user to that user's shard only, in the order of its emitter's events", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    const [from, to] = [clients[0] as Client, clients[3] as Client];
+    for (let n = 0; n < 20; n += 2) {
+      from.emit("channel", { channel: "default", n });
+      from.emit("user", { user: userOf(3), n: n + 1 });
+    }
+    await receives(
+      to,
+      Array.from({ length: 20 }, (_, n) => n),
+    );
+    await receives(
+      clients[1] as Client,
+      Array.from({ length: 10 }, (_, n) => 2 * n),
+    );
+    await arenaOf(room).emitToUser(userOf(1), "n", { n: 99 });
+    await vi.waitFor(async () => {
+      await clients[1]?.settle();
+      expect(clients[1]?.numbers.at(-1)).toBe(99);
+    });
+    await from.settle();
+    expect(from.numbers).not.toContain(99);
+  });
+
+  it("replays to a client whose line broke what other shards emitted meanwhile", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    const [from, to] = [clients[0] as Client, clients[2] as Client];
+    await to.cut();
+    for (let n = 0; n < 5; n++) from.emit("channel", { channel: "default", n });
+    await receives(clients[1] as Client, [0, 1, 2, 3, 4]);
+    expect(await to.connect()).toMatchObject({ resumed: true });
+    await receives(to, [0, 1, 2, 3, 4]);
+  });
+
+  it("relays on to an actor that has slept, from one that has slept", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    clients[0]?.emit("channel", { channel: "default", n: 1 });
+    for (const client of clients) await receives(client, [1]);
+    for (const index of [0, 1, 2, 3]) await evictDurableObject(shardStub(room, index));
+    clients[0]?.emit("channel", { channel: "default", n: 2 });
+    for (const client of clients) await receives(client, [1, 2]);
+  });
+
+  it("sends an event once to an actor whose answer was lost, even if it sleeps before the next try", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    faults.set(`${room}|2`, "mute");
+    clients[0]?.emit("channel", { channel: "default", n: 1 });
+    await receives(clients[2] as Client, [1]);
+    await evictDurableObject(shardStub(room, 2));
+    faults.clear();
+    clients[0]?.emit("channel", { channel: "default", n: 2 });
+    for (const client of clients) await receives(client, [1, 2]);
+  });
+
+  it("lets a shard that is out of reach keep back only its own connections", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    faults.set(`${room}|1`, "down");
+    for (const n of [1, 2, 3]) clients[0]?.emit("channel", { channel: "default", n });
+    for (const index of [0, 2, 3]) await receives(clients[index] as Client, [1, 2, 3]);
+    await clients[1]?.settle();
+    expect(clients[1]?.numbers).toEqual([]);
+    faults.clear();
+    await receives(clients[1] as Client, [1, 2, 3]);
+  });
+
+  it("closes the connections of a shard that was out of reach for a minute: what they missed is gone", async () => {
+    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+    onTestFinished(() => logs.mockRestore());
+    const room = freshName();
+    const clients = await fill(room);
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() });
+    faults.set(`${room}|1`, "down");
+    clients[0]?.emit("channel", { channel: "default", n: 1 });
+    await receives(clients[2] as Client, [1]);
+    vi.setSystemTime(Date.now() + 61_000);
+    await vi.waitFor(async () => {
+      const gaps = await runInDurableObject(shardStub(room, 0), (_, { storage }) =>
+        storage.kv.get("rollcall:gaps"),
+      );
+      expect(gaps).toEqual([1]);
+    }, 8_000);
+    // The shard that could not send sleeps, and must not forget.
+    await evictDurableObject(shardStub(room, 0));
+    faults.clear();
+    clients[0]?.emit("channel", { channel: "default", n: 2 });
+    const cut = clients[1] as Client;
+    expect(await cut.socket?.ended()).toMatchObject({ code: 1001 });
+    expect(await cut.connect()).toMatchObject({ resumed: false, reason: "restarted" });
+    for (const index of [2, 3]) await receives(clients[index] as Client, [1, 2]);
+    clients[0]?.emit("channel", { channel: "default", n: 3 });
+    await receives(cut, [3]);
+  });
+
+  it("wakes no actor while nothing happens", async () => {
+    const room = freshName();
+    const clients = await fill(room);
+    clients[0]?.emit("channel", { channel: "default", n: 1 });
+    for (const client of clients) await receives(client, [1]);
+    callsTo.clear();
+    await scheduler.wait(1_500);
+    expect([...callsTo.keys()].filter((name) => name.startsWith(room))).toEqual([]);
+  });
+});
+
+describe("another number of shards", () => {
+  const setShards = (room: string, shards: number) => shardCounts.set(room, shards);
+
+  /** Lets the actors of a room sleep: the next instances read the number of shards anew. */
+  async function sleep(room: string, shards: number): Promise<void> {
+    const names = Array.from({ length: shards }, (_, i) => shardName(room, i));
+    for (const name of shards === 1 ? [room] : [room, ...names]) {
+      const stub = env.ARENA.getByName(name);
+      await stub.getSessionCount();
+      await evictDurableObject(stub);
+    }
+  }
+
+  it.each([
+    [4, 8],
+    [8, 4],
+    [4, 1],
+    [1, 4],
+  ])(
+    "closes old connections with 1001, of %i shards as of %i, once one actor wakes; resumes are answered with restarted",
+    async (before, after) => {
+      const room = freshName();
+      setShards(room, before);
+      const users = [0, 1, 2, 3].map((index) => userOf(index));
+      const clients = users.map((user) => arenaClient(room, user));
+      for (const client of clients) await client.connect();
+      await sleep(room, before);
+      setShards(room, after);
+      const newcomer = arenaClient(room, "newcomer");
+      await newcomer.connect();
+      for (const client of clients) {
+        expect(await client.socket?.ended()).toMatchObject({ code: 1001 });
+      }
+      for (const client of clients) {
+        expect(await client.connect()).toMatchObject({ resumed: false, reason: "restarted" });
+      }
+      expect(await arenaOf(room).getSessionCount()).toBe(5);
+      newcomer.emit("channel", { channel: "default", n: 1 });
+      for (const client of clients) await receives(client, [1]);
+    },
+  );
+});
+
+describe("events across shards", () => {
+  it("arrive once and in the order of their emitter, whatever happens to lines and shards", {
+    timeout: 900_000,
+  }, async () => {
+    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+    onTestFinished(() => logs.mockRestore());
+    await checkShards(Math.ceil((inject("plays") * 3) / 5));
+  });
+});
