@@ -2,7 +2,7 @@ import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
 import { answered, type SystemDescription } from "../../src/http/describe.ts";
 import { invalidMood } from "./fields.ts";
-import { MOODS, type MoodEvents, type MoodState, SESSION_ID_LENGTH, type Tally } from "./tally.ts";
+import { MOODS, type MoodEvents, type MoodState, SESSION_ID_LENGTH } from "./tally.ts";
 
 /** Bytes of a request's body: many times what a session id of any script takes. */
 export const BODY_BYTES = 4_096;
@@ -30,42 +30,10 @@ export function heartbeatCall<M extends string>(
   return z.object({ sessionId, mood: moodOf(moods) });
 }
 
+const whole = z.int().check(z.nonnegative());
+
 /** The data of the call `leave`. */
 export const leaveCall = z.object({ sessionId });
-
-/** From a shard to the total. The numbers are absolute: the next report makes up for a lost one. */
-export interface Report {
-  shard: number;
-  tally: Tally;
-  /** Whether it has sockets: these need the other shards' count, and a crash takes them. */
-  watched: boolean;
-  atMs: number;
-}
-
-/** From the total to a shard: the count of all the other shards. */
-export interface Others {
-  tally: Tally;
-  /** Grows with each message: an answer and a call may overtake each other. */
-  version: number;
-}
-
-/** The calls between the actors of a deployment. */
-export type ShardCalls = {
-  report: { in: Report; out: Others };
-  count: { in: Others | undefined; out: Report };
-};
-
-const whole = z.int().check(z.nonnegative());
-const tallyOf = (moodCount: number) => z.array(whole).check(z.length(moodCount));
-
-export function reportOf(moodCount: number): Same<Report> {
-  const tally = tallyOf(moodCount);
-  return z.object({ shard: whole, tally, watched: z.boolean(), atMs: z.number() });
-}
-
-export function othersOf(moodCount: number): Same<Others> {
-  return z.object({ tally: tallyOf(moodCount), version: z.number() });
-}
 
 // ── Storage ────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,34 +2,34 @@ import type { ConnectionMeta, VeraniActor } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { log } from "../../src/log.ts";
+import {
+  keyOf,
+  remaining,
+  ShardTotals,
+  SumTotals,
+  type Totals,
+  type TotalsHost,
+} from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { encodeEvent } from "../../src/wire/frames.ts";
 import type { MoodAccessEnv } from "./access.ts";
 import { Headcount } from "./headcount.ts";
 import { GONE, Journal } from "./journal.ts";
 import {
-  type CountHost,
-  type GlobalCount,
-  keyOf,
-  remaining,
-  Shard,
-  SingleShard,
-} from "./shards.ts";
-import {
   type MoodEvents,
   type MoodState,
   shardCount,
   shardIndex,
+  shardName,
   toMoodState,
   totalName,
 } from "./tally.ts";
-import { Total } from "./total.ts";
 
 /** The release before knows these fields by the same names: each reads the other's attachments. */
 export interface MoodMeta<M extends string> extends ConnectionMeta {
   /** Absent: it only receives the count, as streams do. */
   sessionId?: string;
-  /** Whether it is the total's failure detector. It receives nothing. */
+  /** Whether it is a socket of the total of an earlier release. It receives nothing. */
   isWitness?: boolean;
   mood: M;
   /** The count that this socket received last, as {@link keyOf}, and when (ms). */
@@ -73,7 +73,7 @@ function* listenersOf<M extends string>(actor: MoodActor<M>): Generator<MoodSess
 
 /** The count in one instance of an actor: sessions of its own, and the count of all shards. */
 export class MoodCount<M extends string> {
-  readonly total: GlobalCount;
+  readonly totals: Totals;
   readonly #actor: MoodActor<M>;
   readonly #options: MoodRoomOptions<M>;
   readonly #guests: Headcount;
@@ -96,30 +96,29 @@ export class MoodCount<M extends string> {
       if (meta.sessionId) this.#guests.attach(meta.sessionId, this.#indexOf(meta.mood));
     }
     this.#sentAtMs = sockets.reduce((at, { meta }) => Math.max(at, meta.toldAtMs ?? 0), 0);
-    this.total = this.#makeTotal();
+    this.totals = this.#makeTotals();
   }
 
-  #makeTotal(): GlobalCount {
+  #makeTotals(): Totals {
     const { name, env, timers } = this.#actor;
-    const { binding, websocketPath, moods, ttlMs } = this.#options;
+    const { binding, moods } = this.#options;
     const shards = shardCount(env as MoodEnv);
-    if (shards === 1) return new SingleShard(this.#guests.tally);
-    const host: CountHost = {
-      shards,
-      moodCount: moods.length,
-      ttlMs,
-      websocketPath,
-      stub: (name) => namespaceOf(env, binding).getByName(name),
-      hasListeners: () => listenersOf(this.#actor).next().done === false,
+    const own = () => this.#guests.tally;
+    if (shards === 1) return { tally: own(), refresh: async () => {}, changed: () => {} };
+    const host: TotalsHost = {
+      ...{ shards, own },
+      width: moods.length,
+      storage: this.#actor.getStorage(),
+      stub: (shard) =>
+        namespaceOf(env, binding).getByName(shard === null ? totalName(shards) : shardName(shard)),
+      isWatched: () => !listenersOf(this.#actor).next().done,
+      alarmMs: () => timers.alarmAt ?? Number.POSITIVE_INFINITY,
       keep: (promise) => this.#actor.keep(promise),
       reportAt: (atMs) => timers.soonest("report", atMs),
-      onNews: () => {
-        this.#setAlarm();
-        this.#scheduleSend();
-      },
+      onChange: () => this.#scheduleSend(),
     };
-    if (name === totalName(shards)) return new Total(host);
-    return new Shard(host, shardIndex(name), this.#guests.tally);
+    if (name === totalName(shards)) return new SumTotals(host);
+    return new ShardTotals(host, shardIndex(name));
   }
 
   /** A mood that there is no longer counts as the default. */
@@ -188,30 +187,27 @@ export class MoodCount<M extends string> {
 
   /** The global count, at most a second old. The own sessions are always counted as of now. */
   async state(): Promise<MoodState<M>> {
-    await this.total.refresh();
-    return toMoodState(this.#options.moods, this.total.tally, this.#tick());
+    await this.totals.refresh();
+    return toMoodState(this.#options.moods, this.totals.tally, this.#tick());
   }
 
   /** When time alone changes the count, in ms. */
   get dueAtMs(): number | undefined {
     const own = this.#guests.expiresAtMs ?? this.#journal.obsoleteAtMs;
-    const stepped = own && Math.ceil(own / EXPIRY_STEP_MS) * EXPIRY_STEP_MS;
-    const times = [stepped, this.total.dueAtMs].filter((time) => time !== undefined);
-    return times.length === 0 ? undefined : Math.min(...times);
+    return own && Math.ceil(own / EXPIRY_STEP_MS) * EXPIRY_STEP_MS;
   }
 
   /** {@link dueAtMs} has come. */
-  async due(): Promise<void> {
+  due(): void {
     const now = this.#tick();
     if (this.#guests.expiresAtMs === undefined) this.#journal.sweep(now);
-    if ((this.total.dueAtMs ?? now + 1) <= now) await this.total.refresh();
   }
 
   /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
   async sendFirst(session: MoodSession<M>): Promise<void> {
     try {
       const state = await this.state();
-      this.#send(session, keyOf(this.total.tally), encodeState(state), state.timestamp);
+      this.#send(session, keyOf(this.totals.tally), encodeState(state), state.timestamp);
     } catch (error) {
       log("moods_unknown", { error });
     }
@@ -234,7 +230,7 @@ export class MoodCount<M extends string> {
 
   #changed(): void {
     this.#setAlarm();
-    this.total.changed();
+    this.totals.changed();
     this.#scheduleSend();
   }
 
@@ -254,7 +250,7 @@ export class MoodCount<M extends string> {
   async #sendAll(): Promise<void> {
     try {
       const state = await this.state();
-      const key = keyOf(this.total.tally);
+      const key = keyOf(this.totals.tally);
       const frame = encodeState(state);
       for (const session of listenersOf(this.#actor)) {
         if (session.open && session.meta.told !== key) {

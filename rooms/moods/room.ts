@@ -1,14 +1,14 @@
 import * as z from "zod/mini";
 import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
-import { RollcallError } from "../../src/wire/errors.ts";
 import {
-  heartbeatCall,
-  leaveCall,
-  moodChange,
-  othersOf,
-  reportOf,
-  type ShardCalls,
-} from "./contract.ts";
+  othersSchema,
+  reportSchema,
+  ShardTotals,
+  SumTotals,
+  type TotalCalls,
+} from "../../src/shards/totals.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
+import { heartbeatCall, leaveCall, moodChange } from "./contract.ts";
 import {
   EXPIRY_STEP_MS,
   type MoodActor,
@@ -18,16 +18,17 @@ import {
   userOf,
 } from "./count.ts";
 import { parseMood, parseSessionId } from "./fields.ts";
-import { Shard } from "./shards.ts";
 import type { MoodEvents, MoodState } from "./tally.ts";
-import { DETECTOR, Total } from "./total.ts";
+
+/** In the query of a socket that the total of an earlier release opens to each shard. */
+const WITNESS = "witness";
 
 /** The calls of the mood room: those of routes, and those between its actors. */
 export type MoodCalls<M extends string> = {
   heartbeat: { in: { sessionId: string; mood: M }; out: MoodState<M> };
   leave: { in: { sessionId: string }; out: undefined };
   state: { in: undefined; out: MoodState<M> };
-} & ShardCalls;
+} & TotalCalls;
 
 export type MoodRoom<E, M extends string> = Room<MoodMeta<M>, E, MoodEvents<M>, MoodCalls<M>>;
 
@@ -58,7 +59,7 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
       const id = query.get("sessionId");
       if (id === null) {
         const userId = `watcher:${clientId}`;
-        const isWitness = query.has(DETECTOR);
+        const isWitness = query.has(WITNESS);
         return { userId, clientId, channels: [], mood: defaultMood, isWitness };
       }
       const sessionId = parseSessionId(id);
@@ -95,11 +96,11 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
   });
 
   function roleOf<T>(actor: MoodActor<M>, role: new (...args: never[]) => T): T {
-    const { total } = countOf(actor);
-    if (total instanceof role) return total;
+    const { totals } = countOf(actor);
+    if (totals instanceof role) return totals;
     throw new RollcallError("unprocessable", `${actor.name} is no ${role.name} here`);
   }
-  room.timer("report", (actor) => roleOf(actor, Shard).report());
+  room.timer("report", (actor) => roleOf(actor, ShardTotals).report());
 
   return room
     .call("heartbeat", heartbeatCall(moods), (actor, { sessionId, mood }) =>
@@ -110,15 +111,15 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
       return undefined;
     })
     .call("state", z.undefined(), (actor) => countOf(actor).state())
-    .call("report", reportOf(moods.length), async (actor, report) => {
-      const total = roleOf(actor, Total);
+    .call("report", reportSchema(moods.length), async (actor, report) => {
+      const total = roleOf(actor, SumTotals);
       total.adopt(report);
       await total.refresh();
       return total.othersOf(report.shard);
     })
-    .call("count", z.optional(othersOf(moods.length)), (actor, others) => {
-      const shard = roleOf(actor, Shard);
-      if (others) shard.receive(others);
+    .call("count", othersSchema(moods.length), (actor, others) => {
+      const shard = roleOf(actor, ShardTotals);
+      shard.receive(others);
       return shard.ownReport();
     });
 }

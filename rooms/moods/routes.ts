@@ -8,6 +8,7 @@ import { guardRoutes } from "../../src/http/guard.ts";
 import { openStream, type StreamEvent } from "../../src/http/sse.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { log } from "../../src/log.ts";
+import { shardOf } from "../../src/shards/layout.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
 import { subprotocolToken } from "../../src/wire/subprotocol.ts";
@@ -16,7 +17,7 @@ import { BODY_BYTES } from "./contract.ts";
 import type { MoodEnv, MoodRoomOptions } from "./count.ts";
 import { parseMood } from "./fields.ts";
 import type { MoodRoom } from "./room.ts";
-import { type MoodState, shardCount, shardName, shardOf, totalName } from "./tally.ts";
+import { type MoodState, shardCount, shardName, totalName } from "./tally.ts";
 
 /** The contract's words; pages may send any header. */
 const CORS = { methods: "GET,POST,OPTIONS" };

@@ -33,13 +33,6 @@ export const SESSION_TTL_MS = 30_000;
 /** Characters (Unicode code points, so that no script counts double) of a session id. */
 export const SESSION_ID_LENGTH = 64;
 
-/** The sum of `tallies`, for `moodCount` moods. */
-export function sumTallies(moodCount: number, tallies: Iterable<Tally>): Tally {
-  const total: Tally = new Array(moodCount).fill(0);
-  for (const tally of tallies) for (const [i, n] of tally.entries()) total[i] = (total[i] ?? 0) + n;
-  return total;
-}
-
 /** A tally as the data of `mood.state`. */
 export function toMoodState<M extends string>(
   moods: readonly M[],
@@ -62,16 +55,6 @@ export function shardCount(env: { MOOD_SHARDS?: string }): number {
   const shards = Number(env.MOOD_SHARDS ?? 1);
   if (Number.isInteger(shards) && shards >= 1 && shards <= MAX_SHARDS) return shards;
   throw new RollcallError("unavailable", `MOOD_SHARDS must be 1 to ${MAX_SHARDS}`);
-}
-
-/** The number of the actor, of `shards`, that counts this session: FNV-1a over its UTF-16 units. */
-export function shardOf(sessionId: string, shards: number): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < sessionId.length; i++) {
-    hash = Math.imul(hash ^ sessionId.charCodeAt(i), 0x01000193);
-  }
-  // FNV's low bits depend little on the first characters.
-  return ((hash ^ (hash >>> 15)) >>> 0) % shards;
 }
 
 const SHARD_PREFIX = "shard:";

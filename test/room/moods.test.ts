@@ -1,9 +1,15 @@
-import { abortAllDurableObjects, reset, runInDurableObject } from "cloudflare:test";
+import {
+  abortAllDurableObjects,
+  reset,
+  runDurableObjectAlarm,
+  runInDurableObject,
+} from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { moods } from "../../rooms/moods/index.ts";
-import { MOODS, type Mood, type MoodState, shardName, shardOf } from "../../rooms/moods/tally.ts";
+import { MOODS, type Mood, type MoodState, shardName } from "../../rooms/moods/tally.ts";
+import { shardOf } from "../../src/shards/layout.ts";
 import { Deployment, FourMoodShards, focus, stopClock } from "./moods.ts";
 import { connect, type TestSocket } from "./socket.ts";
 
@@ -214,52 +220,66 @@ describe("a crash that closes a shard's sockets", () => {
   const away = shardName(shardOf("away", 4));
   const here = ["a", "b", "c"].find((id) => shardName(shardOf(id, 4)) !== away) as string;
 
-  /** The total has its failure detector there: nothing is under way. */
-  async function untilDetectorIsOpen(deployment: Deployment): Promise<void> {
-    await vi.waitFor(async () => expect((await deployment.stub(away).inspect()).sessions).toBe(2), {
-      timeout: 5_000,
-    });
-  }
-
-  test("shows on the stream and at other shards within a second, even if nobody asks", async () => {
+  test("shows at other shards when the shard's alarm brings it back, even if nobody asks", async () => {
+    stopClock();
     const deployment = new Deployment(4);
     await deployment.connect("away");
-    const watcher = await deployment.watch();
     const socket = await deployment.connect(here);
-    await watcher.until(({ count }) => count === 2);
     await socket.event("mood.state", ({ count }) => count === 2);
-    await untilDetectorIsOpen(deployment);
-    const crashedAtMs = performance.now();
     await deployment.evict([away], "close");
-    await watcher.until(({ count }) => count === 1);
+    await deployment.pass(20_000);
+    socket.emit("mood.set", { mood: "release" });
+    await deployment.pass(11_000);
     await socket.event("mood.state", ({ count }) => count === 1);
-    // A second, and one of slack for machines that stall.
-    expect(performance.now() - crashedAtMs).toBeLessThan(2_000);
-    watcher.leave();
     await socket.close();
   });
 
-  test("is detected without calls to that shard", async () => {
+  test("shows within 2 s of the shard's return", async () => {
     const deployment = new Deployment(4);
+    await deployment.connect("away");
+    const watcher = await deployment.watch();
+    await watcher.until(({ count }) => count === 1);
+    await deployment.evict([away], "close");
+    const backAtMs = performance.now();
+    await deployment.stub(away).inspect();
+    await runDurableObjectAlarm(deployment.stub(away));
+    await watcher.until(({ count }) => count === 0);
+    // Two seconds, and one of slack for machines that stall.
+    expect(performance.now() - backAtMs).toBeLessThan(3_000);
+    watcher.leave();
+  });
+});
+
+describe("while nothing happens", () => {
+  test("neither the total nor a shard wakes, and the total knows the count after a sleep without asking", async () => {
     stopClock();
-    const socket = await deployment.connect("away");
+    const deployment = new Deployment(4);
+    const socket = await deployment.connect("a");
     const watcher = await deployment.watch();
     await watcher.until(({ count }) => count === 1);
     await deployment.pass(1_000);
-    await untilDetectorIsOpen(deployment);
-    await deployment.pass(1_000);
-    const { wakeUps } = await deployment.stub(away).inspect();
+    // The total stores what it knows before it sleeps.
+    await vi.waitFor(async () => {
+      const rows = await runInDurableObject(deployment.stub("total"), (_, { storage }) =>
+        storage.kv.get<unknown[]>("rollcall:reports"),
+      );
+      expect(rows?.length).toBeGreaterThan(0);
+    }, 5_000);
+    const wakeUpsOf = async () =>
+      Promise.all(
+        deployment.names.map(async (name) => (await deployment.stub(name).inspect()).wakeUps),
+      );
+    const before = await wakeUpsOf();
     await deployment.pass(20_000);
-    expect((await deployment.stub(away).inspect()).wakeUps).toEqual(wakeUps);
+    expect(await wakeUpsOf()).toEqual(before);
 
-    // The detector does not ping: after 30 s the shard closes it, with the first socket, and gets another.
-    await deployment.connect("away");
-    await deployment.pass(15_000);
-    expect(await socket.ended()).toMatchObject({ code: 4408 });
-    await untilDetectorIsOpen(deployment);
-    await deployment.evict([away], "close");
-    await deployment.stateWhen(({ count }) => count === 0);
+    await deployment.evict(["total"], "hibernate");
+    const rpcs = async () => (await wakeUpsOf()).slice(0, 4).map(({ rpc }) => rpc);
+    const asked = await rpcs();
+    expect((await deployment.state()).count).toBe(1);
+    expect(await rpcs()).toEqual(asked);
     watcher.leave();
+    await socket.close();
   });
 });
 

@@ -41,10 +41,6 @@ export class Focus extends createActorHandler(focus) {}
 /** Generous: test machines stall for seconds now and then. */
 const DEADLINE_MS = 8_000;
 
-function crash(_: unknown, state: DurableObjectState): void {
-  state.abort("A crash");
-}
-
 /** One deployment: its routes and its actors, whose clock a test may stop. */
 export class Deployment {
   readonly env: Env;
@@ -110,17 +106,13 @@ export class Deployment {
     return this.env.MOODS.getByName(name) as DurableObjectStub<FourMoodShards>;
   }
 
-  /**
-   * Makes actors sleep, with their sockets, or crash without. The total can only crash: a failure
-   * detector keeps it awake.
-   */
+  /** Makes actors sleep, with their sockets, or crash without. */
   async evict(names: readonly string[], webSockets: "hibernate" | "close"): Promise<void> {
     for (const name of names) {
       try {
-        if (name === "total") await runInDurableObject(this.stub(name), crash);
-        else await evictDurableObject(this.stub(name), { webSockets });
+        await evictDurableObject(this.stub(name), { webSockets });
       } catch (error) {
-        if (!/not.*running|A crash/i.test(String(error))) throw error;
+        if (!/not.*running/i.test(String(error))) throw error;
       }
     }
   }
