@@ -207,16 +207,17 @@ async function play(steps: readonly Step[]): Promise<void> {
     }
   }
 
+  /** Closes the sockets of a device that the server would close for their silence at `atMs`. */
+  async function closeSilent(one: Known, willBeIdle: boolean, atMs: number): Promise<void> {
+    for (const socket of [...one.sockets]) {
+      const isIdle = willBeIdle || !socket.vouches || one.status === "offline" || !one.isVouched;
+      if (isIdle && atMs - socket.seenMs > SILENT_MS) await close(one, 3_001, socket);
+    }
+  }
+
   /** Moves the clock. The alarm rings and watchers probe at their times. */
   async function wait(ms: number): Promise<void> {
-    for (const one of all) {
-      for (const socket of [...one.sockets]) {
-        const { vouches, seenMs } = socket;
-        // The server would close it for its silence.
-        const isIdle = !vouches || one.status === "offline" || !one.isVouched;
-        if (isIdle && Date.now() + ms - seenMs > SILENT_MS) await close(one, 3_001, socket);
-      }
-    }
+    for (const one of all) await closeSilent(one, false, Date.now() + ms);
     const untilMs = Date.now() + ms;
     for (let rounds = 0; rounds < 1_000; rounds++) {
       const alarmMs = await runInDurableObject(stub, (_, { storage }) => storage.getAlarm());
@@ -259,6 +260,8 @@ async function play(steps: readonly Step[]): Promise<void> {
     const isNewer = !one.isKnown || seq > lastSeq || sent.sent_at_ms > lastSentMs;
     // What was lost may count as new.
     if (one.isForgotten && !isNewer) return;
+    // A device that goes offline needs no socket any more.
+    if (!bySocket && wish.status === "offline") await closeSilent(one, true, Date.now());
     let isAccepted: boolean;
     let socket: Socket | undefined;
     if (bySocket) {
