@@ -1,3 +1,8 @@
+/**
+ * The client of rooms and presence rooms: {@link VeraniClient}. For pages, Workers, Node and React Native.
+ *
+ * @module
+ */
 import type {
   AnyState,
   AnyUser,
@@ -67,7 +72,9 @@ export {
   encodeClientMessage,
   encodeFrame,
   encodeServerMessage,
+  type Hello,
   type MessageFrame,
+  type ResumeRefusal,
   type ServerMessage,
   type Untyped,
   type VeraniMessage,
@@ -75,7 +82,13 @@ export {
 export { PROTOCOL_VERSION } from "../src/wire/version.ts";
 export type { Other } from "./others.ts";
 export type { OpenInfo } from "./session.ts";
-export type { CloseInfo, ConnectionState, ReconnectionConfig, WebSocketLike } from "./socket.ts";
+export type {
+  CloseInfo,
+  ConnectionState,
+  ReconnectionConfig,
+  WebSocketClass,
+  WebSocketLike,
+} from "./socket.ts";
 
 export type { StateOptions } from "./state.ts";
 
@@ -115,6 +128,7 @@ interface ProtocolEvents<E extends EventMap> {
 }
 type Received<E extends EventMap> = E["out"] & ProtocolEvents<E>;
 
+/** Options of {@link VeraniClient.emitWithAck}. */
 export interface AckOptions {
   /** Time to wait for the answer, in ms, with the time in the queue. Default 10 000. */
   timeoutMs?: number;
@@ -146,6 +160,7 @@ export interface HistoryPage {
 
 type Token = string | null | undefined;
 
+/** Options of a {@link VeraniClient}. */
 export interface VeraniClientOptions {
   /** How it reconnects. */
   reconnection?: Partial<ReconnectionConfig>;
@@ -177,6 +192,7 @@ export interface VeraniClientOptions {
   log?: (event: string, fields: Record<string, unknown>) => void;
 }
 
+/** The connection of a client, as {@link VeraniClient.getConnectionState} gives it. */
 export interface ConnectionStateInfo {
   state: ConnectionState;
   isConnected: boolean;
@@ -425,6 +441,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#listen(event, callback, true);
   }
 
+  /** Ends what {@link VeraniClient.on} or `once` began. Without a callback, for all of the event. */
   off<K extends keyof Received<E> & string>(
     event: K,
     callback: (data: Received<E>[K]) => unknown,
@@ -516,6 +533,7 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#callbacks.error = callback;
   }
 
+  /** The callback for each change of the connection's state. */
   onStateChange(callback: Callbacks["state"]): void {
     this.#callbacks.state = callback;
   }
@@ -525,18 +543,22 @@ export class VeraniClient<E extends EventMap = AnyEvents> {
     this.#callbacks.dropped = callback;
   }
 
+  /** The connection's state. */
   getState(): ConnectionState {
     return this.#socket.state;
   }
 
+  /** Whether the connection is open. */
   isConnected(): boolean {
     return this.#socket.isOpen;
   }
 
+  /** Whether an attempt to connect is under way. */
   get isConnecting(): boolean {
     return this.#socket.state === "connecting";
   }
 
+  /** The connection's state, with its counters. */
   getConnectionState(): ConnectionStateInfo {
     return {
       state: this.#socket.state,

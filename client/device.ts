@@ -15,6 +15,7 @@ import {
  */
 export type DeviceState = "connecting" | "online" | "unreachable" | "refused" | "closed";
 
+/** Options of a {@link DeviceClient}. */
 export interface DeviceClientOptions {
   /** Where the server is: `https://example.com`, or a path prefix below it. */
   url: string;

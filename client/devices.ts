@@ -1,12 +1,18 @@
-/** A user's devices, live: `rollcall/devices`. */
+/**
+ * A user's devices, live: `rollcall/devices`.
+ *
+ * @module
+ */
 import { type DeviceEvents, type Heartbeat, replaceDevice } from "../rooms/devices/device.ts";
 import { VeraniClient, type VeraniClientOptions } from "./client.ts";
 import { toSocketUrl } from "./socket.ts";
 
 export { DeviceClient, type DeviceClientOptions, type DeviceState } from "./device.ts";
 
+/** A device, as it was reported last. */
 export type Device = Heartbeat;
 
+/** Options of {@link watchDevices}. */
 export interface WatchDevicesOptions extends VeraniClientOptions {
   /**
    * Called with all devices after the first snapshot, and after each change. A device keeps its place
@@ -15,6 +21,7 @@ export interface WatchDevicesOptions extends VeraniClientOptions {
   onDevices(devices: readonly Device[]): void;
 }
 
+/** The devices of a user, as {@link watchDevices} follows them. */
 export interface DeviceWatch {
   /** The devices as last received; empty until the first snapshot. */
   readonly devices: readonly Device[];

@@ -1,3 +1,9 @@
+/**
+ * The fan-out from both of its ends: {@link FanoutClient} for subscribers, {@link publish} and
+ * {@link publishBatch} for backends.
+ *
+ * @module
+ */
 import type { Envelope } from "../rooms/fanout/envelope.ts";
 import { type Filter, FilterIndex, type FilterKey, parseFilter } from "../rooms/fanout/filters.ts";
 import { RollcallError } from "../src/wire/errors.ts";
@@ -9,16 +15,13 @@ import type { ConnectionState } from "./socket.ts";
 export type { Envelope } from "../rooms/fanout/envelope.ts";
 export type { Filter } from "../rooms/fanout/filters.ts";
 export { RollcallError } from "../src/wire/errors.ts";
-export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
-
-/**
- * The fan-out from both of its ends: {@link FanoutClient} for subscribers, {@link publish} and
- * {@link publishBatch} for backends.
- */
+export type { PlainOptions, TokenSource } from "./plain.ts";
+export type { CloseInfo, ConnectionState, WebSocketClass, WebSocketLike } from "./socket.ts";
 
 /** What it returns, or resolves to, is the ack; `undefined` counts as `null`. */
 export type EnvelopeHandler<P = Untyped> = (envelope: Envelope<P>) => unknown;
 
+/** Options of a {@link FanoutClient}. */
 export interface FanoutClientOptions extends PlainOptions {
   /** What was published during a break is not known any more, as far as `cursor`. */
   onGap?(gap: Gap): void;
@@ -78,6 +81,7 @@ export class FanoutClient<Payloads extends Record<string, unknown> = Record<stri
     this.#socket.open();
   }
 
+  /** The connection's state. */
   get state(): ConnectionState {
     return this.#socket.state;
   }
@@ -239,10 +243,13 @@ function toJson(key: FilterKey): string {
 export interface Publisher {
   /** `https://…`: the server's origin, with the path that the fan-out is mounted under. */
   url: string;
+  /** A JWT that may publish, or a function that gives one for each request. */
   token: string | (() => string | Promise<string>);
+  /** Default: the global one. */
   fetch?: typeof fetch;
 }
 
+/** A message to a user, as {@link publish} takes it. */
 export interface Publication {
   userId: string;
   /** Default `message`. */
@@ -257,6 +264,7 @@ export interface Publication {
   idempotencyKey?: string;
 }
 
+/** What became of a message: `R` is what its receivers answer. */
 export interface PublishAnswer<R = Untyped> {
   /** Sockets that had a matching filter. */
   clientCount: number;

@@ -1,9 +1,15 @@
+/**
+ * Counts a visitor, and shows how many there are: {@link joinMoods}.
+ *
+ * @module
+ */
 import type { Mood, MoodState } from "../rooms/moods/tally.ts";
 import { parseFrames, unwrapEvent } from "../src/wire/frames.ts";
 import { ReconnectingSocket, randomId, toSocketUrl, type WebSocketClass } from "./socket.ts";
 
 export type { Mood, MoodState } from "../rooms/moods/tally.ts";
 
+/** Options of {@link joinMoods}. */
 export interface MoodOptions {
   /** Where the server is: `https://example.com`, or a path prefix below it. */
   url: string;
@@ -17,9 +23,11 @@ export interface MoodOptions {
   WebSocket?: WebSocketClass;
 }
 
+/** A visitor who is counted, as {@link joinMoods} gives it. */
 export interface MoodSession {
   /** Empty until the server has issued one. Whoever knows the id can end the session: show it to nobody. */
   readonly sessionId: string;
+  /** Changes the visitor's mood, at once. */
   setMood(mood: Mood): void;
   /** The visitor counts no longer, at once and for good, on other tabs with this session id too. */
   leave(): void;

@@ -1,7 +1,13 @@
+/**
+ * Whether users are online: {@link PeopleClient}.
+ *
+ * @module
+ */
 import { type PlainOptions, PlainSocket } from "./plain.ts";
 import type { ConnectionState } from "./socket.ts";
 
-export type { CloseInfo, ConnectionState, WebSocketLike } from "./socket.ts";
+export type { PlainOptions, TokenSource } from "./plain.ts";
+export type { CloseInfo, ConnectionState, WebSocketClass, WebSocketLike } from "./socket.ts";
 
 /** `onError` gets the refusals of the server as {@link PeopleError}s, too. */
 export type PeopleClientOptions = PlainOptions;
@@ -51,6 +57,7 @@ export class PeopleClient {
     this.#socket.open();
   }
 
+  /** The connection's state. */
   get state(): ConnectionState {
     return this.#socket.state;
   }

@@ -22,7 +22,9 @@ export interface PlainOptions {
   token: TokenSource;
   /** The WebSocket class, where there is no global one: in Node < 22 that of the package `ws`. */
   WebSocket?: NonNullable<SocketOptions["WebSocket"]>;
+  /** Called with each new state of the connection. */
   onStateChange?(state: ConnectionState): void;
+  /** Called when a connection, or an attempt, ends. */
   onClose?(event: CloseInfo): void;
   /** Faults of the socket, of the token, of the app's functions; refusals of the server. */
   onError?(error: unknown): void;

@@ -1,3 +1,8 @@
+/**
+ * Hooks over the clients. They connect in effects only: once under StrictMode, and never on a server.
+ *
+ * @module
+ */
 "use client";
 
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";

@@ -28,6 +28,7 @@ export interface RoomHandle<E extends EventMap = AnyEvents> {
   ): () => void;
 }
 
+/** Options of {@link useRoom}. */
 export type RoomOptions = Omit<VeraniClientOptions, "log">;
 
 /**

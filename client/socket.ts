@@ -19,6 +19,7 @@ export type ConnectionState =
   | "reconnecting"
   | "error";
 
+/** How a client reconnects: with random waits that grow. */
 export interface ReconnectionConfig {
   enabled: boolean;
   /** Attempts without a lasting connection before giving up. 0: never give up. */
@@ -41,14 +42,18 @@ export interface CloseInfo {
 /** What we need of a WebSocket, which browsers, Node ≥ 22, Workers and the package `ws` all have. */
 export interface WebSocketLike {
   readonly readyState: number;
+  /** Sends a text frame. */
   send(text: string): void;
+  /** Begins to close the socket. */
   close(code?: number, reason?: string): void;
+  /** Calls `listener` for each event of a type. */
   addEventListener(
     type: "open" | "message" | "close" | "error",
     listener: (event: Untyped) => void,
   ): void;
 }
 
+/** A class of sockets, such as the global `WebSocket`. */
 export type WebSocketClass = new (url: string, protocols?: string[]) => WebSocketLike;
 
 /** Where to connect. */

@@ -12,7 +12,9 @@ const manifest = JSON.parse(
   readFileSync(new URL("../package.json", import.meta.url), "utf8"),
 ) as Record<"dependencies" | "devDependencies" | "peerDependencies", Record<string, string>>;
 const { dependencies, devDependencies, peerDependencies } = manifest;
-const names = new Set(Object.keys({ ...dependencies, ...devDependencies, ...peerDependencies }));
+const packages = Object.entries({ ...dependencies, ...devDependencies, ...peerDependencies });
+// An alias, `npm:<name>@<version>`, has another name in the registry.
+const names = new Set(packages.map(([key, spec]) => /^npm:(.+)@/.exec(spec)?.[1] ?? key));
 
 let old = 0;
 for (const name of [...names].sort()) {

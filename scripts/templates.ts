@@ -105,9 +105,10 @@ function sectionsOfService(): string[] {
 function versionsOf(names: string[]): Record<string, string> {
   return Object.fromEntries(
     names.map((name) => {
-      const found = devDependencies[name];
+      // Tools that use the API of the compiler need TypeScript 6 under that name; `tsc` is the other's.
+      const found = devDependencies[name === "typescript" ? "@typescript/native" : name];
       if (!found) throw new Error(`${name} is no devDependency`);
-      return [name, found];
+      return [name, found.replace(/^npm:.+@/, "")];
     }),
   );
 }

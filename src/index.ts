@@ -1,6 +1,8 @@
 /**
  * The library: rooms as Durable Objects. It exports all of Verani 0.5's names, so that rooms written
  * for Verani run with the alias `"verani": "npm:rollcall"`, and Rollcall's own.
+ *
+ * @module
  */
 export { requestToken } from "./access/bearer.ts";
 export { restoreSessions } from "./actor/actor.ts";
@@ -14,6 +16,7 @@ export {
   type IngestResult,
   type Inspection,
 } from "./actor/call.ts";
+export type { Counters } from "./actor/counters.ts";
 export type {
   ActorEmit,
   BroadcastOptions,
@@ -22,8 +25,10 @@ export type {
   RpcBroadcastOptions,
   SocketEmit,
 } from "./actor/emit.ts";
+export type { CursorGap, LoggedEvent, LogRange, RoomLog } from "./actor/history.ts";
 export { LIMITS, type Limits } from "./actor/limits.ts";
 export { LIVENESS, type Liveness } from "./actor/liveness.ts";
+export type { LogOptions } from "./actor/log.ts";
 export type { ConnectionMeta } from "./actor/meta.ts";
 export { defineRecord, type RecordDefinition, type RecordType } from "./actor/record.ts";
 export {
@@ -31,6 +36,7 @@ export {
   type EventHandler,
   type MessageContext,
   perActor,
+  type ResumeInfo,
   type Room,
   type RoomContext,
   type RoomDefinition,
@@ -38,7 +44,7 @@ export {
   type RoomEventEmitter,
   type VeraniActor,
 } from "./actor/room.ts";
-export type { Session } from "./actor/session.ts";
+export type { Departure, DepartureInfo, EndReason, Session } from "./actor/session.ts";
 export type { ActorStub } from "./actor/stub.ts";
 export type { Timers } from "./actor/timers.ts";
 export {

@@ -2,6 +2,8 @@
  * `rollcall/verani`: Verani 0.5's own names and nothing else, for rooms that change their import only.
  * With the alias `"verani": "npm:rollcall"` not even that: `verani` is then the whole library, which
  * has these names too, and `verani/client` the client.
+ *
+ * @module
  */
 export {
   type ActorHandlerClass,

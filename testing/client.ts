@@ -28,6 +28,7 @@ export interface Received {
   message: number;
 }
 
+/** Options of a {@link TestClient}. */
 export interface TestClientOptions {
   /** Opens another socket that goes on after this cursor, as the query `resume` has it. */
   reopen?: (resume: string) => Promise<WebSocket>;

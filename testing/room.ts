@@ -17,6 +17,7 @@ export interface ConnectOptions {
   protocol?: 1 | 2 | 3;
 }
 
+/** Options of {@link testRoom}. */
 export interface TestRoomOptions {
   /** The actor's name. Default: one that no other test uses. */
   name?: string;

@@ -1,6 +1,8 @@
 /**
  * Device presence: `rollcall/rooms/devices`.
  *
+ * @module
+ *
  * @example
  * const phones = devices({ authenticateWatcher: readLogin });
  * export class DeviceRoom extends createActorHandler(phones) {}
@@ -50,6 +52,7 @@ export {
   TOKEN_TTL_MS,
 } from "./token.ts";
 
+/** Options of {@link devices}. */
 export interface DeviceOptions<E> {
   /** Name of the Durable Object binding in `wrangler.toml`. Default `DEVICES`. */
   binding?: string;

@@ -43,7 +43,11 @@ export type AuthenticateViewer<E> = Authenticate<E, PeopleViewer>;
  */
 export type AuthenticateSupervisor<E> = Authenticate<
   E,
-  { userId: string; can(userId: string, operation: "presence" | "revoke"): boolean }
+  {
+    userId: string;
+    /** Whether the sender may do `operation` to a user. */
+    can(userId: string, operation: "presence" | "revoke"): boolean;
+  }
 >;
 
 /** The user who sends a request: a socket or stream receives that user's envelopes. */

@@ -55,6 +55,7 @@ export const publication = z.object({
   from: z.optional(z.string()),
   idempotency: z.optional(idempotencyFields),
 });
+/** A message to a user, as the Worker hands it to the user's actor. */
 export type Publication = z.infer<typeof publication>;
 
 /** `{"clientCount":n,"results":[…],"cursor":…}` as JSON text; 422 when a key came with another body. */

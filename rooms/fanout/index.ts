@@ -1,6 +1,8 @@
 /**
  * The fan-out: `rollcall/rooms/fanout`.
  *
+ * @module
+ *
  * @example
  * const inbox = fanout({ authenticateSubscriber: readSession, authenticatePublisher: isBackend });
  * export class FanoutRoom extends createActorHandler(inbox) {}
@@ -37,6 +39,7 @@ export {
   authenticateViewer,
   type FanoutEnv,
   type PeopleViewer,
+  type Publisher,
   type Subscriber,
 } from "./access.ts";
 export {
@@ -51,6 +54,7 @@ export type { Whereabouts } from "./people.ts";
 export type { FanoutRoom } from "./room.ts";
 export { type MaySee, seeByGrant, type Viewer } from "./watching.ts";
 
+/** Options of {@link fanout}. */
 export interface FanoutOptions<E> {
   /** Name of the room, for logs. Default `fanout-room`. */
   name?: string;

@@ -32,7 +32,7 @@ export interface MoodMeta<M extends string> extends ConnectionMeta {
   /** Whether it is a socket of the total of an earlier release. It receives nothing. */
   isWitness?: boolean;
   mood: M;
-  /** The count that this socket received last, as {@link keyOf}, and when (ms). */
+  /** The count that this socket received last, as a key, and when (ms). */
   told?: string;
   toldAtMs?: number;
 }

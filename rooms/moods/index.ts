@@ -1,6 +1,8 @@
 /**
  * Anonymous presence with moods: `rollcall/rooms/moods`.
  *
+ * @module
+ *
  * @example
  * const focus = moods({ moods: ["deep", "light", "break"], ttlMs: 60_000 });
  * export class MoodRoom extends createActorHandler(focus) {}
@@ -26,6 +28,7 @@ export {
   SESSION_TTL_MS,
 } from "./tally.ts";
 
+/** Options of {@link moods}. */
 export interface MoodOptions<M extends string = Mood> {
   /** Name of the room, for logs. Default `mood-room`. */
   name?: string;

@@ -30,6 +30,7 @@ export type MoodCalls<M extends string> = {
   state: { in: undefined; out: MoodState<M> };
 } & TotalCalls;
 
+/** A room that counts sessions by mood; `M` are its moods. */
 export type MoodRoom<E, M extends string> = Room<MoodMeta<M>, E, MoodEvents<M>, MoodCalls<M>>;
 
 /** The room of a mood count. Actors `shard:<i>` count; if there are several, `total` adds them up. */

@@ -7,6 +7,7 @@ import { RollcallError } from "../../src/wire/errors.ts";
 
 /** The moods of the service. */
 export const MOODS = ["gratitude", "presence", "release", "connection"] as const;
+/** One of {@link MOODS}. */
 export type Mood = (typeof MOODS)[number];
 /** The mood of a session that gives none, in the service. */
 export const DEFAULT_MOOD: Mood = "presence";

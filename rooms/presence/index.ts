@@ -1,6 +1,8 @@
 /**
  * Presence rooms: `rollcall/rooms/presence`.
  *
+ * @module
+ *
  * @example
  * const lobby = presence({ statuses: ["online", "afk"], authenticate: readSession });
  * export class PresenceRoom extends createActorHandler(lobby) {}
@@ -54,6 +56,7 @@ export {
 
 const ROSTER_LIMIT = 1_000;
 
+/** Options of {@link presence}. */
 export interface PresenceOptions<
   E,
   S extends string = Status,

@@ -52,6 +52,7 @@ export type PresenceCalls<S extends string = Status, State = AnyState, User = An
   changes: { in: { after?: string | undefined }; out: ChangesPage };
 } & RoomCalls;
 
+/** A presence room: `S` are its statuses, `State` what a connection may show, `User` what the server knows of a user. */
 export type PresenceRoom<E, S extends string, State = AnyState, User = AnyUser> = Room<
   PresenceMeta,
   E,

@@ -7,6 +7,7 @@ import type { Untyped } from "../../src/wire/frames.ts";
 
 /** The statuses of the service's own rooms. The first one is the default. */
 export const STATUSES = ["online", "away", "busy"] as const;
+/** The statuses of a room that declares none of its own. */
 export type Status = (typeof STATUSES)[number];
 
 /** What a connection says of itself: a JSON object of at most 4 KiB. */

@@ -2,6 +2,8 @@
  * Workspaces for an app's main Worker: the routes, which a second Worker answers. That Worker is made
  * of `rollcall/rooms/workspace/worker`, a module of its own: it imports LiveStore, which must not
  * be in the bundle of presence.
+ *
+ * @module
  */
 import { Hono } from "hono";
 import { guardRoutes } from "../../src/http/guard.ts";
@@ -11,6 +13,7 @@ import { RollcallError } from "../../src/wire/errors.ts";
 
 export { describeWorkspace } from "./contract.ts";
 
+/** Options of {@link workspace}. */
 export interface WorkspaceOptions {
   /** Name of the service binding to the second Worker; default `WORKSPACE`. */
   binding?: string;

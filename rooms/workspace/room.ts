@@ -17,6 +17,7 @@ import type { Member } from "./contract.ts";
 import { guardMessage, MESSAGE_BYTES, parseMessage, type RelayMessage } from "./frames.ts";
 import { attachmentOf, Relay, type RelayEnv } from "./relay.ts";
 
+/** What the actor of a workspace reads of its Worker's env. */
 export interface WorkspaceRoomEnv extends MembershipEnv, RelayEnv {}
 
 /** Pulls that one socket may have open: each is in its attachment and receives every push. */
@@ -56,6 +57,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     return this.#relay;
   }
 
+  /** Takes the upgrades and requests that the Worker has authorised. */
   override async fetch(request: Request): Promise<Response> {
     try {
       const url = new URL(request.url);
@@ -73,6 +75,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     }
   }
 
+  /** Takes a frame of LiveStore's protocol. */
   override async webSocketMessage(socket: WebSocket, frame: string | ArrayBuffer): Promise<void> {
     let message: RelayMessage;
     try {
@@ -97,6 +100,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     await reauthorizeMember(parseMember(attachmentOf(socket)?.headers.member ?? ""), this.env);
   }
 
+  /** Forgets a member whose connection has ended. */
   override async webSocketClose(
     socket: WebSocket,
     code: number,
@@ -116,6 +120,7 @@ export class WorkspaceRoom extends DurableObject<WorkspaceRoomEnv> {
     if (alarmMs === null || atMs < alarmMs) await storage.setAlarm(atMs + 1);
   }
 
+  /** Closes connections whose token has expired. */
   override async alarm(): Promise<void> {
     const ends = [...this.#members()].map(async (text) => {
       try {

@@ -11,6 +11,7 @@ export interface GrantEnv {
   DEFAULT_CAP?: string;
 }
 
+/** What a token without `cap` allows outside development, unless the variable `DEFAULT_CAP` says otherwise. */
 export const DEFAULT_CAP: Cap = {
   "room:*": ["join", "state"],
   "user:<self>": ["subscribe", "presence"],
@@ -68,6 +69,7 @@ export class Grant {
     this.cap = cap;
   }
 
+  /** Whether it allows an operation on a resource. */
   can(resource: string, operation: string): boolean {
     return this.cap === undefined || allows(this.cap, this.#userId, resource, operation);
   }

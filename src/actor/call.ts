@@ -10,6 +10,7 @@ export type IngestResult = CallResult;
  * earlier release meet those of this one.
  */
 export interface CallTarget {
+  /** Runs a call. Use {@link call}, which types it. */
   ingest(name: string, data: unknown): Promise<CallResult>;
 }
 

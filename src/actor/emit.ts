@@ -19,11 +19,13 @@ export interface EmitBuilder<V extends EventMap = AnyEvents> {
 
 /** `ctx.emit`: to this socket, or from it to others. */
 export interface SocketEmit<V extends EventMap = AnyEvents> {
+  /** To this socket only. */
   emit<K extends keyof V["out"] & string>(event: K, ...[data]: Payload<V["out"][K]>): void;
   /**
    * Asks this client (protocol 2) and waits for its answer.
    *
-   * @param options.timeoutMs 1–60 000, default 10 000; the actor stays awake as long
+   * The option `timeoutMs` is 1–60 000, default 10 000: the actor stays awake as long.
+   *
    * @throws RollcallError `timeout`, `disconnected`, or `unprocessable` with the client's message
    *   when it refused; `conflict` inside a transaction
    */
@@ -45,6 +47,7 @@ export interface ActorEmit<
 > extends EmitBuilder<V> {
   /** All in `channel`. */
   to(channel: string): EmitBuilder<V>;
+  /** All sockets of a user. */
   toUser(userId: string): EmitBuilder<V>;
   /** Every session for which `matches` is true. */
   where(matches: (session: Session<M>) => boolean): EmitBuilder<V>;

@@ -25,6 +25,7 @@ export interface Limits {
   sockets: number;
 }
 
+/** The limits of a room that sets none. */
 export const LIMITS: Limits = {
   frameBytes: 65_536,
   framesPerSecond: 50,

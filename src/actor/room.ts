@@ -58,20 +58,27 @@ export interface VeraniActor<
   readonly counters: Counters;
   /** The events that were emitted, as far back as {@link RoomDefinition.log} keeps them. */
   readonly log: RoomLog;
+  /** Emits `data`, whose `type` is the event, to a channel. Verani's; use `emit.to(channel)`. @returns to how many sockets */
   broadcast(channel: string, data: unknown, options?: BroadcastOptions): number;
+  /** Emits to all in a channel. @returns to how many sockets */
   emitToChannel<K extends keyof V["out"] & string>(
     channel: string,
     event: K,
     ...[data]: Payload<V["out"][K]>
   ): number;
+  /** Emits to all sockets of a user. @returns to how many sockets */
   emitToUser<K extends keyof V["out"] & string>(
     userId: string,
     event: K,
     ...[data]: Payload<V["out"][K]>
   ): number;
+  /** As `broadcast`, to the sockets of a user. Verani's; use `emit.toUser(userId)`. */
   sendToUser(userId: string, channel: string, data?: unknown): number;
+  /** The number of live connections. */
   getSessionCount(): number;
+  /** The users with live connections, each once. */
   getConnectedUserIds(): string[];
+  /** The sockets of a user. Verani's; use `sessionsOf`. */
   getUserSessions(userId: string): WebSocket[];
   /** The live connections of a user. */
   sessionsOf(userId: string): ReadonlySet<Session<M>>;
@@ -170,6 +177,7 @@ type TimerHandler<M extends ConnectionMeta, E, V extends EventMap> = (
   actor: VeraniActor<M, E, V>,
 ) => Awaitable<void>;
 
+/** What {@link defineRoom} takes. Every hook and option may be absent. */
 export interface RoomDefinition<
   M extends ConnectionMeta = ConnectionMeta,
   E = unknown,
@@ -203,6 +211,7 @@ export interface RoomDefinition<
   onDisconnect?(ctx: RoomContext<M, E, V>, info: DepartureInfo): Awaitable<void>;
   /** Takes frames for which no handler of {@link Room.on} exists. Its return value is the ack. */
   onMessage?(ctx: MessageContext<M, E, V>, frame: MessageFrame): unknown;
+  /** Called with what a hook or handler throws, beside the error that the client receives. */
   onError?(error: Error, ctx: RoomContext<M, E, V>): Awaitable<void>;
   /**
    * Runs after every start of an instance, before its first event, also when no socket is left. The
@@ -217,6 +226,7 @@ export interface RoomDefinition<
    * deadline stays after `onDue`, it is tried again ever more rarely, and given up after a day.
    */
   dueAt?(actor: VeraniActor<M, E, V>): number | undefined;
+  /** Runs when the time of {@link RoomDefinition.dueAt} has come. */
   onDue?(actor: VeraniActor<M, E, V>): Awaitable<void>;
   codec?: Codec;
   flushMs?: number;
@@ -262,7 +272,9 @@ export interface RoomEventEmitter<
   E = unknown,
   V extends EventMap = AnyEvents,
 > {
+  /** Adds a handler. */
   on(event: string, handler: EventHandler<M, E, V>): void;
+  /** Removes a handler, or all of the event. */
   off(event: string, handler?: EventHandler<M, E, V>): void;
 }
 
@@ -290,22 +302,33 @@ export interface Room<
   >;
   readonly timerHandlers: ReadonlyMap<string, TimerHandler<M, E, V>>;
   /**
-   * @param event its name, or `*` for every event
-   * @param schema a Standard Schema (zod, valibot, …): bad data gives the sender an `error` event
-   *   with code `invalid_data`, and the handler is not run
+   * Adds a handler of an event, which gets whatever the client has sent.
+   *
    * @param handler returns the ack; of the shape that the event map's `acks` declare, where they do
    */
   on<K extends keyof V["in"] & string>(
     event: K,
     handler: EventHandler<M, E, V, V["in"][K], Returned<V, K>>,
   ): void;
+  /**
+   * Adds a handler of an event with a schema.
+   *
+   * @param schema a Standard Schema (zod, valibot, …): bad data gives the sender an `error` event
+   *   with code `invalid_data`, and the handler is not run
+   * @param handler gets what the schema makes of the data; returns the ack
+   */
   on<K extends keyof V["in"] & string, S extends StandardSchemaV1>(
     event: K,
     schema: S & Fitting<S, V["in"][K]>,
     handler: EventHandler<M, E, V, StandardSchemaV1.InferOutput<S>, Returned<V, K>>,
   ): void;
+  /** Adds a handler of every event. */
   on(event: "*", handler: EventHandler<M, E, V>): void;
-  /** @param handler default: all of the event */
+  /**
+   * Removes a handler.
+   *
+   * @param handler default: all of the event
+   */
   off(event: (keyof V["in"] & string) | "*", handler?: EventHandler<M, E, V, never>): void;
   /**
    * Declares a call: what a Worker runs with `call(stub, room).<name>(data)`.

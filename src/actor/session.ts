@@ -610,6 +610,7 @@ export class Session<M extends ConnectionMeta = ConnectionMeta> implements Recip
     return answer;
   }
 
+  /** @internal Takes a client's answer to a question. */
   settleAck(id: string, answer: Answer): void {
     this.#acks?.settle(id, answer);
   }

@@ -5,24 +5,39 @@ import type { RpcBroadcastOptions } from "./emit.ts";
 
 /** The actor over RPC. */
 export interface ActorStub<V extends EventMap = AnyEvents> extends CallTarget {
+  /** Sends a request, such as the upgrade of a client. */
   fetch(request: Request): Promise<Response>;
+  /** Emits to all in a channel. @returns to how many sockets */
   emitToChannel<K extends keyof V["out"] & string>(
     channel: string,
     event: K,
     ...[data]: Payload<V["out"][K]>
   ): Promise<number>;
+  /** Emits to all sockets of a user. @returns to how many sockets */
   emitToUser<K extends keyof V["out"] & string>(
     userId: string,
     event: K,
     ...[data]: Payload<V["out"][K]>
   ): Promise<number>;
-  /** @deprecated use emitToUser */
+  /**
+   * Verani's emit to a user.
+   *
+   * @deprecated use emitToUser
+   */
   sendToUser(userId: string, channel: string, data?: unknown): Promise<number>;
-  /** @deprecated use emitToChannel */
+  /**
+   * Verani's emit to a channel.
+   *
+   * @deprecated use emitToChannel
+   */
   broadcast(channel: string, data: unknown, options?: RpcBroadcastOptions): Promise<number>;
+  /** The number of live connections. */
   getSessionCount(): Promise<number>;
+  /** The users with live connections, each once. */
   getConnectedUserIds(): Promise<string[]>;
+  /** Ends sessions whose socket is dead or not open any more. @returns how many */
   cleanupStaleSessions(): Promise<number>;
+  /** What the actor holds, for debug routes and tests. */
   inspect(): Promise<Inspection>;
 }
 

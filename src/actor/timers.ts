@@ -132,6 +132,7 @@ export class Timers {
     if (!this.#running.has(name)) this.#arm(this.get(name));
   }
 
+  /** Removes a deadline. */
   clear(name: string): void {
     afterCommit(() => {
       const isKnown = this.#deadlines.delete(name);

@@ -6,6 +6,7 @@ import type { Untyped } from "../wire/frames.ts";
  * a system reads its binding and its variables.
  */
 export interface System<E extends object = object> {
+  /** The system's routes, sockets and streams, for a Worker. */
   routes(): Hono<{ Bindings: Untyped }>;
   /** Takes the options of `createApp` that are for this system. */
   configure?(options: { maySee?: Untyped }): void;

@@ -18,6 +18,7 @@ export interface Systems<E extends object> {
   workspace?: System<E>;
 }
 
+/** Options of {@link createApp} beside the systems. */
 export interface AppOptions<E> {
   /**
    * Throws a RollcallError unless a request comes from a backend of yours. With it, the app has

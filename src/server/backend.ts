@@ -10,6 +10,7 @@ import { requireWellFormed } from "../wire/text.ts";
 
 export { type ErrorCode, RollcallError } from "../wire/errors.ts";
 
+/** Options of {@link rollcall}. */
 export interface BackendOptions {
   /** A JWT, or a function that gives one: it is called for each request, and for each repeat of one. */
   token: string | (() => string | Promise<string>);
@@ -19,6 +20,7 @@ export interface BackendOptions {
   timeoutMs?: number;
 }
 
+/** Options of {@link BackendRoom.emit}. */
 export interface EmitOptions {
   /** Default `default`. */
   channel?: string;
@@ -38,6 +40,7 @@ export interface Emission extends EmitOptions {
   data?: object;
 }
 
+/** What became of an event. */
 export interface EmitAnswer {
   /** Sessions that it was sent to. */
   recipients: number;
@@ -50,6 +53,7 @@ export type EmitResult =
   | ({ status: 200; error?: undefined } & EmitAnswer)
   | { status: number; error: ErrorCode; details: string };
 
+/** How many are in a room. */
 export interface RoomTotals {
   room: string;
   totalUsers: number;
@@ -59,6 +63,7 @@ export interface RoomTotals {
 /** A user in a room, without states. */
 export type RoomUser = RosterEntry<string>;
 
+/** Users of a room, sorted by userId, with the room's totals. */
 export interface UserPage extends RoomTotals {
   users: RoomUser[];
   /** The next page follows after this userId. Null: there is none. */
@@ -95,6 +100,7 @@ export type StreamItem =
   | { type: "event"; event: string; channel: string; data: unknown; cursor: string }
   | { type: "gap"; reason: string; cursor: string };
 
+/** Options of {@link BackendRoom.stream}. */
 export interface StreamOptions {
   /** The cursor of the last item that was received. Default: from now. */
   since?: string;
@@ -102,6 +108,7 @@ export interface StreamOptions {
   signal?: AbortSignal;
 }
 
+/** Where a user is. */
 export interface Whereabouts {
   online: boolean;
   /** In ms since the epoch. Null: never, or not known. */
@@ -112,6 +119,7 @@ export interface Whereabouts {
   devices: Heartbeat[];
 }
 
+/** A message to a user, as {@link BackendUser.publish} takes it. */
 export interface Publication {
   /** Default `message`. */
   type?: string;
@@ -122,6 +130,7 @@ export interface Publication {
   idempotencyKey?: string | null;
 }
 
+/** What became of a message. */
 export interface PublishAnswer {
   /** Sockets with a filter that matched. */
   clientCount: number;

@@ -14,6 +14,7 @@ export interface Codec {
    * @throws RollcallError which is sent to the client; `too_large` closes the socket
    */
   parse(raw: string | ArrayBuffer, limitBytes: number): MessageFrame | null;
+  /** An event as text. `id`: an answer is asked for. */
   encodeEvent(event: string, data: unknown, channel: string, id?: string): string;
   /** An error as the client sees it; null: nothing is sent. */
   encodeError(error: ErrorPayload): string | null;

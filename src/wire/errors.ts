@@ -102,6 +102,7 @@ export class RollcallError extends Error {
     return ERRORS[this.code as ErrorCode]?.close ?? closeOf(this.status);
   }
 
+  /** The error as a client receives it. */
   toJSON(): ErrorPayload {
     const { code, message, path, status } = this;
     return {
@@ -133,6 +134,7 @@ export class AppError<C extends string = AppCode> extends RollcallError {
 
   /**
    * @param code 1–64 of `a-z 0-9 _ . -`, the first a letter; not one of {@link ERRORS}
+   * @param options both may be absent
    * @param options.status the HTTP status, 400 to 599; default 422. The close code follows from it:
    *   401, 403, 409, 413 and 429 give 4401, 4403, 1013, 1009 and 4429, any other below 500 gives 4400,
    *   and the rest 1011

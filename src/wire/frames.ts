@@ -30,15 +30,18 @@ export interface MessageFrame {
   type: string;
   channel?: string;
   data?: Untyped;
-  /** Asks for an `ack` or `nack` with this id. At most {@link ID_LENGTH} characters. */
+  /** Asks for an `ack` or `nack` with this id. At most 128 characters. */
   id?: string;
   /** The reason, in a `nack`. */
   error?: ErrorPayload;
   /** Its number, in a frame from the server under protocol 3. */
   seq?: number;
 }
+/** A frame of a client. Verani's name. */
 export type ClientMessage = MessageFrame;
+/** A frame of a server. Verani's name. */
 export type ServerMessage = MessageFrame;
+/** A frame of either. Verani's name. */
 export type VeraniMessage = ClientMessage | ServerMessage;
 
 /** First frame to a client of protocol 2 or 3. */
@@ -291,7 +294,9 @@ export function joinFrames(texts: readonly string[]): string {
 export function encodeFrame(frame: MessageFrame): string {
   return JSON.stringify(frame);
 }
+/** Verani's name for {@link encodeFrame}. */
 export const encodeClientMessage: (frame: ClientMessage) => string = encodeFrame;
+/** Verani's name for {@link encodeFrame}. */
 export const encodeServerMessage: (frame: ServerMessage) => string = encodeFrame;
 
 /** Text as a frame, or null when it is not one. Part of Verani's surface. */
@@ -302,5 +307,7 @@ export function decodeFrame(raw: unknown): MessageFrame | null {
     return null;
   }
 }
+/** Verani's name for {@link decodeFrame}. */
 export const decodeClientMessage: (raw: unknown) => ClientMessage | null = decodeFrame;
+/** Verani's name for {@link decodeFrame}. */
 export const decodeServerMessage: (raw: unknown) => ServerMessage | null = decodeFrame;

@@ -1,4 +1,4 @@
-/** The version of the wire, for descriptions. Its first number is the highest {@link Protocol}. */
+/** The version of the wire, for descriptions. Its first number is the highest protocol. */
 export const PROTOCOL_VERSION = "3.0.0";
 
 /**

@@ -164,7 +164,8 @@ describe("the packed library", { tags: ["slow"] }, () => {
             "dist/rollcall.mjs",
             "dist/rollcall.mjs.map",
           ],
-          ...["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/protocol.md"],
+          ...["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md"],
+          ...["docs/protocol.md", "docs/guides/presence.md"],
         ].map((path) => `package/${path}`),
       ),
     );

@@ -14,10 +14,25 @@ const FOLDERS = "src|rooms|client|examples|testing|test|docs|scripts|types";
 /** Text in backquotes that is a path from the root. `<system>` and `*` stand for any name. */
 const PATH = new RegExp(`\`((?:${FOLDERS})/[\\w./-]+)\``, "g");
 const LINK = /\]\(([^)\s#]+)[^)]*\)/g;
+const ANCHOR = /\]\(([^)\s#:]*)#([^)\s]+)\)/g;
 /** A row of a table of steps: number, file, function. */
 const STEP = /^\| \d+ \| `(?<file>[^`]+)` \| `(?<name>[^`]+)` \|/gm;
 
 const read = (page: string) => readFileSync(join(PROJECT, page), "utf8");
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf(page: string): Set<string> {
+  const anchors = new Set<string>();
+  const text = read(page).replace(/^```.*?^```/gms, "");
+  for (const [, heading = ""] of text.matchAll(/^#+ (.+)$/gm)) {
+    const words = heading.replace(/\]\([^)]*\)/g, "").toLowerCase();
+    const anchor = words.replace(/[^\p{L}\p{N}_ -]/gu, "").replaceAll(" ", "-");
+    let n = 0;
+    while (anchors.has(n === 0 ? anchor : `${anchor}-${n}`)) n += 1;
+    anchors.add(n === 0 ? anchor : `${anchor}-${n}`);
+  }
+  return anchors;
+}
 
 describe("docs", () => {
   it.each(PAGES)("%s names only files that exist", (page) => {
@@ -34,6 +49,21 @@ describe("docs", () => {
       (link) => !/^(https?|mailto):/.test(link) && !existsSync(join(PROJECT, dirname(page), link)),
     );
     expect(missing).toEqual([]);
+  });
+
+  it.each(PAGES)("%s links only to headings that exist", (page) => {
+    const missing = [...read(page).matchAll(ANCHOR)].filter(([, file = "", anchor = ""]) => {
+      const target = file === "" ? page : join(dirname(page), file);
+      return target.endsWith(".md") && !anchorsOf(target).has(anchor);
+    });
+    expect(missing.map(([link]) => link)).toEqual([]);
+  });
+
+  it("docs/README.md lists each page of docs/ once", () => {
+    const links = [...read("docs/README.md").matchAll(/^- \[.+?\]\((.+?)\)/gm)];
+    const listed = links.map(([, link = ""]) => join("docs", link));
+    const isOfDocs = (page: string) => page.startsWith("docs/") && page !== "docs/README.md";
+    expect(listed.filter(isOfDocs).sort()).toEqual(PAGES.filter(isOfDocs).sort());
   });
 
   it("docs/security.md has the table of doors that tests try; `npm run docs:doors` writes it", () => {
