@@ -66,6 +66,7 @@ export default defineConfig({
                   { url: `${CONSUMER}/left`, rooms: "hook-two-*", events: ["user.left"] },
                   { rooms: "pull-*" },
                 ]),
+                LARGE_ROOMS: "large-*:4",
               },
               // No test reaches another server.
               outboundService: (request) =>

@@ -32,7 +32,7 @@ const NOT_EXPORTED: Record<string, string[]> = {
   "rooms/fanout/contract.ts": ["publication"],
   "rooms/fanout/meta.ts": ["FanoutEvents", "FanoutMeta"],
   "rooms/fanout/room.ts": ["defineFanout"],
-  "rooms/moods/contract.ts": ["ShardCalls"],
+  "src/shards/totals.ts": ["TotalCalls"],
   "rooms/presence/contract.ts": ["RoomPublication", "RoomPublishOutcome"],
   "rooms/presence/roster.ts": ["SingleEvent"],
   "rooms/presence/tracking.ts": ["ChangesPage"],

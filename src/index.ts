@@ -42,6 +42,7 @@ export {
   type RoomDefinition,
   type RoomDefinitionWithHandlers,
   type RoomEventEmitter,
+  type Shard,
   type VeraniActor,
 } from "./actor/room.ts";
 export type { Departure, DepartureInfo, EndReason, Session } from "./actor/session.ts";
@@ -52,6 +53,7 @@ export {
   createActorHandler,
   type RoomStub,
   roomStub,
+  type ShardedRoom,
 } from "./shards/index.ts";
 export { type Codec, veraniCodec } from "./wire/codec.ts";
 export {

@@ -534,8 +534,9 @@ export class Devices {
   /** The time until the next deadline of a device with a socket, in ms. */
   #nextProbeMs(): number | undefined {
     const next = this.#nextExpiryMs(({ record }) => record.via !== undefined);
+    // Nothing is due: a watcher that has connected since the last probe was sent knows of none.
+    this.#probeAtMs = next ?? Number.POSITIVE_INFINITY;
     if (next === null) return undefined;
-    this.#probeAtMs = next;
     return Math.max(0, next - Date.now()) + PROBE_MARGIN_MS;
   }
 

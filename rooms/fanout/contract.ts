@@ -70,6 +70,7 @@ export const WATCHED = 500;
 export const report = z.object({
   binding: z.string(),
   room: z.string(),
+  shard: z.optional(z.int().check(z.nonnegative())),
   atMs: z.number(),
   isPresent: z.boolean(),
   isListed: z.boolean(),
@@ -88,6 +89,7 @@ const personFields = z.object({
     z.looseObject({
       binding: z.string(),
       room: z.string(),
+      shard: z.optional(z.int().check(z.nonnegative())),
       /** Of the room's last report, in ms. */
       atMs: z.number(),
       /** Whether others see the user there. */

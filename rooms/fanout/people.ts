@@ -16,6 +16,7 @@ import type {
   RoomAddress,
   RoomCalls,
 } from "../../src/people/directory.ts";
+import { shardName } from "../../src/shards/layout.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { type Person, personRecord } from "./contract.ts";
 import type { FanoutActor } from "./meta.ts";
@@ -106,14 +107,14 @@ export class People {
 
   // ── Rooms ───────────────────────────────────────────────────────────────────────────────────
 
-  report({ binding, room, atMs, isPresent, isListed }: Report): ReportAnswer {
+  report({ binding, room, shard, atMs, isPresent, isListed }: Report): ReportAnswer {
     const { rooms, floorS } = this.#person;
     const floor = floorS === undefined ? {} : { floorS };
     const known = rooms.find((other) => keyOf(other) === keyOf({ binding, room }));
     if (known && known.atMs >= atMs) return { atMs: known.atMs, ...floor };
     if (isPresent && !known && rooms.length >= ROOMS) return { atMs, isFull: true, ...floor };
     const others = rooms.filter((other) => other !== known);
-    const entry = { binding, room, atMs, isListed };
+    const entry = { binding, room, atMs, isListed, ...(shard !== undefined && { shard }) };
     this.#setRooms(isPresent ? [...others, entry] : others);
     return { atMs, ...floor };
   }
@@ -153,8 +154,9 @@ export class People {
     return { online, lastSeenMs: online ? Date.now() : (this.#person.lastSeenMs ?? null), rooms };
   }
 
-  #callRoom({ binding, room }: RoomAddress) {
-    return call<{ "~calls"?: RoomCalls }>(namespaceOf(this.#env, binding).getByName(room));
+  #callRoom({ binding, room, shard }: RoomAddress) {
+    const name = shard === undefined ? room : shardName(room, shard);
+    return call<{ "~calls"?: RoomCalls }>(namespaceOf(this.#env, binding).getByName(name));
   }
 
   // ── Revocation ──────────────────────────────────────────────────────────────────────────────

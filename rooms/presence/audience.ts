@@ -3,6 +3,8 @@ import type { PresenceCount, RosterDiff } from "./roster.ts";
 
 /** Least time between two counts, in ms; more in a room where a count for all takes long to send. */
 const COUNT_MS = 1_000;
+/** The same in a room with shards, whose counts were under way for up to a second. */
+const SHARD_COUNT_MS = 500;
 const COUNT_MS_PER_SESSION = 0.2;
 
 /** Whether a session gets the whole roster, where the room is not a large one. */
@@ -14,6 +16,10 @@ export function isFull({ protocol, meta }: PresenceSession): boolean {
 function isWatcher(session: PresenceSession, isLarge: boolean): boolean {
   const { protocol, meta } = session;
   return protocol === 3 && meta.watch !== undefined && (isLarge || meta.detail !== undefined);
+}
+
+function usersIn<S extends string>({ joins, leaves, updates }: RosterDiff<S>): Set<string> {
+  return new Set([...joins, ...leaves, ...updates].map(({ userId }) => userId));
 }
 
 /** Who gets what of the changes, beside those who get all of them. */
@@ -57,10 +63,21 @@ export class Audience<S extends string> {
     return groups.values();
   }
 
-  sendWatched(diff: RosterDiff<S>, isLarge: boolean): void {
-    const { joins, leaves, updates, timestamp } = diff;
-    const userIds = new Set([...joins, ...leaves, ...updates].map(({ userId }) => userId));
+  /**
+   * Sends sessions what changed of the users that they watch.
+   *
+   * @param userIds those in the diff
+   * @returns those of them that no session watches
+   */
+  sendWatched(
+    diff: RosterDiff<S>,
+    isLarge: boolean,
+    userIds: ReadonlySet<string> = usersIn(diff),
+  ): string[] {
+    const { joins, leaves, updates, states, timestamp } = diff;
+    const unseen = new Set(userIds);
     for (const group of this.#groups(userIds, isLarge)) {
+      for (const userId of group.userIds) unseen.delete(userId);
       const isSeen = ({ userId }: { userId: string }) => group.userIds.has(userId);
       this.#actor.emit
         .where((session) => group.sessions.has(session))
@@ -68,9 +85,11 @@ export class Audience<S extends string> {
           joins: joins.filter(isSeen),
           leaves: leaves.filter(isSeen),
           updates: updates.filter(isSeen),
+          ...(states && { states: states.filter(isSeen) }),
           timestamp,
         });
     }
+    return [...unseen];
   }
 
   sendWatchedStates(
@@ -98,7 +117,8 @@ export class Audience<S extends string> {
   requestCount(isLarge: boolean): void {
     this.#isLarge = isLarge;
     if (this.#isCountDue || !this.#hasReaders()) return;
-    const waitMs = Math.max(COUNT_MS, this.#actor.sessions.size * COUNT_MS_PER_SESSION);
+    const leastMs = this.#actor.shard ? SHARD_COUNT_MS : COUNT_MS;
+    const waitMs = Math.max(leastMs, this.#actor.sessions.size * COUNT_MS_PER_SESSION);
     const dueMs = this.#countedAtMs + waitMs - Date.now();
     this.#isCountDue = dueMs > 0;
     if (dueMs <= 0) this.#sendCount();

@@ -17,6 +17,7 @@ import {
   authenticateToken,
   type PresenceEnv,
 } from "./access.ts";
+import { shardsOfRoom } from "./large.ts";
 import { definePresence, type PresenceChange, type PresenceRoom } from "./room.ts";
 import { type AnyState, type AnyUser, STATUSES, type Status } from "./roster.ts";
 import { presenceRoutes } from "./routes.ts";
@@ -100,6 +101,12 @@ export interface PresenceOptions<
    * that they watch, and no longer all. Default 1 000.
    */
   rosterLimit?: number;
+  /**
+   * Distributes each room over so many actors, 1 to 256. Then clients of the room get the number of users,
+   * pages of them and those that they watch, however few there are; protocols 1 and 2 are refused. Default: by
+   * the variable `LARGE_ROOMS`.
+   */
+  shards?: number | ((room: string, env: E) => number);
   /** Runs in the actor after each flush in which users came, left or changed, but for their status and states. */
   onChange?(change: PresenceChange<S, State, User>, env: E): unknown;
 }
@@ -129,6 +136,7 @@ export function presence<
     directory = "FANOUT",
     statuses = STATUSES as readonly string[] as readonly S[],
     rosterLimit = ROSTER_LIMIT,
+    shards = shardsOfRoom,
   } = options;
   const { state, user, graceMs, onChange } = options;
   if (statuses.length === 0 || new Set(statuses).size < statuses.length) {
@@ -136,9 +144,9 @@ export function presence<
   }
   const room = definePresence<E, S, State, User>({
     ...{ name, websocketPath, binding, directory, authenticate, statuses },
-    ...{ state, user, graceMs, rosterLimit, onChange },
+    ...{ state, user, graceMs, rosterLimit, shards, onChange },
   });
   const access = { authenticate, authenticateOperator };
-  const routes = () => presenceRoutes<E, S>({ websocketPath, binding, ...access });
+  const routes = () => presenceRoutes<E, S>({ websocketPath, binding, shards, ...access });
   return Object.assign(room, { routes });
 }

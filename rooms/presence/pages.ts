@@ -1,3 +1,7 @@
+/** Bytes and users of a page, at most. */
+export const PAGE_BYTES = 65_000;
+export const PAGE_USERS = 200;
+
 /** Texts in the order of their code units. */
 export class SortedTexts {
   #items: string[];
@@ -69,4 +73,23 @@ export function takePage(
     last = userId;
   }
   return page;
+}
+
+/**
+ * Pages of several shards as one, by the order of userIds. It ends where one of them ends that has more: what
+ * follows there is not known.
+ */
+export function mergePages<T extends { userId: string }>(
+  pages: readonly { users: readonly T[]; next: string | null }[],
+  limits: { bytes: number; limit: number },
+): { users: T[]; next: string | null } {
+  const ends = pages.flatMap(({ next }) => next ?? []);
+  const [end = null] = ends.sort();
+  const known = new Map(
+    pages.flatMap(({ users }) => users).map((user) => [user.userId, user] as const),
+  );
+  const userIds = [...known.keys()].filter((userId) => end === null || userId <= end).sort();
+  const page = takePage(userIds, (userId) => JSON.stringify(known.get(userId)), limits);
+  const users = userIds.slice(0, page.texts.length).map((userId) => known.get(userId) as T);
+  return { users, next: page.next ?? end };
 }

@@ -4,8 +4,9 @@ import { RollcallError } from "../../src/wire/errors.ts";
 import { Audience, isFull } from "./audience.ts";
 import type { Ledger, LedgerHost } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceSession } from "./meta.ts";
+import { Others } from "./others.ts";
 import { Pace } from "./pace.ts";
-import { SortedTexts, takePage } from "./pages.ts";
+import { mergePages, PAGE_BYTES, PAGE_USERS, SortedTexts, takePage } from "./pages.ts";
 import {
   diffRoster,
   type PresenceCount,
@@ -24,8 +25,6 @@ import { Statuses } from "./statuses.ts";
 const LISTED_UNITS_PER_SECOND = 32_768;
 /** Pages that one session gets in a second: each has at most 64 KiB. */
 const PAGES_PER_SECOND = 8;
-const PAGE_BYTES = 65_000;
-const PAGE_USERS = 200;
 /** Bytes of the first page, which a client of a large room gets when it joins. */
 const FIRST_PAGE_BYTES = 6_144;
 /** Connections of one user that a page names. */
@@ -71,6 +70,8 @@ export class Presence<S extends string> {
   readonly #statuses: Statuses<S>;
   readonly #states = new States<PresenceSession>();
   readonly #audience: Audience<S>;
+  /** Undefined where the room is one actor. */
+  readonly others: Others<S> | undefined;
   readonly #pace = new Pace();
   readonly #userIds = new SortedTexts();
   /** The roster as clients last received it. */
@@ -103,10 +104,16 @@ export class Presence<S extends string> {
     this.#actor = actor;
     this.#options = options;
     this.#statuses = new Statuses(actor.getStorage(), options.statuses);
-    this.#audience = new Audience(actor, () => ({
-      totalUsers: this.roster.size,
-      totalConnections: this.#connections,
-    }));
+    this.#audience = new Audience(actor, () => this.#count());
+    if (actor.shard) {
+      this.others = new Others(actor, actor.shard, this.#audience, {
+        count: () => this.#ownCount(),
+        entry: (userId) => this.#entry(userId, Date.now()),
+        onCount: () => this.#audience.requestCount(true),
+      });
+      // What happens in other shards is not sent to all, however few they are.
+      this.#isLarge = true;
+    }
     this.#ledger = options.ledger?.({
       count: (userId) => ({
         sessions: actor.sessionsOf(userId).size,
@@ -115,6 +122,15 @@ export class Presence<S extends string> {
       reasonOf: (userId) => this.#reasons.get(userId),
       totalListed: () => this.#connections,
     });
+  }
+
+  #ownCount(): PresenceCount {
+    return { totalUsers: this.roster.size, totalConnections: this.#connections };
+  }
+
+  /** Of the whole room. */
+  #count(): PresenceCount {
+    return this.others?.count ?? this.#ownCount();
   }
 
   // ── Entries ─────────────────────────────────────────────────────────────────────────────────
@@ -183,12 +199,15 @@ export class Presence<S extends string> {
       this.#told.set(userId, this.#toldOf(userId, entry));
     }
     this.#forgetTexts();
-    const size = this.#actor.getStorage().kv.get<{ isLarge: boolean; atMs: number }>(SIZE_KEY);
-    this.#isLarge = size?.isLarge === true;
-    this.#sizeChangedAtMs = size?.atMs ?? 0;
-    this.#checkSize();
+    if (!this.others) {
+      const size = this.#actor.getStorage().kv.get<{ isLarge: boolean; atMs: number }>(SIZE_KEY);
+      this.#isLarge = size?.isLarge === true;
+      this.#sizeChangedAtMs = size?.atMs ?? 0;
+      this.#checkSize();
+    }
     this.#ledger?.restore(this.#actor.getConnectedUserIds());
     if (this.#statuses.keepOnly((userId) => this.roster.has(userId))) this.#syncAll();
+    this.others?.restore();
   }
 
   #put(userId: string, entry: RosterEntry<S>): void {
@@ -213,6 +232,7 @@ export class Presence<S extends string> {
 
   /** A large room sends pages instead of rosters. */
   #checkSize(): void {
+    if (this.others) return;
     const { size } = this.roster;
     const { rosterLimit } = this.#options;
     const isLarge = size > rosterLimit || (this.#isLarge && size > rosterLimit / 2);
@@ -243,7 +263,8 @@ export class Presence<S extends string> {
   }
 
   #totals(): string {
-    return `"totalUsers":${this.roster.size},"totalConnections":${this.#connections}`;
+    const { totalUsers, totalConnections } = this.#count();
+    return `"totalUsers":${totalUsers},"totalConnections":${totalConnections}`;
   }
 
   #frame(users: string, more: string): string {
@@ -280,10 +301,14 @@ export class Presence<S extends string> {
   #encodePartialSync({ meta }: PresenceSession, withPage: boolean): string {
     const now = Date.now();
     const watched = new Set(meta.watch);
-    const entries = [...watched].flatMap((userId) => this.#entry(userId, now) ?? []);
+    const entries = [...watched].flatMap(
+      (userId) => this.#entry(userId, now) ?? this.others?.entry(userId) ?? [],
+    );
     const texts = entries.map((entry) => JSON.stringify(entry));
     let next: string | null = null;
-    if (withPage) {
+    // Of several shards the client asks for the first page too.
+    if (withPage && this.others) next = "";
+    else if (withPage) {
       const bytes = FIRST_PAGE_BYTES - texts.reduce((sum, text) => sum + text.length + 1, 0);
       const encode = (userId: string) =>
         watched.has(userId) ? undefined : JSON.stringify(this.#pageEntry(userId, now));
@@ -299,7 +324,11 @@ export class Presence<S extends string> {
    *
    * @throws RollcallError `rate_limited`
    */
-  page(session: PresenceSession, after = "", limit = PAGE_USERS) {
+  page(
+    session: PresenceSession,
+    after = "",
+    limit = PAGE_USERS,
+  ): RosterPage<S> | Promise<RosterPage<S>> {
     if (this.#pace.isOften(`page ${session.id}`, PAGES_PER_SECOND)) {
       throw new RollcallError("rate_limited", `At most ${PAGES_PER_SECOND} pages a second`);
     }
@@ -309,7 +338,9 @@ export class Presence<S extends string> {
       JSON.stringify(watched.has(userId) ? this.#entry(userId, now) : this.#pageEntry(userId, now));
     const limits = { bytes: PAGE_BYTES, limit };
     const { texts, next } = takePage(this.#userIds.from(after), encode, limits);
-    return { users: texts.map((text) => JSON.parse(text)), next };
+    const own = { users: texts.map((text) => JSON.parse(text)), next };
+    if (!this.others) return own;
+    return this.others.pages(after, limit).then((pages) => mergePages([own, ...pages], limits));
   }
 
   /**
@@ -322,15 +353,20 @@ export class Presence<S extends string> {
     this.#pace.run(session, perSecond, () => this.#sync(session));
   }
 
-  /** The totals, and the users after a userId. */
+  /** The totals of this actor, and its users after a userId. */
   info(withUsers: boolean, after = ""): PresenceCount & Partial<RosterPage<S>> {
-    const totals = { totalUsers: this.roster.size, totalConnections: this.#connections };
-    if (!withUsers) return totals;
+    return { ...this.#ownCount(), ...(withUsers && this.ownPage(after, PAGE_USERS)) };
+  }
+
+  /** The users of this actor after a userId, without states. */
+  ownPage(after: string, limit: number): RosterPage<S> {
     const now = Date.now();
     const encode = (userId: string) => JSON.stringify(this.#pageEntry(userId, now));
-    const limits = { bytes: PAGE_BYTES, limit: PAGE_USERS };
-    const { texts, next } = takePage(this.#userIds.from(after), encode, limits);
-    return { ...totals, users: texts.map((text) => JSON.parse(text)), next };
+    const { texts, next } = takePage(this.#userIds.from(after), encode, {
+      bytes: PAGE_BYTES,
+      limit,
+    });
+    return { users: texts.map((text) => JSON.parse(text)), next };
   }
 
   snapshot(): RosterSync<S> {
@@ -510,6 +546,8 @@ export class Presence<S extends string> {
     }
     this.#audience.sendWatched(rich, this.#isLarge);
     this.#audience.requestCount(this.#isLarge);
+    this.others?.sendDiff(rich);
+    this.others?.totals.changed();
     this.#options.onChange?.(rich);
   }
 
@@ -550,7 +588,9 @@ export class Presence<S extends string> {
       if (!entry || entry.status === old) continue;
       const { username, status } = entry;
       const sees = this.#audience.whoSees(userId, this.#isLarge);
-      this.#actor.emit.where(sees).emit("presence.status", { userId, username, status, timestamp });
+      const data = { userId, username, status, timestamp };
+      this.#actor.emit.where(sees).emit("presence.status", data);
+      this.others?.sendStatus(data);
     }
     this.#newStatuses.clear();
   }
@@ -570,6 +610,9 @@ export class Presence<S extends string> {
     this.#audience.sendWatchedStates(sessions, this.#isLarge, (watched) =>
       this.#encodeStatesFrame(watched, now),
     );
+    if (!this.others) return;
+    const states = JSON.parse(encodeStates(sessions, now));
+    this.others.sendDiff({ joins: [], leaves: [], updates: [], states, timestamp: now });
   }
 
   #encodeStatesFrame(sessions: Iterable<PresenceSession>, now: number): string {

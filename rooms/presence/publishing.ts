@@ -1,6 +1,6 @@
 import { Answers } from "../../src/actor/answers.ts";
 import type { RoomPublication, RoomPublishOutcome } from "./contract.ts";
-import type { PresenceActor, PresenceSession } from "./meta.ts";
+import { CHANNEL, type PresenceActor, type PresenceSession } from "./meta.ts";
 
 /** Old keys stay so long when nobody publishes any more, in ms: an alarm costs a row and a wake-up. */
 const LEFT_BEHIND_MS = 24 * 3_600_000;
@@ -11,9 +11,12 @@ export const ANSWERS = "answers";
 export class Publishing {
   readonly #actor: PresenceActor<string>;
   readonly #answers: Answers;
+  /** Connections in other shards of the room. */
+  readonly #elsewhere: () => number;
 
-  constructor(actor: PresenceActor<string>) {
+  constructor(actor: PresenceActor<string>, elsewhere: () => number) {
     this.#actor = actor;
+    this.#elsewhere = elsewhere;
     this.#answers = new Answers(actor.getStorage(), 0);
   }
 
@@ -40,6 +43,11 @@ export class Publishing {
   #send({ event, data, channel, except, from }: RoomPublication): string {
     const { counters, emit, log } = this.#actor;
     counters.add("publishes", "delivered");
+    if (this.#actor.shard && channel === CHANNEL) {
+      const message = { ...data, publisher: from, type: event };
+      const here = this.#actor.broadcast(channel, message, { exceptSession: except });
+      return JSON.stringify({ recipients: here + this.#elsewhere(), cursor: log.cursor });
+    }
     const isIn = ({ id, meta }: PresenceSession) =>
       id !== except && meta.channels.includes(channel);
     const builder = except === undefined ? emit.to(channel) : emit.where(isIn);

@@ -4,6 +4,7 @@ import { spend } from "../../src/access/quota.ts";
 import { defineRoom, perActor, type Room, type RoomContext } from "../../src/actor/room.ts";
 import { type StandardSchemaV1, validate } from "../../src/actor/schema.ts";
 import type { RoomCalls } from "../../src/people/directory.ts";
+import { othersSchema, reportSchema, ShardTotals, SumTotals } from "../../src/shards/totals.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { type Authenticate, authorizeVisitor } from "./access.ts";
@@ -20,6 +21,7 @@ import {
 import { ATTEMPTS } from "./deliveries.ts";
 import { REPORTS } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceMeta } from "./meta.ts";
+import { type Others, REPORT, type ShardCalls, watchedRequest } from "./others.ts";
 import { Presence } from "./presence.ts";
 import { ANSWERS, Publishing } from "./publishing.ts";
 import type {
@@ -50,7 +52,8 @@ export type PresenceCalls<S extends string = Status, State = AnyState, User = An
   /** Closes a user's connections with 4404, and blocks the user for a time. */
   kick: { in: { userId: string; blockMs?: number | undefined }; out: number };
   changes: { in: { after?: string | undefined }; out: ChangesPage };
-} & RoomCalls;
+} & RoomCalls &
+  ShardCalls<S>;
 
 /** A presence room: `S` are its statuses, `State` what a connection may show, `User` what the server knows of a user. */
 export type PresenceRoom<E, S extends string, State = AnyState, User = AnyUser> = Room<
@@ -91,6 +94,7 @@ export interface PresenceRoomOptions<E, S extends string, State, User> {
   user?: StandardSchemaV1<unknown, User> | undefined;
   graceMs?: number | undefined;
   rosterLimit: number;
+  shards: number | ((room: string, env: E) => number);
   onChange?: ((change: PresenceChange<S, State, User>, env: E) => unknown) | undefined;
 }
 
@@ -99,11 +103,14 @@ export function definePresence<E, S extends string, State, User>(
   options: PresenceRoomOptions<E, S, State, User>,
 ): PresenceRoom<E, S, State, User> {
   const { name, websocketPath, authenticate, statuses, state, user, graceMs } = options;
-  const { rosterLimit, onChange } = options;
+  const { rosterLimit, shards, onChange } = options;
   // Neither depends on the room's statuses.
   const anyRoom = (actor: PresenceActor<S>) => actor as unknown as PresenceActor<string>;
   const trackingOf = perActor((actor: PresenceActor<S>) => new Tracking(anyRoom(actor), options));
-  const publishingOf = perActor((actor: PresenceActor<S>) => new Publishing(anyRoom(actor)));
+  const publishingOf = perActor(
+    (actor: PresenceActor<S>) =>
+      new Publishing(anyRoom(actor), () => presenceOf(actor).others?.connections ?? 0),
+  );
   const presenceOf = perActor((actor: PresenceActor<S>) => {
     const report = (change: Omit<PresenceChange<S>, "room">): void => {
       const run = async () => onChange?.({ ...change, room: actor.name } as never, actor.env as E);
@@ -118,6 +125,7 @@ export function definePresence<E, S extends string, State, User>(
   const room = defineRoom<PresenceMeta, E, PresenceEvents<S>>({
     name,
     websocketPath,
+    shards,
     liveness: { probeMs: PROBE_MS },
     newest: { "presence.state": STATES_PER_SECOND },
     ...(graceMs !== undefined && { graceMs }),
@@ -128,14 +136,16 @@ export function definePresence<E, S extends string, State, User>(
       return { ...visitor, clientId, channels: [CHANNEL], device: deviceOf(request) };
     },
 
-    onConnect(ctx) {
+    async onConnect(ctx) {
       const { actor, session, meta } = ctx;
       const here = presenceOf(actor);
       new Blocks(actor.getStorage()).check(meta.userId);
       if (trackingOf(actor).ledger?.isRevoked(meta.userId, meta.issuedAtS)) throw revoked();
-      if (session.protocol < 3 && here.roster.size > PLAIN_ROSTER_LIMIT) {
+      const isTooLarge = actor.shard !== undefined || here.roster.size > PLAIN_ROSTER_LIMIT;
+      if (session.protocol < 3 && isTooLarge) {
         throw new RollcallError("unavailable", "This room is too large for protocol 1 and 2");
       }
+      if (here.others) await here.others.prepare(meta.watch);
       meta.since ??= Date.now();
       if (meta.stream) beginStream(ctx);
       here.connected(session);
@@ -145,17 +155,23 @@ export function definePresence<E, S extends string, State, User>(
       if (trackingOf(actor).ledger?.isRevoked(userId, issuedAtS)) throw revoked();
     },
 
-    onResume({ actor, session }, { missedSnapshot }) {
+    async onResume({ actor, session }, { missedSnapshot }) {
       const { userId, issuedAtS } = session.meta;
       if (trackingOf(actor).ledger?.isRevoked(userId, issuedAtS)) {
         session.close(CLOSE.unauthorized, revoked().message, "expired");
         return;
       }
-      presenceOf(actor).resumed(session, missedSnapshot);
+      const here = presenceOf(actor);
+      if (here.others) await here.others.prepare(session.meta.watch);
+      here.resumed(session, missedSnapshot);
     },
 
     onDisconnect({ actor, session }, { reason }) {
       presenceOf(actor).disconnected(session, reason);
+    },
+
+    onRelay(actor, data, from) {
+      presenceOf(actor).others?.receive(data, from);
     },
 
     onHibernationRestore(actor) {
@@ -184,6 +200,17 @@ export function definePresence<E, S extends string, State, User>(
     presenceOf(actor).page(session, after, limit),
   );
 
+  const othersOf = (actor: PresenceActor<S>): Others<S> => {
+    const { others } = presenceOf(actor);
+    if (others) return others;
+    throw new RollcallError("unprocessable", "This room has no shards");
+  };
+  function roleOf<T>(actor: PresenceActor<S>, role: new (...args: never[]) => T): T {
+    const { totals } = othersOf(actor);
+    if (totals instanceof role) return totals;
+    throw new RollcallError("unprocessable", `This actor is no ${role.name}`);
+  }
+  room.timer(REPORT, (actor) => roleOf(actor, ShardTotals).report());
   room.timer(REPORTS, (actor) => trackingOf(actor).ledger?.retry());
   room.timer(ATTEMPTS, (actor) => trackingOf(actor).deliveries?.ring());
   room.timer(ANSWERS, (actor) => publishingOf(actor).cleanUp());
@@ -217,6 +244,21 @@ export function definePresence<E, S extends string, State, User>(
       actor.cleanupStaleSessions();
       presenceOf(actor).sendDiff();
       return trackingOf(actor).changesAfter(after);
+    })
+    .call("watched", watchedRequest, (actor, request) => othersOf(actor).watchedBy(request))
+    .call("shardPage", z.object({ after: z.string(), limit: z.int() }), (actor, { after, limit }) =>
+      presenceOf(actor).ownPage(after, limit),
+    )
+    .call("report", reportSchema(2), async (actor, report) => {
+      const total = roleOf(actor, SumTotals);
+      total.adopt(report);
+      await total.refresh();
+      return total.othersOf(report.shard);
+    })
+    .call("count", othersSchema(2), (actor, others) => {
+      const shard = roleOf(actor, ShardTotals);
+      shard.receive(others);
+      return shard.ownReport();
     })
     .call("whereIs", userId, (actor, userId) => {
       actor.cleanupStaleSessions();

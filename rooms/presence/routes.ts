@@ -1,6 +1,7 @@
 import { type Context, Hono } from "hono";
 import { spend } from "../../src/access/quota.ts";
-import { call } from "../../src/actor/call.ts";
+import { type CallTarget, call } from "../../src/actor/call.ts";
+import type { ConnectionMeta } from "../../src/actor/room.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { parseValue, readJson, requireJsonType } from "../../src/http/body.ts";
 import { errorResponse } from "../../src/http/errors.ts";
@@ -8,6 +9,7 @@ import { guardRoutes } from "../../src/http/guard.ts";
 import { idempotencyKey, sendToActor, toIdempotency } from "../../src/http/idempotency.ts";
 import { openStream } from "../../src/http/sse.ts";
 import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
+import { roomStub } from "../../src/shards/stub.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { exceedsBytes, PING } from "../../src/wire/frames.ts";
@@ -28,7 +30,9 @@ import {
   type RoomPublishOutcome,
   roomMessage,
 } from "./contract.ts";
+import { mergePages, PAGE_BYTES, PAGE_USERS } from "./pages.ts";
 import type { PresenceCalls } from "./room.ts";
+import { type PresenceCount, type RosterPage, snapshot } from "./roster.ts";
 import { RoomStream } from "./stream.ts";
 import { keepsChanges, type WebhookEnv } from "./webhooks.ts";
 
@@ -41,6 +45,7 @@ export interface PresenceRouteOptions<E> {
   websocketPath: string;
   /** Name of the rooms' Durable Object binding. */
   binding: string;
+  shards: number | ((room: string, env: E) => number);
   authenticate: Authenticate<E>;
   authenticateOperator: AuthenticateOperator<E>;
 }
@@ -95,20 +100,42 @@ function toOutcome(outcome: RoomPublishOutcome): Outcome {
   return outcome.status === 200 ? outcome : CONFLICT;
 }
 
+type Info = PresenceCount & Partial<RosterPage<string>>;
+
+/** What the shards of a room answer, as one. */
+function mergeInfos(infos: readonly Info[]): Info {
+  const [first] = infos;
+  if (infos.length === 1 && first) return first;
+  const sum = (count: (info: Info) => number) =>
+    infos.reduce((total, one) => total + count(one), 0);
+  const pages = infos.flatMap(({ users, next = null }) => (users ? [{ users, next }] : []));
+  return {
+    totalUsers: sum(({ totalUsers }) => totalUsers),
+    totalConnections: sum(({ totalConnections }) => totalConnections),
+    ...(pages.length > 0 && mergePages(pages, { bytes: PAGE_BYTES, limit: PAGE_USERS })),
+  };
+}
+
 /** The rooms over HTTP at `/api/v1/presence` and below `/api/v1/rooms`, and the upgrade. */
 export function presenceRoutes<E extends object, S extends string>(
   options: PresenceRouteOptions<E>,
 ): Hono<{ Bindings: E }> {
-  const { websocketPath, binding, authenticate, authenticateOperator } = options;
+  const { websocketPath, binding, shards, authenticate, authenticateOperator } = options;
   const app = new Hono<{ Bindings: E }>();
   type Ctx = Context<{ Bindings: E }>;
 
-  const callRoom = (env: E, room: string) => {
+  type Stub = CallTarget & { fetch(request: Request): Promise<Response> };
+  const callsOf = (stub: CallTarget) => call<{ "~calls"?: PresenceCalls<S> }>(stub);
+  const roomStubOf = (env: E, room: string) => {
     // A malformed configuration lets nobody in: joins would not be logged.
     keepsChanges(room, env as WebhookEnv);
-    const stub = namespaceOf(env, binding).getByName(room);
-    return { stub, calls: call<{ "~calls"?: PresenceCalls<S> }>(stub) };
+    const stubOf = (name: string) => namespaceOf(env, binding).getByName(name);
+    return roomStub<ConnectionMeta, E>({ shards }, room, env, stubOf);
   };
+  /** The actor that has a user's connections. */
+  const actorOf = (env: E, room: string, userId: string): Stub =>
+    roomStubOf(env, room).ofUser(userId);
+  const allCalls = (env: E, room: string) => roomStubOf(env, room).actors.map(callsOf);
   const roomOf = (c: Ctx) => checkRoom(c.req.param("room") ?? "");
 
   /** As a visitor who asks for the snapshot, or the socket, of the room. */
@@ -122,7 +149,7 @@ export function presenceRoutes<E extends object, S extends string>(
     const asked = new Request(url, { headers: c.req.raw.headers });
     const { userId } = await authorizeVisitor(asked, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    return url;
+    return { url, userId };
   }
 
   async function operate(c: Ctx, operation: "publish" | "kick" | "watch") {
@@ -135,7 +162,8 @@ export function presenceRoutes<E extends object, S extends string>(
 
   async function deliver(env: E, room: string, messages: RoomPublication[]): Promise<Outcome[]> {
     const isRepeatable = messages.every(({ idempotency }) => idempotency !== undefined);
-    const publish = () => callRoom(env, room).calls.publish(messages);
+    // One actor gives all that are published to the room their order.
+    const publish = () => callsOf(roomStubOf(env, room)).publish(messages);
     return (await sendToActor(isRepeatable, publish)).map(toOutcome);
   }
 
@@ -154,37 +182,41 @@ export function presenceRoutes<E extends object, S extends string>(
   app.get("/api/v1/presence", async (c) => {
     const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    return Response.json(await callRoom(c.env, room).calls.list());
+    const syncs = await Promise.all(allCalls(c.env, room).map((calls) => calls.list()));
+    return Response.json(
+      syncs.length === 1 ? syncs[0] : snapshot(syncs.flatMap((one) => one.users)),
+    );
   });
 
   app.get(websocketPath, async (c) => {
     const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
     requireUpgrade(c.req.raw);
-    return forwardUpgrade(callRoom(c.env, room).stub, c.req.raw);
+    return forwardUpgrade(actorOf(c.env, room, userId), c.req.raw);
   });
 
   app.get("/api/v1/rooms/:room", async (c) => {
     const room = roomOf(c);
     await visit(c, room);
     const { users, after } = c.req.query();
-    const info = await callRoom(c.env, room).calls.info({
+    const query = {
       users: users === "1",
       after: after === undefined ? undefined : checkUserId(after),
-    });
-    return Response.json({ room, ...info });
+    };
+    const infos = await Promise.all(allCalls(c.env, room).map((calls) => calls.info(query)));
+    return Response.json({ room, ...mergeInfos(infos) });
   });
 
   app.get("/api/v1/rooms/:room/stream", async (c) => {
     const room = roomOf(c);
     const after = c.req.header("Last-Event-ID") ?? c.req.query("lastEventId");
     const more = { listed: "0", stream: "1", v: "3", probe: "1", ...(after && { after }) };
-    const { pathname, search } = await visit(c, room, more);
+    const { url, userId } = await visit(c, room, more);
     const { toEvents, toDelayed, toReply } = new RoomStream();
     return openStream(c.req.raw, {
       ...{ toEvents, toDelayed, toReply, ping: PING },
-      stub: callRoom(c.env, room).stub,
-      path: `${pathname}${search}`,
+      stub: actorOf(c.env, room, userId),
+      path: `${url.pathname}${url.search}`,
       // The room keeps for a while what the reader misses.
       goneCode: CLOSE.dead,
     });
@@ -240,14 +272,14 @@ export function presenceRoutes<E extends object, S extends string>(
     ) {
       throw new RollcallError("bad_request", `blockMs must be from 1 to ${BLOCK_MS}`, "blockMs");
     }
-    const sessions = await callRoom(c.env, room).calls.kick({ userId, blockMs });
+    const sessions = await callsOf(actorOf(c.env, room, userId)).kick({ userId, blockMs });
     return Response.json({ sessions });
   });
 
   app.get("/api/v1/rooms/:room/changes", async (c) => {
     const { room } = await operate(c, "watch");
     return Response.json(
-      await callRoom(c.env, room).calls.changes({ after: c.req.query("after") }),
+      await callsOf(roomStubOf(c.env, room)).changes({ after: c.req.query("after") }),
     );
   });
 

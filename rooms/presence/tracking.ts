@@ -66,7 +66,13 @@ export class Tracking {
         ? (userId, report) => {
             const stub = namespaceOf(env, directory).getByName(userId);
             const calls = call<{ "~calls"?: DirectoryCalls }>(stub);
-            return calls.report({ binding, room, ...report });
+            const shard = actor.shard?.index ?? undefined;
+            return calls.report({
+              binding,
+              room,
+              ...(shard !== undefined && { shard }),
+              ...report,
+            });
           }
         : undefined,
       onChanges: (isVacated) => {

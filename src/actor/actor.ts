@@ -7,7 +7,7 @@ import { Connections } from "./connections.ts";
 import { GRACE_MS, RESUME_MS } from "./continuity.ts";
 import { Counters } from "./counters.ts";
 import { Dispatcher } from "./dispatch.ts";
-import type { Distribution, DistributionHost } from "./distribution.ts";
+import type { Distribution, DistributionHost, Shard } from "./distribution.ts";
 import {
   type ActorEmit,
   type AnyEvents,
@@ -168,12 +168,31 @@ export function createActorHandler<
         epoch: () => continuity.logEpoch,
         origins: continuity.origins,
         stub: (name) => findActor(this.constructor.name, name),
-        deliver: (scope, text, origin) => this.#emitter.relayed(scope, text, origin),
+        deliver: (scope, text, origin) => {
+          if (!scope.room) return this.#emitter.relayed(scope, text, origin);
+          this.#relayed(text, origin[0]);
+          return 0;
+        },
+        append: (text, relay) => {
+          afterCommit(() => this.#connections.deliver([], { only: [] }, text, { relay }));
+        },
         restart: (reason) => this.#connections.restart(reason),
         keepName: () => this.#keepName(actorName),
         wakeAt: (name, atMs) => this.timers.set(name, atMs),
         keep: (promise) => this.keep(promise),
       };
+    }
+
+    get shard(): Shard | undefined {
+      return this.#distribution?.shard;
+    }
+
+    #relayed(text: string, from: number): void {
+      try {
+        room.onRelay?.(this, JSON.parse(text).data, from);
+      } catch (error) {
+        log("relay_failed", { room: label, error });
+      }
     }
 
     /**

@@ -1,4 +1,4 @@
-import type { CallResult } from "./call.ts";
+import type { CallResult, CallTarget } from "./call.ts";
 
 /** The users of a room that an event is for, wherever they are connected. */
 export interface Scope {
@@ -7,8 +7,12 @@ export interface Scope {
   /** Only these of them. */
   userIds?: readonly string[] | undefined;
   clientIds?: readonly string[] | undefined;
+  /** Not the session with this id. */
+  exceptSession?: string | undefined;
   /** All connections of this user, in any channel. */
   userId?: string;
+  /** The room itself: its `onRelay` gets it, and no connection. */
+  room?: true;
 }
 
 /** An event's way to other actors of its room. */
@@ -20,8 +24,29 @@ export interface Relay extends Scope {
 /** Where a relayed event comes from: the number of a shard, its log's epoch, and the number there. */
 export type Origin = readonly [shard: number, epoch: string, seq: number];
 
+/** The place of an actor among those of its room. */
+export interface Shard {
+  /** Its number; null for the actor without connections that adds up what shards count. */
+  readonly index: number | null;
+  /** The number of shards. */
+  readonly shards: number;
+  /** The number of the shard that has a user's connections. */
+  ofUser(userId: string): number;
+  /** The actor of a shard, or with `null` the one that adds up. */
+  stub(index: number | null): CallTarget;
+  /**
+   * Sends plain data to the room's `onRelay` in other shards: once, after the events that were emitted
+   * before, and before those that follow.
+   *
+   * @param to the number of a shard; default all others
+   */
+  relay(data: unknown, to?: number): void;
+}
+
 /** What distributes a room over several actors, as one of them uses it. */
 export interface Distribution {
+  /** Undefined where the room is one actor. */
+  readonly shard: Shard | undefined;
   /** Runs before an instance's first event. */
   start(): void;
   /** @throws RollcallError `unavailable` for a user that another actor has */
@@ -60,6 +85,8 @@ export interface DistributionHost {
   stub(name: string): { ingest(name: string, data: unknown): Promise<CallResult> };
   /** Gives an event that was relayed to those it is for. @returns how many connections */
   deliver(scope: Scope, text: string, origin: Origin): number;
+  /** Adds what only other actors get to the log. */
+  append(text: string, relay: Relay): void;
   /** Closes all connections with 1001. None of the sessions can be resumed. */
   restart(reason: string): void;
   keepName(): void;

@@ -58,6 +58,8 @@ export interface BroadcastOptions {
   except?: WebSocket;
   userIds?: string[];
   clientIds?: string[];
+  /** Not the session with this id, in whichever shard of the room it is. */
+  exceptSession?: string | undefined;
 }
 /** As {@link BroadcastOptions}, without the socket, which cannot travel over RPC. */
 export type RpcBroadcastOptions = Omit<BroadcastOptions, "except">;
@@ -172,8 +174,8 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
 
   /** Verani's: the event's name is the data's `type`. */
   broadcast(channel: string, data: unknown, options: BroadcastOptions): number {
-    const { except, userIds, clientIds } = options;
-    const scope = { channel, userIds, clientIds };
+    const { except, userIds, clientIds, exceptSession } = options;
+    const scope = { channel, userIds, clientIds, exceptSession };
     const isIn = inScope(scope);
     const { event, rest } = nameOf(data);
     const audience = this.#where((session) => session.ws !== except && isIn(session));
@@ -214,15 +216,17 @@ export class Emitter<M extends ConnectionMeta, V extends EventMap> {
   }
 
   #audienceOf(scope: Scope): Audience<M> {
-    const { channel, userId, userIds, clientIds } = scope;
+    const { channel, userId, userIds, clientIds, exceptSession } = scope;
     if (userId !== undefined && channel === undefined) return this.#user(userId);
-    const isChannel = channel !== undefined && userId === undefined && !userIds && !clientIds;
+    const isPart = userId ?? userIds ?? clientIds ?? exceptSession;
+    const isChannel = channel !== undefined && isPart === undefined;
     return isChannel ? this.#channel(channel) : this.#where(inScope(scope));
   }
 }
 
-function inScope({ channel, userId, userIds, clientIds }: Scope) {
-  return ({ meta }: Pick<Session, "meta">): boolean =>
+function inScope({ channel, userId, userIds, clientIds, exceptSession }: Scope) {
+  return ({ id, meta }: Pick<Session, "id" | "meta">): boolean =>
+    id !== exceptSession &&
     (channel === undefined || meta.channels.includes(channel)) &&
     (userId === undefined || meta.userId === userId) &&
     (!userIds || userIds.includes(meta.userId)) &&

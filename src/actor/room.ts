@@ -4,6 +4,7 @@ import type { AckOf, Payload } from "../wire/events.ts";
 import type { MessageFrame, Untyped } from "../wire/frames.ts";
 import type { CallableRoom, CallMap } from "./call.ts";
 import type { Counters } from "./counters.ts";
+import type { Shard } from "./distribution.ts";
 import type {
   ActorEmit,
   AnyEvents,
@@ -20,6 +21,7 @@ import type { ConnectionMeta } from "./meta.ts";
 import type { DepartureInfo, Session } from "./session.ts";
 import type { Timers } from "./timers.ts";
 
+export type { Shard } from "./distribution.ts";
 export type { EventMap } from "./emit.ts";
 export type { ConnectionMeta } from "./meta.ts";
 
@@ -56,6 +58,8 @@ export interface VeraniActor<
   readonly timers: Timers;
   /** What is counted for Analytics Engine, where the deployment has the binding `METRICS`. */
   readonly counters: Counters;
+  /** Its place in a room that has {@link RoomDefinition.shards}; undefined where the room is one actor. */
+  readonly shard: Shard | undefined;
   /** The events that were emitted, as far back as {@link RoomDefinition.log} keeps them. */
   readonly log: RoomLog;
   /** Emits `data`, whose `type` is the event, to a channel. Verani's; use `emit.to(channel)`. @returns to how many sockets */
@@ -218,6 +222,8 @@ export interface RoomDefinition<
    * sessions are those of the last instance, including one whose close woke the actor.
    */
   onHibernationRestore?(actor: VeraniActor<M, E, V>): Awaitable<void>;
+  /** Gets what another shard of the room has sent by `actor.shard.relay`. What it throws is logged. */
+  onRelay?(actor: VeraniActor<M, E, V>, data: unknown, from: number): void;
   /**
    * When {@link onDue} must run, in ms since the epoch: for a deadline that follows from the room's
    * state, and so needs no row as `actor.timers.set` does. Called at a start, before

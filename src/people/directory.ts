@@ -9,6 +9,8 @@ export interface RoomAddress {
   /** Name of the rooms' Durable Object binding. */
   binding: string;
   room: string;
+  /** The number of the actor that has the user, where the room has several. */
+  shard?: number | undefined;
 }
 
 /** A user's presence in a room. The newest report of a room counts. */

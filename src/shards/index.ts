@@ -9,7 +9,7 @@ import { placeOf } from "./layout.ts";
 import { Shards } from "./shards.ts";
 import { type RoomStub, roomStub, shardsOf } from "./stub.ts";
 
-export { type RoomStub, roomStub } from "./stub.ts";
+export { type RoomStub, roomStub, type ShardedRoom } from "./stub.ts";
 
 /** A Durable Object class made of a room. */
 export interface ActorHandlerClass<E = unknown, V extends EventMap = AnyEvents>

@@ -18,9 +18,19 @@ export function shardName(room: string, index: number): string {
   return `${room}${SEPARATOR}${index}`;
 }
 
-/** The room of an actor, and the number of its shard; the actor with the room's own name has none. */
-export function placeOf(name: string): { room: string; index: number | undefined } {
+/** The name of the actor that adds up what the shards of a room count. */
+export function totalName(room: string): string {
+  return `${room}${SEPARATOR}total`;
+}
+
+/**
+ * The room of an actor, and the number of its shard: null for the one that adds up, undefined for the one
+ * with the room's own name.
+ */
+export function placeOf(name: string): { room: string; index: number | null | undefined } {
   const at = name.lastIndexOf(SEPARATOR);
+  if (at > 0 && name === totalName(name.slice(0, at)))
+    return { room: name.slice(0, at), index: null };
   const index = Number(name.slice(at + 1));
   const isShard = at >= 0 && name === shardName(name.slice(0, at), index) && isIndex(index);
   return isShard ? { room: name.slice(0, at), index } : { room: name, index: undefined };

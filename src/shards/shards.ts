@@ -1,8 +1,8 @@
 import type { CallResult } from "../actor/call.ts";
-import type { Distribution, DistributionHost, Relay, Scope } from "../actor/distribution.ts";
+import type { Distribution, DistributionHost, Relay, Scope, Shard } from "../actor/distribution.ts";
 import { log } from "../log.ts";
 import { RollcallError, toErrorPayload } from "../wire/errors.ts";
-import { MAX_SHARDS, placeOf, shardName, shardOf } from "./layout.ts";
+import { MAX_SHARDS, placeOf, shardName, shardOf, totalName } from "./layout.ts";
 import { RELAY, Relays, readBatch } from "./relay.ts";
 import { callWithin } from "./within.ts";
 
@@ -25,8 +25,10 @@ export class Shards implements Distribution {
   readonly #host: DistributionHost;
   readonly #room: string;
   readonly #shards: number;
-  /** Undefined for an actor that no user has any more. */
+  readonly #isTotal: boolean;
+  /** Undefined for an actor that no user has, or has any more. */
   readonly #index: number | undefined;
+  readonly shard: Shard | undefined;
   readonly #relays: Relays | undefined;
 
   /** @param shards of the room, 1 to 256 */
@@ -35,8 +37,25 @@ export class Shards implements Distribution {
     this.#host = host;
     this.#room = room;
     this.#shards = shards;
-    const isShard = shards > 1 ? index !== undefined && index < shards : index === undefined;
-    this.#index = isShard ? (index ?? 0) : undefined;
+    this.#isTotal = index === null;
+    const own = shards > 1 ? (index ?? shards) : index === undefined ? 0 : shards;
+    this.#index = own < shards ? own : undefined;
+    this.shard =
+      shards === 1
+        ? undefined
+        : {
+            index: this.#index ?? null,
+            shards,
+            ofUser: (userId) => shardOf(userId, shards),
+            stub: (to) => host.stub(to === null ? totalName(room) : shardName(room, to)),
+            relay: (data, to) => {
+              if (to === this.#index) return;
+              host.append(JSON.stringify({ data }), {
+                room: true,
+                ...(to !== undefined && { to }),
+              });
+            },
+          };
     if (shards > 1 && this.#index !== undefined) {
       this.#relays = new Relays(host, this.#index, shards, (to) => host.stub(shardName(room, to)));
     }
@@ -52,8 +71,8 @@ export class Shards implements Distribution {
     this.#relays?.start();
     const { kv } = this.#host.storage;
     const stored = kv.get<number>(SHARDS_KEY);
-    // A room that never had shards stores nothing.
-    if (this.#shards === (stored ?? 1)) return;
+    // A room that never had shards stores nothing, nor does the actor that adds up.
+    if (this.#isTotal || this.#shards === (stored ?? 1)) return;
     kv.put(SHARDS_KEY, this.#shards);
     this.#host.keepName();
     const isFirst = stored === undefined && this.#index !== undefined && this.#shards > 1;
@@ -100,8 +119,7 @@ export class Shards implements Distribution {
   }
 
   admit(userId: string): void {
-    const index = this.#shards > 1 ? shardOf(userId, this.#shards) : 0;
-    if (index === this.#index) return;
+    if ((this.shard?.ofUser(userId) ?? 0) === this.#index) return;
     throw new RollcallError("unavailable", "Another actor has this user now");
   }
 

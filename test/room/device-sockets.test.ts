@@ -186,6 +186,16 @@ describe("a device whose network disappears", () => {
     });
   });
 
+  it("that comes online is probed for by a watcher who connected when nothing was due, though it had been due before", async () => {
+    setClock();
+    const [first, sent] = await online({ ttl_ms: 2_000 });
+    await first.close(1_000);
+    const phone = await watcher(sent.user_id);
+    await online({ ...sent, seq: 2 });
+    const { in_ms } = await phone.event("device.probe");
+    expect(in_ms).toBeLessThan(4_000);
+  });
+
   it("is offline in an open stream within its ttl and 3 s, since the stream's Worker probes", async () => {
     const [, sent] = await online({ ttl_ms: 1_000 });
     const stream = await Stream.open(sent.user_id);

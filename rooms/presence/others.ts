@@ -1,0 +1,286 @@
+import * as z from "zod/mini";
+import { call } from "../../src/actor/call.ts";
+import type { Shard } from "../../src/actor/room.ts";
+import { log } from "../../src/log.ts";
+import {
+  ShardTotals,
+  SumTotals,
+  type TotalCalls,
+  type Totals,
+  type TotalsHost,
+} from "../../src/shards/totals.ts";
+import { RollcallError } from "../../src/wire/errors.ts";
+import type { Audience } from "./audience.ts";
+import type { PresenceActor } from "./meta.ts";
+import {
+  applyDiff,
+  applyEvent,
+  type PresenceCount,
+  type PresenceEvents,
+  type Roster,
+  type RosterDiff,
+  type RosterEntry,
+  type RosterPage,
+} from "./roster.ts";
+
+/** Storage key of the users that another shard watches here. */
+const WATCHED_PREFIX = "watched:";
+/** Users that one shard watches in another: a row has little room for more. */
+const WATCHED = 20_000;
+/** Name of the timer of a report that failed. */
+export const REPORT = "report";
+
+/** The calls between the shards of a room. */
+export type ShardCalls<S extends string> = TotalCalls & {
+  /** The caller's clients watch these users, and `drop` no more. Answers with those who are here. */
+  watched: { in: WatchedRequest; out: RosterEntry<S>[] };
+  /** A page of this shard's users, by `after`. */
+  shardPage: { in: { after: string; limit: number }; out: RosterPage<S> };
+};
+
+export interface WatchedRequest {
+  shard: number;
+  add: string[];
+  drop: string[];
+}
+
+const ids = z.array(z.string()).check(z.maxLength(WATCHED));
+export const watchedRequest = z.object({ shard: z.int(), add: ids, drop: ids });
+
+/** The users that another shard watches here, in storage. */
+interface WatchedRow {
+  /** Of the layout in which the shard has its number. */
+  shards: number;
+  /** Of this actor's log, when it was stored. Another one now: what was sent since may be lost. */
+  epoch: string;
+  userIds: string[];
+}
+
+/** What shards send each other of users that are watched elsewhere. */
+type Message<S extends string> =
+  | { kind: "diff"; diff: RosterDiff<S> }
+  | { kind: "status"; data: PresenceEvents<S>["out"]["presence.status"] }
+  /** All that is known of these users, after a crash. */
+  | { kind: "all"; userIds: string[]; entries: RosterEntry<S>[] };
+
+export interface OthersHost<S extends string> {
+  /** Users and connections of this shard. */
+  count(): PresenceCount;
+  entry(userId: string): RosterEntry<S> | undefined;
+  /** The room's count is another. */
+  onCount(): void;
+}
+
+/** The other shards of a room: how many users they have, and those that are watched across shards. */
+export class Others<S extends string> {
+  readonly totals: Totals;
+  readonly #actor: PresenceActor<S>;
+  readonly #shard: Shard;
+  readonly #audience: Audience<S>;
+  readonly #host: OthersHost<S>;
+  /** By shard: users there that clients here watch, as that shard knows. */
+  readonly #watched = new Map<number, Set<string>>();
+  readonly #entries: Roster<S> = new Map();
+  /** By shard: users here that its clients watch. */
+  readonly #watchers = new Map<number, Set<string>>();
+
+  constructor(actor: PresenceActor<S>, shard: Shard, audience: Audience<S>, host: OthersHost<S>) {
+    this.#actor = actor;
+    this.#shard = shard;
+    this.#audience = audience;
+    this.#host = host;
+    const totalsHost: TotalsHost = {
+      shards: shard.shards,
+      width: 2,
+      storage: actor.getStorage(),
+      stub: (index) => shard.stub(index),
+      own: () => {
+        const { totalUsers, totalConnections } = host.count();
+        return [totalUsers, totalConnections];
+      },
+      isWatched: () => actor.sessions.size > 0,
+      alarmMs: () => actor.timers.alarmAt ?? Number.POSITIVE_INFINITY,
+      keep: (promise) => actor.keep(promise),
+      reportAt: (atMs) => actor.timers.soonest(REPORT, atMs),
+      onChange: () => host.onCount(),
+    };
+    const { index } = shard;
+    this.totals = index === null ? new SumTotals(totalsHost) : new ShardTotals(totalsHost, index);
+    for (const [key, row] of actor.getStorage().kv.list<WatchedRow>({ prefix: WATCHED_PREFIX })) {
+      if (row.shards === shard.shards) {
+        this.#watchers.set(Number(key.slice(WATCHED_PREFIX.length)), new Set(row.userIds));
+      }
+    }
+  }
+
+  get count(): PresenceCount {
+    const [totalUsers = 0, totalConnections = 0] = this.totals.tally;
+    return { totalUsers, totalConnections };
+  }
+
+  #calls(index: number) {
+    return call<{ "~calls"?: ShardCalls<S> }>(this.#shard.stub(index));
+  }
+
+  /** After a start: what watchers elsewhere know may not be true any more. */
+  restore(): void {
+    const { epoch } = this.#actor.log;
+    const { kv } = this.#actor.getStorage();
+    for (const [shard, users] of this.#watchers) {
+      const row = kv.get<WatchedRow>(WATCHED_PREFIX + shard);
+      if (row?.epoch === epoch) continue;
+      this.#store(shard);
+      const userIds = [...users];
+      const entries = userIds.flatMap((userId) => this.#host.entry(userId) ?? []);
+      this.#send({ kind: "all", userIds, entries }, shard);
+    }
+    this.totals.changed();
+  }
+
+  // ── Users here that are watched elsewhere ───────────────────────────────────────────────────
+
+  #store(shard: number): void {
+    const { kv } = this.#actor.getStorage();
+    const userIds = [...(this.#watchers.get(shard) ?? [])];
+    const { epoch } = this.#actor.log;
+    if (userIds.length === 0) kv.delete(WATCHED_PREFIX + shard);
+    else kv.put(WATCHED_PREFIX + shard, { shards: this.#shard.shards, epoch, userIds });
+  }
+
+  /** Another shard watches users here. @throws RollcallError `unavailable` for too many */
+  watchedBy({ shard, add, drop }: WatchedRequest): RosterEntry<S>[] {
+    const users = this.#watchers.get(shard) ?? new Set();
+    const before = users.size;
+    for (const userId of drop) users.delete(userId);
+    const isSmaller = users.size < before;
+    const kept = users.size;
+    for (const userId of add) users.add(userId);
+    if (users.size > WATCHED) {
+      throw new RollcallError("unavailable", "Too many users are watched here");
+    }
+    this.#watchers.set(shard, users);
+    if (isSmaller || users.size > kept) this.#store(shard);
+    if (users.size === 0) this.#watchers.delete(shard);
+    return add.flatMap((userId) => this.#host.entry(userId) ?? []);
+  }
+
+  #send(message: Message<S>, to: number): void {
+    this.#shard.relay(message, to);
+  }
+
+  /** Sends a change of users here to the shards where they are watched. */
+  sendDiff(diff: RosterDiff<S>): void {
+    for (const [shard, users] of this.#watchers) {
+      const isWatched = ({ userId }: { userId: string }) => users.has(userId);
+      const part: RosterDiff<S> = {
+        joins: diff.joins.filter(isWatched),
+        leaves: diff.leaves.filter(isWatched),
+        updates: diff.updates.filter(isWatched),
+        ...(diff.states && { states: diff.states.filter(isWatched) }),
+        timestamp: diff.timestamp,
+      };
+      const size = part.joins.length + part.leaves.length + part.updates.length;
+      if (size + (part.states?.length ?? 0) > 0) this.#send({ kind: "diff", diff: part }, shard);
+    }
+  }
+
+  sendStatus(data: PresenceEvents<S>["out"]["presence.status"]): void {
+    for (const [shard, users] of this.#watchers) {
+      if (users.has(data.userId)) this.#send({ kind: "status", data }, shard);
+    }
+  }
+
+  // ── Users elsewhere that are watched here ───────────────────────────────────────────────────
+
+  entry(userId: string): RosterEntry<S> | undefined {
+    return this.#entries.get(userId);
+  }
+
+  /** Connections in other shards. */
+  get connections(): number {
+    return this.count.totalConnections - this.#host.count().totalConnections;
+  }
+
+  /** Before a session's first roster: the count, and the users that it watches in other shards, are known. */
+  async prepare(userIds: readonly string[] = []): Promise<void> {
+    const counted = this.totals.refresh().catch((error) => log("count_unknown", { error }));
+    await Promise.all([counted, this.watch(userIds)]);
+  }
+
+  /** Resolves when the users of other shards among these are known. One that does not answer is left out. */
+  async watch(userIds: readonly string[]): Promise<void> {
+    const missing = new Map<number, string[]>();
+    for (const userId of new Set(userIds)) {
+      const shard = this.#shard.ofUser(userId);
+      if (shard === this.#shard.index || this.#watched.get(shard)?.has(userId)) continue;
+      missing.set(shard, [...(missing.get(shard) ?? []), userId]);
+    }
+    await Promise.all([...missing].map(([shard, add]) => this.#request(shard, add)));
+  }
+
+  async #request(shard: number, add: string[], drop: string[] = []): Promise<void> {
+    const { index } = this.#shard;
+    if (index === null) return;
+    try {
+      const entries = await this.#calls(shard).watched({ shard: index, add, drop });
+      const users = this.#watched.get(shard) ?? new Set();
+      this.#watched.set(shard, users);
+      for (const userId of add) users.add(userId);
+      for (const entry of entries) this.#entries.set(entry.userId, entry);
+    } catch (error) {
+      log("shard_not_watched", { shard, error });
+    }
+  }
+
+  /** Takes what the shard `from` sends. */
+  receive(data: unknown, from: number): void {
+    const message = data as Message<S>;
+    // A kind of a later release is ignored.
+    if (message.kind === "diff") this.#receiveDiff(message.diff, from);
+    else if (message.kind === "all") {
+      const here = new Set(message.entries.map(({ userId }) => userId));
+      const gone = message.userIds.filter((userId) => !here.has(userId));
+      const leaves = gone.map((userId) => {
+        const username = this.#entries.get(userId)?.username ?? userId;
+        return { userId, username, reason: "lost" as const };
+      });
+      const diff = { joins: message.entries, leaves, updates: [], timestamp: Date.now() };
+      this.#receiveDiff(diff, from);
+    } else if (message.kind === "status") {
+      applyEvent(this.#entries, { event: "presence.status", data: message.data });
+      const sees = this.#audience.whoSees(message.data.userId, true);
+      this.#actor.emit.where(sees).emit("presence.status", message.data as never);
+    }
+  }
+
+  #receiveDiff(diff: RosterDiff<S>, from: number): void {
+    applyDiff(this.#entries, diff);
+    const all = [...diff.joins, ...diff.leaves, ...diff.updates, ...(diff.states ?? [])];
+    const userIds = new Set(all.map(({ userId }) => userId));
+    const unseen = this.#audience.sendWatched(diff, true, userIds);
+    for (const userId of unseen) {
+      this.#watched.get(from)?.delete(userId);
+      this.#entries.delete(userId);
+    }
+    if (unseen.length > 0) this.#actor.keep(this.#request(from, [], unseen));
+  }
+
+  // ── Pages ───────────────────────────────────────────────────────────────────────────────────
+
+  /** Pages of the other shards after a userId. A shard that does not answer is left out. */
+  async pages(after: string, limit: number): Promise<RosterPage<S>[]> {
+    const { index, shards } = this.#shard;
+    const others = Array.from({ length: shards }, (_, i) => i).filter((i) => i !== index);
+    const pages = await Promise.all(
+      others.map(async (i) => {
+        try {
+          return [await this.#calls(i).shardPage({ after, limit })];
+        } catch (error) {
+          log("shard_unreachable", { shard: i, error });
+          return [];
+        }
+      }),
+    );
+    return pages.flat();
+  }
+}
