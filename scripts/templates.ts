@@ -50,12 +50,14 @@ const TEMPLATES: Record<string, Template> = {
   service: { files: LOGIN, dependencies: ["hono", "jose", "zod"] },
 };
 
-process.chdir(PROJECT);
-if (readJson("create/package.json").version !== version) {
-  throw new Error(`create/package.json has another version than package.json: ${version}`);
-}
-rmSync("create/dist", { recursive: true, force: true });
-for (const [name, template] of Object.entries(TEMPLATES)) write(name, template);
+/** The scripts of each app. */
+export const SCRIPTS = {
+  dev: "vite",
+  build: "vite build",
+  check: "tsc -p worker && tsc -p page && tsc -p test",
+  test: "vitest run",
+  deploy: "npm run build && wrangler deploy",
+};
 
 function write(name: string, { files, dependencies, devDependencies: more }: Template): void {
   const folder = `create/dist/${name}`;
@@ -77,12 +79,7 @@ function write(name: string, { files, dependencies, devDependencies: more }: Tem
     name: "rollcall-app",
     private: true,
     type: "module",
-    scripts: {
-      dev: "vite",
-      build: "vite build",
-      check: "tsc -p worker && tsc -p page",
-      deploy: "npm run build && wrangler deploy",
-    },
+    scripts: SCRIPTS,
     engines: { node: ">=22.12" },
     dependencies: sorted({ rollcall: version, ...versionsOf(dependencies) }),
     devDependencies: sorted({
@@ -126,4 +123,13 @@ function edit(path: string, what: string | RegExp, by: () => string): void {
 
 function readJson(path: string): { version: string; devDependencies: Record<string, string> } {
   return JSON.parse(readFileSync(join(PROJECT, path), "utf8"));
+}
+
+if (import.meta.main) {
+  process.chdir(PROJECT);
+  if (readJson("create/package.json").version !== version) {
+    throw new Error(`create/package.json has another version than package.json: ${version}`);
+  }
+  rmSync("create/dist", { recursive: true, force: true });
+  for (const [name, template] of Object.entries(TEMPLATES)) write(name, template);
 }
