@@ -20,10 +20,12 @@ interface Template {
   devDependencies?: Record<string, string>;
 }
 
-const LOGIN = {
-  "page/login.ts": "create/templates/login/page/login.ts",
-  "worker/login.ts": "create/templates/login/worker/login.ts",
-};
+const LOGIN = Object.fromEntries(
+  ["page/login.ts", "worker/login.ts", "test/login.ts", "vitest.config.ts"].map((path) => [
+    path,
+    `create/templates/login/${path}`,
+  ]),
+);
 const CURSORS = ["app.tsx", "cursor.tsx", "main.css", "main.tsx", "people.tsx", "state.ts"];
 
 const { version, devDependencies } = readJson("package.json");
@@ -83,7 +85,13 @@ function write(name: string, { files, dependencies, devDependencies: more }: Tem
     engines: { node: ">=22.12" },
     dependencies: sorted({ rollcall: version, ...versionsOf(dependencies) }),
     devDependencies: sorted({
-      ...versionsOf(["@cloudflare/workers-types", "typescript", "vite"]),
+      ...versionsOf([
+        "@cloudflare/vitest-plugin",
+        "@cloudflare/workers-types",
+        "typescript",
+        "vite",
+        "vitest",
+      ]),
       ...CLOUDFLARE,
       ...more,
     }),

@@ -27,7 +27,9 @@ afterAll(() => server.stop());
 
 /** A block in a shell of its own, with this server in place of the one on the default port. */
 class Shell {
+  /** Without what npm and curl add. */
   output = "";
+  log = "";
   readonly ended: Promise<number | null>;
   readonly #process: ChildProcess;
 
@@ -39,15 +41,16 @@ class Shell {
     const script = `set -euo pipefail\ncurl() { command curl --fail-with-body "$@"; }\n${here}`;
     this.#process = spawn("bash", ["-c", script], {
       cwd: PROJECT,
-      env: environmentOfAUser(server.persistTo),
+      env: { ...environmentOfAUser(server.persistTo), npm_config_loglevel: "silent" },
       detached: true,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    for (const stream of [this.#process.stdout, this.#process.stderr]) {
-      stream?.setEncoding("utf8").on("data", (text: string) => {
-        this.output += text;
-      });
-    }
+    this.#process.stdout?.setEncoding("utf8").on("data", (text: string) => {
+      this.output += text;
+    });
+    this.#process.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      this.log += text;
+    });
     this.ended = once(this.#process, "close").then(([code]) => code);
     onTestFinished(() => this.stop());
   }
@@ -71,7 +74,7 @@ function answersIn(text: string, line: RegExp): unknown[] {
 /** Runs the blocks that end, and compares what they print with the comments that show it. */
 async function runToEnd({ page, line, code }: Snippet): Promise<void> {
   const shell = new Shell(code);
-  expect(await shell.ended, `${page}:${line}\n${shell.output}`).toBe(0);
+  expect(await shell.ended, `${page}:${line}\n${shell.output}\n${shell.log}`).toBe(0);
   const shown = answersIn(code, /^# (\{.*\})$/gm);
   const printed = answersIn(shell.output.replaceAll("}{", "}\n{"), /^(\{.*\})$/gm);
   if (shown.length > 0) expect(printed).toEqual(expect.arrayContaining(shown));
@@ -95,7 +98,7 @@ describe("the commands of", () => {
       for (const snippet of blocks) if (!snippet.words.includes("open")) await runToEnd(snippet);
     }
     for (const { shell, snippet } of open) {
-      const place = `${page}:${snippet.line}\n${shell.output}`;
+      const place = `${page}:${snippet.line}\n${shell.output}\n${shell.log}`;
       expect(shell.output.trim(), place).not.toBe("");
       expect(shell.isRunning, place).toBe(true);
     }
