@@ -2,16 +2,14 @@
 /** The commands of the documentation, pasted into a shell beside a server that was started as users start it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { readPages, type Snippet, snippetsOf } from "../../scripts/snippets.ts";
 import { environmentOfAUser, type Server, startServer } from "./server.ts";
 
 const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
-/** A stream or a client has opened by then, but for a machine that stalls. */
-const OPENING_MS = 4_000;
-const ATTEMPTS = 3;
+/** What goes on prints something at its start. */
+const OPENING_MS = 20_000;
 
 const isRun = ({ language, words }: Snippet) =>
   language === "sh" && words.every((word) => word === "open");
@@ -82,25 +80,25 @@ async function runToEnd({ page, line, code }: Snippet): Promise<void> {
 
 describe("the commands of", () => {
   it.each(pages)("%s do what it says", async (page) => {
-    const blocks = snippetsOf(page).filter(isRun);
-    const open: { shell: Shell; snippet: Snippet }[] = [];
-    for (const snippet of blocks) {
+    const open: { shell: Shell; place: string; isStream: boolean }[] = [];
+    for (const snippet of snippetsOf(page).filter(isRun)) {
       if (snippet.words.includes("open")) {
-        open.push({ shell: new Shell(snippet.code), snippet });
-        await sleep(OPENING_MS);
+        const shell = new Shell(snippet.code);
+        const place = `${page}:${snippet.line}`;
+        await expect.poll(() => shell.output, { timeout: OPENING_MS, message: place }).not.toBe("");
+        open.push({ shell, place, isStream: /curl -N|node -e/.test(snippet.code) });
       } else {
+        const lengths = open.map(({ shell }) => shell.output.length);
         await runToEnd(snippet);
+        for (const [index, { shell, place, isStream }] of open.entries()) {
+          const shown = () => shell.output.length;
+          if (isStream)
+            await expect
+              .poll(shown, { timeout: OPENING_MS, message: place })
+              .toBeGreaterThan(lengths[index] ?? 0);
+        }
       }
     }
-    const silent = () => open.filter(({ shell }) => shell.output.trim() === "");
-    // The machine may have stalled while a stream opened: then it has missed what was sent to it.
-    for (let attempt = 1; silent().length > 0 && attempt < ATTEMPTS; attempt++) {
-      for (const snippet of blocks) if (!snippet.words.includes("open")) await runToEnd(snippet);
-    }
-    for (const { shell, snippet } of open) {
-      const place = `${page}:${snippet.line}\n${shell.output}\n${shell.log}`;
-      expect(shell.output.trim(), place).not.toBe("");
-      expect(shell.isRunning, place).toBe(true);
-    }
+    for (const { shell, place } of open) expect(shell.isRunning, place + shell.log).toBe(true);
   });
 });

@@ -117,8 +117,28 @@ function absentOf(code: string): string[] {
 }
 
 describe("snippets of the documentation", () => {
-  it("are in a language that is checked, or are marked", () => {
+  it("are all found", () => {
+    const fences = readPages().flatMap((page) => {
+      const text = readFileSync(join(PROJECT, page), "utf8");
+      return text.match(/^[\s>]*(?:`{3,}|~{3,})/gm) ?? [];
+    });
     expect(snippets.length).toBeGreaterThan(50);
+    expect(snippets).toHaveLength(fences.length / 2);
+  });
+
+  it("and the text around them name scripts that exist", () => {
+    const scripts = new Set(Object.keys({ ...readJson("package.json").scripts, ...SCRIPTS }));
+    const absent = readPages().flatMap((page) => {
+      const text = readFileSync(join(PROJECT, page), "utf8");
+      const names = [...text.matchAll(/npm run (?:-s )?([a-z][\w-]*(?::[\w-]+)*)/g)].map(
+        ([, name = ""]) => name,
+      );
+      return names.filter((name) => !scripts.has(name)).map((name) => `${page}: ${name}`);
+    });
+    expect(absent).toEqual([]);
+  });
+
+  it("are in a language that is checked, or are marked", () => {
     const unknown = snippets.filter(({ language, words }) => {
       const isChecked = CHECKED.includes(language) || words.includes("unchecked");
       const known = WORDS[language] ?? WORDS_OF_OTHERS;
