@@ -2,11 +2,11 @@
  * `npm run size`: what a user of the library ships, and what the service deploys, minified and
  * gzipped, against a budget for each.
  */
-import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { type BuildOptions, build } from "esbuild";
 import { buildScripts } from "./script-tag.ts";
+import { readExample } from "./snippets.ts";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const KIB = 1024;
@@ -43,7 +43,7 @@ const BUNDLES: Bundle[] = [
   },
   {
     name: "the README's own room",
-    code: readExample("const chat = defineRoom"),
+    code: readExample("README.md", "const chat = defineRoom"),
     limitBytes: 31 * KIB,
     platform: "worker",
   },
@@ -61,15 +61,6 @@ const BUNDLES: Bundle[] = [
     platform: "worker",
   },
 ];
-
-/** The TypeScript example of the README that has this text. */
-export function readExample(text: string): string {
-  const readme = readFileSync(`${PROJECT}README.md`, "utf8");
-  const examples = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, code = ""]) => code);
-  const example = examples.find((code) => code.includes(text));
-  if (example === undefined) throw new Error(`README.md has no example with "${text}"`);
-  return example;
-}
 
 /** The settings of `wrangler deploy` for Workers (with `minify = true`), those of an app for browsers. */
 const OPTIONS: Record<Bundle["platform"], BuildOptions> = {

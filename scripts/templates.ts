@@ -20,10 +20,12 @@ interface Template {
   devDependencies?: Record<string, string>;
 }
 
-const LOGIN = {
-  "page/login.ts": "create/templates/login/page/login.ts",
-  "worker/login.ts": "create/templates/login/worker/login.ts",
-};
+const LOGIN = Object.fromEntries(
+  ["page/login.ts", "worker/login.ts", "test/login.ts", "vitest.config.ts"].map((path) => [
+    path,
+    `create/templates/login/${path}`,
+  ]),
+);
 const CURSORS = ["app.tsx", "cursor.tsx", "main.css", "main.tsx", "people.tsx", "state.ts"];
 
 const { version, devDependencies } = readJson("package.json");
@@ -50,12 +52,14 @@ const TEMPLATES: Record<string, Template> = {
   service: { files: LOGIN, dependencies: ["hono", "jose", "zod"] },
 };
 
-process.chdir(PROJECT);
-if (readJson("create/package.json").version !== version) {
-  throw new Error(`create/package.json has another version than package.json: ${version}`);
-}
-rmSync("create/dist", { recursive: true, force: true });
-for (const [name, template] of Object.entries(TEMPLATES)) write(name, template);
+/** The scripts of each app. */
+export const SCRIPTS = {
+  dev: "vite",
+  build: "vite build",
+  check: "tsc -p worker && tsc -p page && tsc -p test",
+  test: "vitest run",
+  deploy: "npm run build && wrangler deploy",
+};
 
 function write(name: string, { files, dependencies, devDependencies: more }: Template): void {
   const folder = `create/dist/${name}`;
@@ -77,16 +81,17 @@ function write(name: string, { files, dependencies, devDependencies: more }: Tem
     name: "rollcall-app",
     private: true,
     type: "module",
-    scripts: {
-      dev: "vite",
-      build: "vite build",
-      check: "tsc -p worker && tsc -p page",
-      deploy: "npm run build && wrangler deploy",
-    },
+    scripts: SCRIPTS,
     engines: { node: ">=22.12" },
     dependencies: sorted({ rollcall: version, ...versionsOf(dependencies) }),
     devDependencies: sorted({
-      ...versionsOf(["@cloudflare/workers-types", "typescript", "vite"]),
+      ...versionsOf([
+        "@cloudflare/vitest-plugin",
+        "@cloudflare/workers-types",
+        "typescript",
+        "vite",
+        "vitest",
+      ]),
       ...CLOUDFLARE,
       ...more,
     }),
@@ -127,4 +132,13 @@ function edit(path: string, what: string | RegExp, by: () => string): void {
 
 function readJson(path: string): { version: string; devDependencies: Record<string, string> } {
   return JSON.parse(readFileSync(join(PROJECT, path), "utf8"));
+}
+
+if (import.meta.main) {
+  process.chdir(PROJECT);
+  if (readJson("create/package.json").version !== version) {
+    throw new Error(`create/package.json has another version than package.json: ${version}`);
+  }
+  rmSync("create/dist", { recursive: true, force: true });
+  for (const [name, template] of Object.entries(TEMPLATES)) write(name, template);
 }

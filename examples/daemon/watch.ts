@@ -48,6 +48,7 @@ async function watch(url: string, userId: string, token: string): Promise<void> 
     if (!response.ok || !response.body) {
       throw new Error(`${response.status} ${await response.text()}`);
     }
+    process.stdout.write(`watching ${userId}\n`);
     for await (const data of eventsOf(response.body, heard)) {
       const { device_id, status, sent_at_ms, source, seq } = JSON.parse(data) as Heartbeat;
       const at = new Date(sent_at_ms).toISOString();

@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { readExample } from "../../scripts/size.ts";
+import { readExample, snippetsOf } from "../../scripts/snippets.ts";
 import { run as runIn, serve } from "../kit/processes.ts";
 import { environmentOfAUser } from "./server.ts";
 
@@ -227,24 +227,31 @@ console.log(JSON.stringify([recipients, changes, ErrorOfClient === RollcallError
   it("compiles and runs the README's own room", async () => {
     const { zod = "" } = devDependencies;
     const project = await install("own-room", { rollcall: tarball, zod });
-    const code = `${readExample("const chat = defineRoom")}
+    const code = `${readExample("README.md", "const chat = defineRoom")}
 interface Env { CHAT: DurableObjectNamespace<Chat> }
 `;
     writeWorker(project, code, "CHAT", "Chat");
+    writeFileSync(
+      join(project, "events.ts"),
+      readExample("README.md", "export interface ChatEvents"),
+    );
+    writeFileSync(
+      join(project, "page.ts"),
+      readExample("README.md", "new VeraniClient<ChatEvents>"),
+    );
     await compile(project, ["worker.ts", WORKERS_TYPES]);
+    const dom = { lib: ["es2024", "dom", "dom.iterable"], skipLibCheck: true };
+    await compile(project, ["page.ts"], dom);
 
     const url = await startWorker(project);
     const output = await runScript(
       project,
       `import { VeraniClient } from "rollcall/client";
-interface ChatEvents {
-  in: { say: { text: string } };
-  out: { said: { from: string; text: string } };
-}
+import type { ChatEvents } from "./events.ts";
 const client = new VeraniClient<ChatEvents>(${JSON.stringify(`${url}/ws/chat`)});
 const said = new Promise<unknown>((resolve) => client.once("said", resolve));
-const ack = (await client.emitWithAck("say", { text: "hello" })) as { at: number };
-console.log(JSON.stringify([await said, typeof ack.at]));
+const { at } = await client.emitWithAck("say", { text: "hello" });
+console.log(JSON.stringify([await said, typeof at]));
 process.exit(0);
 `,
     );
@@ -328,15 +335,13 @@ process.exit(0);
     packages.push("@cloudflare/workers-types");
     const versions = packages.map((name) => [name, devDependencies[name] ?? ""]);
     const project = await install("tested", { rollcall: tarball, ...Object.fromEntries(versions) });
-    const page = readFileSync(join(PROJECT, "docs/testing.md"), "utf8");
-    // The first line of a block names its file.
-    const blocks = [...page.matchAll(/^```\w+\n(?:\/\/|#) (\S+)\n([\s\S]*?)^```$/gm)];
-    for (const [, file = "", text = ""] of blocks) writeFileSync(join(project, file), text);
+    const blocks = snippetsOf("docs/testing.md").filter(({ file }) => file);
+    for (const { file = "", code } of blocks) writeFileSync(join(project, file), code);
     await run(join(BIN, "tsc"), ["-p", "."], project);
 
     const vitest = join(project, "node_modules/vitest/vitest.mjs");
     const output = await run(process.execPath, [vitest, "run"], project);
-    const { length } = [...page.matchAll(/^it\(/gm)];
+    const { length } = blocks.flatMap(({ code }) => [...code.matchAll(/^it\(/gm)]);
     expect(length).toBeGreaterThan(0);
     expect(output).toMatch(new RegExp(`Tests +${length} passed \\(${length}\\)`));
   });

@@ -1,0 +1,17 @@
+import { cloudflareTest } from "@cloudflare/vitest-plugin";
+import { defineConfig } from "vitest/config";
+
+// Tests run in the Workers runtime, with the actors of wrangler.toml and secrets of their own.
+export default defineConfig({
+  plugins: [
+    cloudflareTest({
+      wrangler: { configPath: "./wrangler.toml" },
+      miniflare: {
+        bindings: {
+          JWT_SECRET: "for-tests-only-0123456789abcdef0123456789",
+          PRESENCE_DO_TOKEN_SIGNING_KEY: "for-tests-only-fedcba9876543210fedcba9876",
+        },
+      },
+    }),
+  ],
+});
