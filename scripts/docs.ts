@@ -34,6 +34,7 @@ const NOT_EXPORTED: Record<string, string[]> = {
   "rooms/fanout/room.ts": ["defineFanout"],
   "src/shards/totals.ts": ["TotalCalls"],
   "rooms/presence/contract.ts": ["RoomPublication", "RoomPublishOutcome"],
+  "rooms/presence/others.ts": ["ShardCalls"],
   "rooms/presence/roster.ts": ["SingleEvent"],
   "rooms/presence/tracking.ts": ["ChangesPage"],
   "rooms/workspace/routes.ts": ["WorkspaceActor"],

@@ -63,6 +63,13 @@ export interface Distribution {
   call(name: string, data: unknown): CallResult | undefined;
 }
 
+/** The rows of an actor, as far as its distribution needs them; `storage.kv` fits. */
+interface Rows {
+  get<T>(key: string): T | undefined;
+  put<T>(key: string, value: T): void;
+  delete(key: string): unknown;
+}
+
 /** The log of an actor, as far as relaying reads it. */
 interface RelayLog {
   readonly seq: number;
@@ -75,7 +82,7 @@ interface RelayLog {
 export interface DistributionHost {
   /** The name of the actor itself. */
   readonly actorName: string;
-  readonly storage: DurableObjectStorage;
+  readonly storage: { readonly kv: Rows };
   readonly log: RelayLog;
   /** Of the log. Differs whenever numbers of before cannot be trusted. */
   readonly epoch: () => string;
