@@ -1,7 +1,7 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
-import { afterEach, describe, expect, expectTypeOf, it, onTestFinished, vi } from "vitest";
+import { afterEach, describe, expect, expectTypeOf, inject, it, onTestFinished, vi } from "vitest";
 import { presence, type PresenceRoom as Room } from "../../rooms/presence/index.ts";
 import type { RosterEntry, RosterSync, Status } from "../../rooms/presence/roster.ts";
 import { STATUSES } from "../../rooms/presence/roster.ts";
@@ -429,7 +429,7 @@ describe("ghosts", () => {
         }
         await Promise.all(play.live.map(({ socket }) => socket.close()));
       }),
-      { numRuns: 500, endOnFailure: true },
+      { numRuns: inject("plays"), endOnFailure: true },
     );
   });
 });
