@@ -42,10 +42,17 @@ export interface WatchedRequest {
   shard: number;
   add: string[];
   drop: string[];
+  /** `add` are all: what was watched before counts no more. */
+  isAll?: boolean | undefined;
 }
 
 const ids = z.array(z.string()).check(z.maxLength(WATCHED));
-export const watchedRequest = z.object({ shard: z.int(), add: ids, drop: ids });
+export const watchedRequest = z.object({
+  shard: z.int(),
+  add: ids,
+  drop: ids,
+  isAll: z.optional(z.boolean()),
+});
 
 /** The users that another shard watches here, in storage. */
 interface WatchedRow {
@@ -148,19 +155,18 @@ export class Others<S extends string> {
   }
 
   /** Another shard watches users here. @throws RollcallError `unavailable` for too many */
-  watchedBy({ shard, add, drop }: WatchedRequest): RosterEntry<S>[] {
-    const users = this.#watchers.get(shard) ?? new Set();
-    const before = users.size;
+  watchedBy({ shard, add, drop, isAll = false }: WatchedRequest): RosterEntry<S>[] {
+    const before = this.#watchers.get(shard) ?? new Set();
+    const users = new Set(isAll ? [] : before);
     for (const userId of drop) users.delete(userId);
-    const isSmaller = users.size < before;
-    const kept = users.size;
     for (const userId of add) users.add(userId);
     if (users.size > WATCHED) {
-      throw new RollcallError("unavailable", "Too many users are watched here");
+      throw new RollcallError("too_large", "Too many users are watched here");
     }
-    this.#watchers.set(shard, users);
-    if (isSmaller || users.size > kept) this.#store(shard);
-    if (users.size === 0) this.#watchers.delete(shard);
+    const isSame = users.size === before.size && add.every((userId) => before.has(userId));
+    if (users.size > 0) this.#watchers.set(shard, users);
+    else this.#watchers.delete(shard);
+    if (!isSame) this.#store(shard);
     return add.flatMap((userId) => this.#host.entry(userId) ?? []);
   }
 
@@ -222,7 +228,17 @@ export class Others<S extends string> {
     const { index } = this.#shard;
     if (index === null) return;
     try {
-      const entries = await this.#calls(shard).watched({ shard: index, add, drop });
+      const calls = this.#calls(shard);
+      let entries: RosterEntry<S>[];
+      try {
+        entries = await calls.watched({ shard: index, add, drop });
+      } catch (error) {
+        if (!(error instanceof RollcallError && error.code === "too_large")) throw error;
+        // Of clients that are gone: only those of now are needed.
+        const all = [...new Set([...this.#neededOf(shard), ...add])];
+        entries = await calls.watched({ shard: index, add: all, drop: [], isAll: true });
+        this.#watched.delete(shard);
+      }
       const users = this.#watched.get(shard) ?? new Set();
       this.#watched.set(shard, users);
       for (const userId of add) users.add(userId);
@@ -230,6 +246,14 @@ export class Others<S extends string> {
     } catch (error) {
       log("shard_not_watched", { shard, error });
     }
+  }
+
+  /** The users of a shard that clients here watch. */
+  #neededOf(shard: number): string[] {
+    const sessions = [...this.#actor.sessions.values()];
+    return sessions
+      .flatMap(({ meta }) => meta.watch ?? [])
+      .filter((userId) => this.#shard.ofUser(userId) === shard);
   }
 
   /** Takes what the shard `from` sends. */

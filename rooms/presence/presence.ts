@@ -25,6 +25,8 @@ import { Statuses } from "./statuses.ts";
 const LISTED_UNITS_PER_SECOND = 32_768;
 /** Pages that one session gets in a second: each has at most 64 KiB. */
 const PAGES_PER_SECOND = 8;
+/** The same in a room with shards, each of which is asked for a page. */
+const SHARD_PAGES_PER_SECOND = 2;
 /** Bytes of the first page, which a client of a large room gets when it joins. */
 const FIRST_PAGE_BYTES = 6_144;
 /** Connections of one user that a page names. */
@@ -329,8 +331,9 @@ export class Presence<S extends string> {
     after = "",
     limit = PAGE_USERS,
   ): RosterPage<S> | Promise<RosterPage<S>> {
-    if (this.#pace.isOften(`page ${session.id}`, PAGES_PER_SECOND)) {
-      throw new RollcallError("rate_limited", `At most ${PAGES_PER_SECOND} pages a second`);
+    const perSecond = this.others ? SHARD_PAGES_PER_SECOND : PAGES_PER_SECOND;
+    if (this.#pace.isOften(`page ${session.id}`, perSecond)) {
+      throw new RollcallError("rate_limited", `At most ${perSecond} pages a second`);
     }
     const now = Date.now();
     const watched = new Set(session.meta.watch);

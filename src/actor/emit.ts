@@ -49,7 +49,7 @@ export interface ActorEmit<
   to(channel: string): EmitBuilder<V>;
   /** All sockets of a user. */
   toUser(userId: string): EmitBuilder<V>;
-  /** Every session for which `matches` is true. */
+  /** Every session of this actor for which `matches` is true, also in a room with shards. */
   where(matches: (session: Session<M>) => boolean): EmitBuilder<V>;
 }
 

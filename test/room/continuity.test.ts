@@ -283,6 +283,17 @@ describe("a session of protocol 3", () => {
     expect(await eve.connect("nobody:0123456789abcdef:1")).toMatchObject({ reason: "unknown" });
   });
 
+  it("misses nothing after a crash of a room in which nobody was connected: each event was stored at once", async () => {
+    const stub = newLine();
+    const ann = await open(stub, "&user=ann");
+    await ann.cut();
+    for (const n of [1, 2, 3]) await calls(stub).emit({ channel: "default", n });
+    await evictDurableObject(stub, { webSockets: "close" });
+    expect(await ann.connect()).toMatchObject({ resumed: true, replayed: 3 });
+    await ann.settle();
+    expect(ann.numbers).toEqual([1, 2, 3]);
+  });
+
   it("writes no row while every client is connected", async () => {
     const stub = newLine();
     const [ann, ben] = await Promise.all([open(stub, "&user=ann"), open(stub, "&user=ben")]);

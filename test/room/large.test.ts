@@ -95,8 +95,8 @@ describe("a presence room with shards", () => {
     const seen: string[] = [];
     let after: string | null = "";
     while (after !== null) {
-      const { data } = (await newcomer.ask("presence.page", { after, limit: 25 })) as Untyped;
-      expect(data.users.length).toBeLessThanOrEqual(25);
+      const { data } = (await newcomer.ask("presence.page", { after, limit: 50 })) as Untyped;
+      expect(data.users.length).toBeLessThanOrEqual(50);
       seen.push(...data.users.map(({ userId }: Untyped) => userId));
       after = data.next;
     }
@@ -136,6 +136,25 @@ describe("a presence room with shards", () => {
     await counts([viewer], 3);
     expect(viewer.messages.join("")).not.toContain(userOf(1, 1));
     await stranger.close();
+  });
+
+  it("forgets what clients watched that are gone, once there is too much of it", async () => {
+    const room = freshRoom();
+    const users = Array.from({ length: 30_000 }, (_, i) => `gone${i}`).filter(
+      (user) => shardOf(user, SHARDS) === 1,
+    );
+    const fill = { shard: 2, add: users.slice(0, 7_000), drop: [] };
+    for (let n = 0; n < 2; n++) await stubOf(room, 1).ingest("watched", fill);
+    const more = Array.from({ length: 13_000 }, (_, i) => `more${i}`);
+    const full = await stubOf(room, 1).ingest("watched", { shard: 2, add: more, drop: [] });
+    expect(full).toMatchObject({ ok: true });
+    await enter(room, userOf(1));
+    const viewer = await enter(room, userOf(2), `&watch=${userOf(1)}`);
+    expect((await viewer.event("presence.sync")).users).toMatchObject([{ userId: userOf(1) }]);
+    const row = await runInDurableObject(stubOf(room, 1), (_, { storage }) =>
+      storage.kv.get<Untyped>("watched:2"),
+    );
+    expect(row.userIds).toEqual([userOf(1)]);
   });
 
   it("shows a watched user as gone whose shard died and came back", async () => {
