@@ -2,14 +2,7 @@ import type { ConnectionMeta, VeraniActor } from "../../src/actor/room.ts";
 import type { Session } from "../../src/actor/session.ts";
 import { namespaceOf } from "../../src/http/binding.ts";
 import { log } from "../../src/log.ts";
-import {
-  keyOf,
-  remaining,
-  ShardTotals,
-  SumTotals,
-  type Totals,
-  type TotalsHost,
-} from "../../src/shards/totals.ts";
+import { createTotals, keyOf, remaining, type Totals } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { encodeEvent } from "../../src/wire/frames.ts";
 import type { MoodAccessEnv } from "./access.ts";
@@ -100,25 +93,20 @@ export class MoodCount<M extends string> {
   }
 
   #makeTotals(): Totals {
-    const { name, env, timers } = this.#actor;
+    const { name, env } = this.#actor;
     const { binding, moods } = this.#options;
     const shards = shardCount(env as MoodEnv);
     const own = () => this.#guests.tally;
     if (shards === 1) return { tally: own(), refresh: async () => {}, changed: () => {} };
-    const host: TotalsHost = {
-      ...{ shards, own },
+    const index = name === totalName(shards) ? null : shardIndex(name);
+    return createTotals(index, {
+      ...{ actor: this.#actor, shards, own },
       width: moods.length,
-      storage: this.#actor.getStorage(),
       stub: (shard) =>
         namespaceOf(env, binding).getByName(shard === null ? totalName(shards) : shardName(shard)),
       isWatched: () => !listenersOf(this.#actor).next().done,
-      alarmMs: () => timers.alarmAt ?? Number.POSITIVE_INFINITY,
-      keep: (promise) => this.#actor.keep(promise),
-      reportAt: (atMs) => timers.soonest("report", atMs),
       onChange: () => this.#scheduleSend(),
-    };
-    if (name === totalName(shards)) return new SumTotals(host);
-    return new ShardTotals(host, shardIndex(name));
+    });
   }
 
   /** A mood that there is no longer counts as the default. */

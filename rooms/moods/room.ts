@@ -1,12 +1,6 @@
 import * as z from "zod/mini";
 import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
-import {
-  othersSchema,
-  reportSchema,
-  ShardTotals,
-  SumTotals,
-  type TotalCalls,
-} from "../../src/shards/totals.ts";
+import { countTogether, type TotalCalls } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { heartbeatCall, leaveCall, moodChange } from "./contract.ts";
 import {
@@ -96,14 +90,7 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
     await countOf(actor).setMood(meta.sessionId, mood);
   });
 
-  function roleOf<T>(actor: MoodActor<M>, role: new (...args: never[]) => T): T {
-    const { totals } = countOf(actor);
-    if (totals instanceof role) return totals;
-    throw new RollcallError("unprocessable", `${actor.name} is no ${role.name} here`);
-  }
-  room.timer("report", (actor) => roleOf(actor, ShardTotals).report());
-
-  return room
+  return countTogether(room, moods.length, (actor) => countOf(actor).totals)
     .call("heartbeat", heartbeatCall(moods), (actor, { sessionId, mood }) =>
       countOf(actor).heartbeat(sessionId, mood),
     )
@@ -111,16 +98,5 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
       await countOf(actor).leave(sessionId);
       return undefined;
     })
-    .call("state", z.undefined(), (actor) => countOf(actor).state())
-    .call("report", reportSchema(moods.length), async (actor, report) => {
-      const total = roleOf(actor, SumTotals);
-      total.adopt(report);
-      await total.refresh();
-      return total.othersOf(report.shard);
-    })
-    .call("count", othersSchema(moods.length), (actor, others) => {
-      const shard = roleOf(actor, ShardTotals);
-      shard.receive(others);
-      return shard.ownReport();
-    });
+    .call("state", z.undefined(), (actor) => countOf(actor).state());
 }

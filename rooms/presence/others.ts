@@ -2,13 +2,7 @@ import * as z from "zod/mini";
 import { call } from "../../src/actor/call.ts";
 import type { Shard } from "../../src/actor/room.ts";
 import { log } from "../../src/log.ts";
-import {
-  ShardTotals,
-  SumTotals,
-  type TotalCalls,
-  type Totals,
-  type TotalsHost,
-} from "../../src/shards/totals.ts";
+import { createTotals, type TotalCalls, type Totals } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import type { Audience } from "./audience.ts";
 import type { PresenceActor } from "./meta.ts";
@@ -27,8 +21,6 @@ import {
 const WATCHED_PREFIX = "watched:";
 /** Users that one shard watches in another: a row has little room for more. */
 const WATCHED = 20_000;
-/** Name of the timer of a report that failed. */
-export const REPORT = "report";
 
 /** The calls between the shards of a room. */
 export type ShardCalls<S extends string> = TotalCalls & {
@@ -96,23 +88,17 @@ export class Others<S extends string> {
     this.#shard = shard;
     this.#audience = audience;
     this.#host = host;
-    const totalsHost: TotalsHost = {
-      shards: shard.shards,
+    this.totals = createTotals(shard.index, {
+      ...{ actor, shards: shard.shards },
       width: 2,
-      storage: actor.getStorage(),
       stub: (index) => shard.stub(index),
       own: () => {
         const { totalUsers, totalConnections } = host.count();
         return [totalUsers, totalConnections];
       },
       isWatched: () => actor.sessions.size > 0,
-      alarmMs: () => actor.timers.alarmAt ?? Number.POSITIVE_INFINITY,
-      keep: (promise) => actor.keep(promise),
-      reportAt: (atMs) => actor.timers.soonest(REPORT, atMs),
       onChange: () => host.onCount(),
-    };
-    const { index } = shard;
-    this.totals = index === null ? new SumTotals(totalsHost) : new ShardTotals(totalsHost, index);
+    });
     for (const [key, row] of actor.getStorage().kv.list<WatchedRow>({ prefix: WATCHED_PREFIX })) {
       if (row.shards === shard.shards) {
         this.#watchers.set(Number(key.slice(WATCHED_PREFIX.length)), new Set(row.userIds));

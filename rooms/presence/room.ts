@@ -4,7 +4,7 @@ import { spend } from "../../src/access/quota.ts";
 import { defineRoom, perActor, type Room, type RoomContext } from "../../src/actor/room.ts";
 import { type StandardSchemaV1, validate } from "../../src/actor/schema.ts";
 import type { RoomCalls } from "../../src/people/directory.ts";
-import { othersSchema, reportSchema, ShardTotals, SumTotals } from "../../src/shards/totals.ts";
+import { countTogether } from "../../src/shards/totals.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { type Authenticate, authorizeVisitor } from "./access.ts";
@@ -21,7 +21,7 @@ import {
 import { ATTEMPTS } from "./deliveries.ts";
 import { REPORTS } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceMeta } from "./meta.ts";
-import { type Others, REPORT, type ShardCalls, watchedRequest } from "./others.ts";
+import { type Others, type ShardCalls, watchedRequest } from "./others.ts";
 import { Presence } from "./presence.ts";
 import { ANSWERS, Publishing } from "./publishing.ts";
 import type {
@@ -205,18 +205,12 @@ export function definePresence<E, S extends string, State, User>(
     if (others) return others;
     throw new RollcallError("unprocessable", "This room has no shards");
   };
-  function roleOf<T>(actor: PresenceActor<S>, role: new (...args: never[]) => T): T {
-    const { totals } = othersOf(actor);
-    if (totals instanceof role) return totals;
-    throw new RollcallError("unprocessable", `This actor is no ${role.name}`);
-  }
-  room.timer(REPORT, (actor) => roleOf(actor, ShardTotals).report());
   room.timer(REPORTS, (actor) => trackingOf(actor).ledger?.retry());
   room.timer(ATTEMPTS, (actor) => trackingOf(actor).deliveries?.ring());
   room.timer(ANSWERS, (actor) => publishingOf(actor).cleanUp());
 
   const userId = z.string().check(z.minLength(1), z.maxLength(256));
-  return room
+  return countTogether(room, 2, (actor) => presenceOf(actor).others?.totals)
     .call("list", z.undefined(), (actor) => {
       actor.cleanupStaleSessions();
       return presenceOf(actor).snapshot();
@@ -249,17 +243,6 @@ export function definePresence<E, S extends string, State, User>(
     .call("shardPage", z.object({ after: z.string(), limit: z.int() }), (actor, { after, limit }) =>
       presenceOf(actor).ownPage(after, limit),
     )
-    .call("report", reportSchema(2), async (actor, report) => {
-      const total = roleOf(actor, SumTotals);
-      total.adopt(report);
-      await total.refresh();
-      return total.othersOf(report.shard);
-    })
-    .call("count", othersSchema(2), (actor, others) => {
-      const shard = roleOf(actor, ShardTotals);
-      shard.receive(others);
-      return shard.ownReport();
-    })
     .call("whereIs", userId, (actor, userId) => {
       actor.cleanupStaleSessions();
       const entry = presenceOf(actor).roster.get(userId);

@@ -1,5 +1,6 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { CallTarget } from "../actor/call.ts";
+import type { ConnectionMeta, EventMap, Room, VeraniActor } from "../actor/room.ts";
 import { log } from "../log.ts";
 import { RollcallError } from "../wire/errors.ts";
 import { callWithin } from "./within.ts";
@@ -13,6 +14,8 @@ const SHARD_MS = 2_000;
 const TOTAL_MS = 2 * SHARD_MS;
 /** The total stores what it knows once nothing has changed for so long, in ms: before it sleeps. */
 const STORE_MS = 2_000;
+/** Name of the timer of a report that failed. */
+const REPORT = "report";
 const REPORTS_KEY = "rollcall:reports";
 
 /** What is counted: so many numbers, which are added up by their places. */
@@ -56,26 +59,54 @@ export interface Totals {
   changed(): void;
 }
 
-/** What counting needs of an actor. */
+/** The actor that counts, as far as counting needs it. */
+type CountingActor = Pick<VeraniActor, "keep" | "timers" | "getStorage">;
+
+/** What counting needs of a room. */
 export interface TotalsHost {
+  readonly actor: CountingActor;
   readonly shards: number;
   /** The length of a tally. */
   readonly width: number;
-  readonly storage: DurableObjectStorage;
   /** The actor of a shard, or with `null` the total. */
   stub(shard: number | null): CallTarget;
   /** The own count. */
   own(): Tally;
   /** Whether somebody here is to learn the count at once. */
   isWatched(): boolean;
-  /** The next alarm, in ms; Infinity without one. */
-  alarmMs(): number;
-  /** Keeps the actor awake until `promise` settles. */
-  keep(promise: Promise<unknown>): void;
-  /** Calls {@link ShardTotals.report} at `atMs`, even if the actor sleeps meanwhile. */
-  reportAt(atMs: number): void;
   /** {@link Totals.tally} is another. */
   onChange(): void;
+}
+
+/** The count of an actor: of a shard by its number, or with `null` the total. */
+export function createTotals(index: number | null, host: TotalsHost): Totals {
+  return index === null ? new SumTotals(host) : new ShardTotals(host, index);
+}
+
+/** Declares the calls, and the timer, by which the actors of a room count together. */
+export function countTogether<M extends ConnectionMeta, E, V extends EventMap>(
+  room: Room<M, E, V>,
+  width: number,
+  totalsOf: (actor: VeraniActor<M, E, V>) => Totals | undefined,
+): Room<M, E, V, TotalCalls> {
+  function roleOf<T>(actor: VeraniActor<M, E, V>, role: new (...args: never[]) => T): T {
+    const totals = totalsOf(actor);
+    if (totals instanceof role) return totals;
+    throw new RollcallError("unprocessable", `${actor.name} is no ${role.name} here`);
+  }
+  room.timer(REPORT, (actor) => roleOf(actor, ShardTotals).report());
+  return room
+    .call("report", reportSchema(width), async (actor, report) => {
+      const total = roleOf(actor, SumTotals);
+      total.adopt(report);
+      await total.refresh();
+      return total.othersOf(report.shard);
+    })
+    .call("count", othersSchema(width), (actor, others) => {
+      const shard = roleOf(actor, ShardTotals);
+      shard.receive(others);
+      return shard.ownReport();
+    });
 }
 
 /** A tally as a text, to compare. */
@@ -113,7 +144,7 @@ const isTally = (width: number, tally: unknown) =>
   Array.isArray(tally) && tally.length === width && tally.every(isCount);
 
 /** The schema of a {@link Report} of `width` numbers. Fields of a later release are ignored. */
-export const reportSchema = (width: number) =>
+const reportSchema = (width: number) =>
   schemaOf<Report>(
     ({ shard, tally, watched, atMs }) =>
       isCount(shard) &&
@@ -123,7 +154,7 @@ export const reportSchema = (width: number) =>
   );
 
 /** The schema of {@link Others}, or of nothing. */
-export function othersSchema(width: number): StandardSchemaV1<Others | undefined> {
+function othersSchema(width: number): StandardSchemaV1<Others | undefined> {
   const { validate, ...standard } = schemaOf<Others>(
     ({ tally, version }) => isTally(width, tally) && Number.isFinite(version),
   )["~standard"];
@@ -144,7 +175,7 @@ function parse<T>(schema: StandardSchemaV1<unknown, T>, value: unknown): T {
 // ── Shards ───────────────────────────────────────────────────────────────────────────────────────
 
 /** One shard: its own count, and the count of the others as the total sent it. */
-export class ShardTotals implements Totals {
+class ShardTotals implements Totals {
   readonly #host: TotalsHost;
   readonly #index: number;
   #others: Others | null = null;
@@ -180,7 +211,7 @@ export class ShardTotals implements Totals {
     setTimeout(
       () => {
         this.#isScheduled = false;
-        if (this.#isUnreported) this.#host.keep(this.report());
+        if (this.#isUnreported) this.#host.actor.keep(this.report());
       },
       remaining(REPORT_MS, this.#reportedAtMs),
     );
@@ -203,7 +234,7 @@ export class ShardTotals implements Totals {
       const answer = await callWithin(TOTAL_MS, stub, "report", this.ownReport());
       this.receive(parse(othersSchema(width), answer));
     } catch (error) {
-      this.#host.reportAt(Date.now() + RETRY_MS);
+      this.#host.actor.timers.soonest(REPORT, Date.now() + RETRY_MS);
       throw error;
     }
   }
@@ -215,7 +246,7 @@ export class ShardTotals implements Totals {
       tally: [...this.#host.own()],
       watched: this.#host.isWatched(),
       atMs: Date.now(),
-      untilMs: this.#host.alarmMs(),
+      untilMs: this.#host.actor.timers.alarmAt ?? Number.POSITIVE_INFINITY,
     };
   }
 
@@ -245,8 +276,9 @@ interface Known {
  * and asks nobody by itself, so it sleeps while nothing happens, and stores what it knows before that. A
  * shard that crashes still has its alarm, and reports then at the latest.
  */
-export class SumTotals implements Totals {
+class SumTotals implements Totals {
   readonly #host: TotalsHost;
+  readonly #kv: DurableObjectStorage["kv"];
   readonly #known = new Map<number, Known>();
   #asking: Promise<void> | null = null;
   #version = 0;
@@ -258,7 +290,8 @@ export class SumTotals implements Totals {
 
   constructor(host: TotalsHost) {
     this.#host = host;
-    const rows = host.storage.kv.get<unknown[]>(REPORTS_KEY);
+    this.#kv = host.actor.getStorage().kv;
+    const rows = this.#kv.get<unknown[]>(REPORTS_KEY);
     for (const row of rows ?? []) {
       const result = reportSchema(host.width)["~standard"].validate(row);
       if (result instanceof Promise || result.issues) continue;
@@ -356,7 +389,7 @@ export class SumTotals implements Totals {
       () => {
         this.#isSpreading = false;
         this.#spreadAtMs = Date.now();
-        this.#host.keep(this.#spread());
+        this.#host.actor.keep(this.#spread());
       },
       remaining(REPORT_MS, this.#spreadAtMs),
     );
@@ -388,13 +421,13 @@ export class SumTotals implements Totals {
   #storeSoon(): void {
     if (this.#stored !== undefined && this.#stored !== this.#key()) {
       this.#stored = undefined;
-      this.#host.storage.kv.put(REPORTS_KEY, []);
+      this.#kv.put(REPORTS_KEY, []);
     }
     if (this.#stored !== undefined) return;
     if (this.#storeTimer !== undefined) clearTimeout(this.#storeTimer);
     this.#storeTimer = setTimeout(() => {
       this.#stored = this.#key();
-      this.#host.storage.kv.put(REPORTS_KEY, this.#reports());
+      this.#kv.put(REPORTS_KEY, this.#reports());
     }, STORE_MS);
   }
 
