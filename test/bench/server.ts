@@ -6,6 +6,16 @@ import { end, listProcesses, untilEnd } from "../kit/processes.ts";
 
 import { bundleWorker, COMPATIBILITY_DATE } from "../kit/workers.ts";
 
+/** A Worker that calls actors of another one, in another runtime. */
+export interface Neighbour {
+  /** Where Workers find each other by name. */
+  folder: string;
+  /** Of this Worker. */
+  name: string;
+  /** Binding → class and Worker. */
+  objects: Record<string, { className: string; scriptName: string }>;
+}
+
 export interface BenchServer {
   /** `ws://127.0.0.1:<port>`, straight into the server: no development proxy in between. */
   readonly url: string;
@@ -21,12 +31,17 @@ export interface BenchServer {
  * @param objects binding → class name, SQLite storage
  * @param root of the checkout; default: this one
  * @param persistTo the folder with the state of an earlier one; default: nothing is kept
+ * @param neighbour default: it calls its own actors only
  */
 export async function startWorker(
   entry: string,
   objects: Record<string, string>,
   bindings: Record<string, string> = {},
-  { root, persistTo }: { root?: string | undefined; persistTo?: string } = {},
+  {
+    root,
+    persistTo,
+    neighbour,
+  }: { root?: string | undefined; persistTo?: string; neighbour?: Neighbour } = {},
 ): Promise<BenchServer> {
   const script = await bundleWorker(entry, root);
   const children = () => listProcesses().filter(({ parent }) => parent === process.pid);
@@ -38,10 +53,17 @@ export async function startWorker(
       compatibilityDate: COMPATIBILITY_DATE,
       compatibilityFlags: ["nodejs_als"],
       bindings,
-      durableObjects: Object.fromEntries(
-        Object.entries(objects).map(([name, className]) => [name, { className, useSQLite: true }]),
-      ),
+      durableObjects: {
+        ...Object.fromEntries(
+          Object.entries(objects).map(([name, className]) => [
+            name,
+            { className, useSQLite: true },
+          ]),
+        ),
+        ...neighbour?.objects,
+      },
       ...(persistTo && { resourcePersistencePath: persistTo }),
+      ...(neighbour && { name: neighbour.name, unsafeDevRegistryPath: neighbour.folder }),
       unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }],
     }),
   );

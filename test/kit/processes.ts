@@ -98,6 +98,7 @@ export async function run(
 export interface Serving {
   /** What `ready` matched first. */
   url: string;
+  pid: number;
   stop(): Promise<void>;
 }
 
@@ -133,7 +134,7 @@ export function serve(
       stream?.setEncoding("utf8").on("data", (text: string) => {
         log += text;
         const [, url] = ready.exec(log) ?? [];
-        if (url) resolve({ url, stop });
+        if (url) resolve({ url, pid: child.pid as number, stop });
       });
     }
     child.once("error", reject);

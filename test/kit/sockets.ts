@@ -3,8 +3,12 @@ import WebSocket from "ws";
 
 /** Without compression, whose CPU would be the clients'. */
 export class PlainWebSocket extends WebSocket {
-  constructor(url: string, protocols: string[] = []) {
-    super(url, protocols, { perMessageDeflate: false, skipUTF8Validation: true });
+  /** @param localAddress that it connects from: one has some 28 000 ports */
+  constructor(url: string, protocols: string[] = [], localAddress?: string) {
+    super(url, protocols, {
+      ...{ perMessageDeflate: false, skipUTF8Validation: true },
+      ...(localAddress !== undefined && { localAddress }),
+    });
   }
 }
 
