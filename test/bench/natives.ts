@@ -69,6 +69,8 @@ export async function startNative(name: keyof typeof NATIVES): Promise<BenchServ
   const [command = ""] = files;
   const place = { cwd: folder, env: process.env };
   const { pid, stop } = await serve(command, args(file, folder), place, ready);
+  // It knows nothing of us, and would go on.
+  process.once("exit", () => void stop());
   return untilEnd({
     ...{ url: `ws://127.0.0.1:${port}`, pid },
     async stop() {
