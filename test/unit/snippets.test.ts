@@ -147,7 +147,9 @@ describe("snippets of the documentation", () => {
     expect(unknown.map((snippet) => `${at(snippet)} ${snippet.language}`)).toEqual([]);
   });
 
-  it("in TypeScript compile with the names that the library exports", async () => {
+  it("in TypeScript compile with the names that the library exports", {
+    timeout: 60_000,
+  }, async () => {
     const faults = await compile([...checked(...TYPESCRIPT), ...FAULTY]);
     const expected = [
       expect.stringMatching(/^faulty\.md:2: error TS2305: .* no exported member 'nothing'/),
