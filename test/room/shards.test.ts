@@ -229,6 +229,7 @@ describe("events across shards", () => {
   }, async () => {
     const logs = vi.spyOn(console, "log").mockImplementation(() => {});
     onTestFinished(() => logs.mockRestore());
-    await checkShards(Math.ceil((inject("plays") * 3) / 5));
+    // 15 in `npm test`, 300 in `npm run test:slow`: each takes half a second.
+    await checkShards(Math.max(15, ((inject("plays") - 50) * 2) / 3));
   });
 });
