@@ -455,7 +455,9 @@ class Play {
   /** The leaves of the dark room come by its alarm. @returns how long after the kill, in ms */
   async darkFollows(isPatient: boolean): Promise<number> {
     const follower = this.#consumers.healthy.followerOf(DARK_ROOM);
-    const untilMs = this.darkSinceMs + (isPatient ? ALARM_MS : 60_000) + SLACK_MS;
+    // An alarm that rang shortly before the crash has set the next one for later than the room's first.
+    const sinceMs = Math.max(this.darkSinceMs, this.#darkCrashedAtMs);
+    const untilMs = sinceMs + (isPatient ? ALARM_MS : 60_000) + SLACK_MS;
     while (follower.changes.at(-1)?.type !== "room.vacated") {
       if (Date.now() > untilMs) {
         this.fault(`the room that nobody woke is at ${follower.cursor}: ${sorted(follower.users)}`);
