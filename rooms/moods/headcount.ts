@@ -9,20 +9,22 @@ export interface Guest {
   beatAtMs: number;
   /** Whether it has a socket. */
   attached: boolean;
+  /** Neighbours in the order of heartbeats, for guests that have one. */
+  older: Guest | null;
+  newer: Guest | null;
 }
 
 /**
- * The sessions that are here, counted by mood. All live equally long after a heartbeat, so a map in the
- * order of heartbeats is also the order in which they expire: a heartbeat moves its session to the end,
- * and expiry takes from the front. No operation visits all sessions.
+ * The sessions that are here, counted by mood. All live equally long after a heartbeat, so a list in
+ * the order of heartbeats is also the order in which they expire: a heartbeat moves its session to the
+ * end, and expiry takes from the front. No operation visits all sessions.
  */
 export class Headcount {
   readonly tally: Tally;
   readonly #ttlMs: number;
   readonly #guests = new Map<string, Guest>();
-  /** Those with a heartbeat, the oldest first. */
-  readonly #beating = new Map<string, Guest>();
-  #newestMs = 0;
+  #oldest: Guest | null = null;
+  #newest: Guest | null = null;
 
   /** @param ttlMs time from a session's last heartbeat to its end */
   constructor(moodCount: number, ttlMs: number) {
@@ -40,17 +42,18 @@ export class Headcount {
 
   /** When the first session expires that has no heartbeat until then, in ms. */
   get expiresAtMs(): number | undefined {
-    for (const { beatAtMs } of this.#beating.values()) return beatAtMs + this.#ttlMs;
-    return undefined;
+    return this.#oldest ? this.#oldest.beatAtMs + this.#ttlMs : undefined;
   }
 
-  /** A heartbeat at `atMs`. The order holds even if the clock was set back. */
+  /** A heartbeat at `atMs`. The list stays in order even if the clock was set back. */
   beat(id: string, mood: number, atMs: number): Guest {
     const guest = this.#register(id, mood);
-    this.#beating.delete(id);
-    this.#newestMs = this.#beating.size === 0 ? atMs : Math.max(atMs, this.#newestMs);
-    guest.beatAtMs = this.#newestMs;
-    this.#beating.set(id, guest);
+    this.#forgetBeat(guest);
+    guest.beatAtMs = Math.max(atMs, this.#newest?.beatAtMs ?? 0);
+    guest.older = this.#newest;
+    if (this.#newest) this.#newest.newer = guest;
+    else this.#oldest = guest;
+    this.#newest = guest;
     return guest;
   }
 
@@ -66,37 +69,54 @@ export class Headcount {
     const guest = this.#guests.get(id);
     if (!guest) return;
     guest.attached = false;
-    if (guest.beatAtMs === 0) this.leave(id);
+    if (guest.beatAtMs === 0) this.#remove(guest);
   }
 
   leave(id: string): void {
     const guest = this.#guests.get(id);
-    if (!guest) return;
-    this.#beating.delete(id);
-    this.#guests.delete(id);
-    this.#count(guest.mood, -1);
+    if (guest) this.#remove(guest);
   }
 
   /** Removes sessions whose last heartbeat is too long ago. @returns whether there was any */
   expire(nowMs: number): boolean {
     const before = this.#guests.size;
-    for (const [id, guest] of this.#beating) {
-      if (guest.beatAtMs + this.#ttlMs > nowMs) break;
-      this.#beating.delete(id);
-      guest.beatAtMs = 0;
-      if (!guest.attached) this.leave(id);
+    while (this.#oldest && this.#oldest.beatAtMs + this.#ttlMs <= nowMs) {
+      const guest = this.#oldest;
+      this.#forgetBeat(guest);
+      if (!guest.attached) this.#remove(guest);
     }
     return this.#guests.size < before;
   }
 
   #register(id: string, mood: number): Guest {
-    const known = this.#guests.get(id);
-    const guest = known ?? { id, mood, beatAtMs: 0, attached: false };
-    if (known) this.#count(known.mood, -1);
-    else this.#guests.set(id, guest);
-    this.#count(mood, 1);
-    guest.mood = mood;
+    let guest = this.#guests.get(id);
+    if (!guest) {
+      guest = { id, mood, beatAtMs: 0, attached: false, older: null, newer: null };
+      this.#guests.set(id, guest);
+      this.#count(mood, 1);
+    } else if (guest.mood !== mood) {
+      this.#count(guest.mood, -1);
+      this.#count(mood, 1);
+      guest.mood = mood;
+    }
     return guest;
+  }
+
+  #remove(guest: Guest): void {
+    this.#forgetBeat(guest);
+    this.#guests.delete(guest.id);
+    this.#count(guest.mood, -1);
+  }
+
+  #forgetBeat(guest: Guest): void {
+    if (guest.beatAtMs === 0) return;
+    if (guest.older) guest.older.newer = guest.newer;
+    else this.#oldest = guest.newer;
+    if (guest.newer) guest.newer.older = guest.older;
+    else this.#newest = guest.older;
+    guest.older = null;
+    guest.newer = null;
+    guest.beatAtMs = 0;
   }
 
   #count(mood: number, by: number): void {
