@@ -49,7 +49,7 @@ export interface Distribution {
   readonly shard: Shard | undefined;
   /** Runs before an instance's first event. */
   start(): void;
-  /** @throws RollcallError `unavailable` for a user that another actor has */
+  /** @throws RollcallError `unavailable` for a user who belongs to another actor */
   admit(userId: string): void;
   /** Where an event has to go beside this actor; undefined for nowhere. */
   relayOf(scope: Scope): Relay | undefined;

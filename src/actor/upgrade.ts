@@ -26,7 +26,7 @@ interface UpgradeOptions<M extends ConnectionMeta, E> {
   epoch: string;
   connections: Connections<M>;
   sweeper: Sweeper;
-  /** @throws RollcallError `unavailable` for a user that another actor has */
+  /** @throws RollcallError `unavailable` for a user who belongs to another actor */
   admit(userId: string): void;
   /** A session has been added: its deadline (ms) counts, and `onConnect` is due. */
   onAccept(session: Session<M>, deadlineMs: number, isReload: boolean): Promise<void>;

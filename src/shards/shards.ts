@@ -14,7 +14,7 @@ const LAYOUT_MS = 10_000;
 const LAYOUT_RETRY_MS = 30_000;
 /** Storage key of the number of shards that the room had when the actor last started. */
 const SHARDS_KEY = "rollcall:shards";
-/** Storage key of the names of actors that have not yet been told of it. */
+/** Storage key of the names of actors that are still to be started. */
 const PENDING_KEY = "rollcall:layout";
 
 /**
@@ -26,7 +26,7 @@ export class Shards implements Distribution {
   readonly #room: string;
   readonly #shards: number;
   readonly #isTotal: boolean;
-  /** Undefined for an actor that no user has, or has any more. */
+  /** Undefined for an actor to which no user belongs, or belongs any more. */
   readonly #index: number | undefined;
   readonly shard: Shard | undefined;
   readonly #relays: Relays | undefined;
