@@ -77,6 +77,17 @@ export interface Marks {
   channels: [channel: string | null, seq: number, except?: string, exceptSeq?: number][];
 }
 
+/** Where a log begins: all events after the number are in it. */
+export interface Floor {
+  seq: number;
+  cause: Gap;
+  /** The last events up to it, where they are known. Absent: each channel may have had one at the number. */
+  last?: Pick<Marks, "rest" | "channels">;
+}
+
+/** How much of {@link Floor.last} is stored: channels, and the length of their names. */
+const STORED_CHANNELS = 100;
+const STORED_UNITS = 4_096;
 /** Channels whose last events are known, and the length of all their names; the others share one. */
 const KNOWN_CHANNELS = 1_000;
 const KNOWN_UNITS = 256_000;
@@ -339,14 +350,15 @@ export class Log {
   }
 
   /** Continues the numbers of an instance that is gone, with the entries that it stored. */
-  restore(marks: Marks, entries: readonly Entry[], floor: { seq: number; cause: Gap }): void {
+  restore(marks: Marks, entries: readonly Entry[], floor: Floor): void {
     this.#seq = marks.seq;
     this.#eventSeq = marks.eventSeq;
     this.#ownSeq = marks.eventSeq;
     this.#sent = new LastEvents(marks.rest, marks.channels);
     // Without entries, all that was sent is gone; else only what came before the floor.
-    this.#trimmed =
-      entries.length === 0 ? new LastEvents(marks.rest, marks.channels) : new LastEvents(floor.seq);
+    const { rest, channels } =
+      entries.length === 0 ? marks : (floor.last ?? { rest: floor.seq, channels: [] });
+    this.#trimmed = new LastEvents(rest, channels);
     this.#trimmedDirect.clear();
     this.#entries = [];
     this.#first = 0;
@@ -362,8 +374,13 @@ export class Log {
   }
 
   /** All events after this number are in the log. */
-  get floor(): { seq: number; cause: Gap } {
+  get floor(): Floor {
     return { seq: this.#floor, cause: this.#floorCause };
+  }
+
+  /** As {@link floor}, with the last events up to it. */
+  get storedFloor(): Floor {
+    return { ...this.floor, last: this.#trimmed.list(STORED_CHANNELS, STORED_UNITS) };
   }
 }
 

@@ -1,6 +1,6 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { log as report } from "../log.ts";
-import type { Entry, Gap, Log, LogOptions, Marks } from "./log.ts";
+import type { Entry, Floor, Log, LogOptions, Marks } from "./log.ts";
 import { defineRecord } from "./record.ts";
 import { outsideTransaction } from "./transaction.ts";
 
@@ -24,7 +24,7 @@ interface Row<L> {
   entries: Entry[];
   /** What was true when the row was written last. */
   marks: Marks;
-  floor: { seq: number; cause: Gap };
+  floor: Floor;
   lost: L[];
   generation: string;
   /**
@@ -84,7 +84,7 @@ export interface LogStoreHost<L> {
 export interface Stored<L> {
   entries: Entry[];
   marks: Marks;
-  floor: { seq: number; cause: Gap };
+  floor: Floor;
   lost: L[];
   sealed: boolean;
   generation: string;
@@ -202,7 +202,7 @@ export class LogStore<L> {
 
   #put(lost: L[]): void {
     const { log, storage, isConnected, generation } = this.#host;
-    const { floor } = log;
+    const floor = log.storedFloor;
     if (this.#entries[0] && this.#entries[0].seq <= floor.seq) {
       this.#entries = this.#entries.filter(({ seq }) => seq > floor.seq);
     }
