@@ -2,10 +2,11 @@ import * as z from "zod/mini";
 import { call } from "../../src/actor/call.ts";
 import type { Shard } from "../../src/actor/room.ts";
 import { log } from "../../src/log.ts";
-import { createTotals, type TotalCalls, type Totals } from "../../src/shards/totals.ts";
+import { createTotals, remaining, type TotalCalls, type Totals } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import type { Audience } from "./audience.ts";
 import type { PresenceActor } from "./meta.ts";
+import { mergePages, PAGE_BYTES } from "./pages.ts";
 import {
   applyDiff,
   applyEvent,
@@ -21,6 +22,8 @@ import {
 const WATCHED_PREFIX = "watched:";
 /** Users that one shard watches in another: a row has little room for more. */
 const WATCHED = 20_000;
+/** Least time between two requests for users of the same shard, in ms. */
+const WATCH_MS = 500;
 
 /** The calls between the shards of a room. */
 export type ShardCalls<S extends string> = TotalCalls & {
@@ -62,6 +65,12 @@ type Message<S extends string> =
   /** All that is known of these users, after a crash. */
   | { kind: "all"; userIds: string[]; entries: RosterEntry<S>[] };
 
+/** Users of a shard that clients here watch from now on. */
+interface Batch {
+  userIds: Set<string>;
+  done: Promise<void>;
+}
+
 export interface OthersHost<S extends string> {
   /** Users and connections of this shard. */
   count(): PresenceCount;
@@ -80,6 +89,9 @@ export class Others<S extends string> {
   /** By shard: users there that clients here watch, as that shard knows. */
   readonly #watched = new Map<number, Set<string>>();
   readonly #entries: Roster<S> = new Map();
+  /** By shard: users that it is about to be asked for, and when it was asked last, in ms. */
+  readonly #batches = new Map<number, Batch>();
+  readonly #askedAtMs = new Map<number, number>();
   /** By shard: users here that its clients watch. */
   readonly #watchers = new Map<number, Set<string>>();
 
@@ -199,15 +211,33 @@ export class Others<S extends string> {
     await Promise.all([counted, this.watch(userIds)]);
   }
 
-  /** Resolves when the users of other shards among these are known. One that does not answer is left out. */
+  /**
+   * Resolves when the users of other shards among these are known. A shard that does not answer is left out.
+   * Each is asked at most once in a while, since each time costs a row: clients may come as they like.
+   */
   async watch(userIds: readonly string[]): Promise<void> {
-    const missing = new Map<number, string[]>();
-    for (const userId of new Set(userIds)) {
+    const batches = new Set<Batch>();
+    for (const userId of userIds) {
       const shard = this.#shard.ofUser(userId);
       if (shard === this.#shard.index || this.#watched.get(shard)?.has(userId)) continue;
-      missing.set(shard, [...(missing.get(shard) ?? []), userId]);
+      const batch = this.#batches.get(shard) ?? this.#schedule(shard);
+      batch.userIds.add(userId);
+      batches.add(batch);
     }
-    await Promise.all([...missing].map(([shard, add]) => this.#request(shard, add)));
+    await Promise.all([...batches].map(({ done }) => done));
+  }
+
+  #schedule(shard: number): Batch {
+    const send = async (): Promise<void> => {
+      await scheduler.wait(remaining(WATCH_MS, this.#askedAtMs.get(shard) ?? 0));
+      this.#batches.delete(shard);
+      this.#askedAtMs.set(shard, Date.now());
+      await this.#request(shard, [...batch.userIds]);
+    };
+    const batch: Batch = { userIds: new Set(), done: Promise.resolve() };
+    this.#batches.set(shard, batch);
+    batch.done = send();
+    return batch;
   }
 
   async #request(shard: number, add: string[], drop: string[] = []): Promise<void> {
@@ -277,8 +307,8 @@ export class Others<S extends string> {
 
   // ── Pages ───────────────────────────────────────────────────────────────────────────────────
 
-  /** Pages of the other shards after a userId. A shard that does not answer is left out. */
-  async pages(after: string, limit: number): Promise<RosterPage<S>[]> {
+  /** Adds the users of the other shards after a userId to those here. A shard that does not answer is left out. */
+  async merge(own: RosterPage<S>, after: string, limit: number): Promise<RosterPage<S>> {
     const { index, shards } = this.#shard;
     const others = Array.from({ length: shards }, (_, i) => i).filter((i) => i !== index);
     const pages = await Promise.all(
@@ -291,6 +321,6 @@ export class Others<S extends string> {
         }
       }),
     );
-    return pages.flat();
+    return mergePages([own, ...pages.flat()], { bytes: PAGE_BYTES, limit });
   }
 }

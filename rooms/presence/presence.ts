@@ -6,7 +6,7 @@ import type { Ledger, LedgerHost } from "./ledger.ts";
 import { CHANNEL, type PresenceActor, type PresenceSession } from "./meta.ts";
 import { Others } from "./others.ts";
 import { Pace } from "./pace.ts";
-import { mergePages, PAGE_BYTES, PAGE_USERS, SortedTexts, takePage } from "./pages.ts";
+import { PAGE_BYTES, PAGE_USERS, SortedTexts, takePage } from "./pages.ts";
 import {
   diffRoster,
   type PresenceCount,
@@ -45,6 +45,9 @@ interface Told<S extends string> extends RosterEntry<S> {
   /** What the server knows of the user, as JSON. */
   about: string;
 }
+
+/** The totals of a room, and a page of its users. */
+type RoomInfo<S extends string> = PresenceCount & Partial<RosterPage<S>>;
 
 export interface PresenceOptions<S extends string> {
   /** The first one is the default. */
@@ -342,8 +345,7 @@ export class Presence<S extends string> {
     const limits = { bytes: PAGE_BYTES, limit };
     const { texts, next } = takePage(this.#userIds.from(after), encode, limits);
     const own = { users: texts.map((text) => JSON.parse(text)), next };
-    if (!this.others) return own;
-    return this.others.pages(after, limit).then((pages) => mergePages([own, ...pages], limits));
+    return this.others ? this.others.merge(own, after, limit) : own;
   }
 
   /**
@@ -356,9 +358,16 @@ export class Presence<S extends string> {
     this.#pace.run(session, perSecond, () => this.#sync(session));
   }
 
-  /** The totals of this actor, and its users after a userId. */
-  info(withUsers: boolean, after = ""): PresenceCount & Partial<RosterPage<S>> {
-    return { ...this.#ownCount(), ...(withUsers && this.ownPage(after, PAGE_USERS)) };
+  /** The totals, and the users after a userId. */
+  info(withUsers: boolean, after = ""): RoomInfo<S> | Promise<RoomInfo<S>> {
+    const own = withUsers ? this.ownPage(after, PAGE_USERS) : undefined;
+    return this.others ? this.#infoOfAll(own, after) : { ...this.#count(), ...own };
+  }
+
+  async #infoOfAll(own: RosterPage<S> | undefined, after: string): Promise<RoomInfo<S>> {
+    await this.others?.prepare();
+    const page = own && (await this.others?.merge(own, after, PAGE_USERS));
+    return { ...this.#count(), ...page };
   }
 
   /** The users of this actor after a userId, without states. */

@@ -30,9 +30,8 @@ import {
   type RoomPublishOutcome,
   roomMessage,
 } from "./contract.ts";
-import { mergePages, PAGE_BYTES, PAGE_USERS } from "./pages.ts";
 import type { PresenceCalls } from "./room.ts";
-import { type PresenceCount, type RosterPage, snapshot } from "./roster.ts";
+import { snapshot } from "./roster.ts";
 import { RoomStream } from "./stream.ts";
 import { keepsChanges, type WebhookEnv } from "./webhooks.ts";
 
@@ -98,22 +97,6 @@ const CONFLICT: Outcome = {
 
 function toOutcome(outcome: RoomPublishOutcome): Outcome {
   return outcome.status === 200 ? outcome : CONFLICT;
-}
-
-type Info = PresenceCount & Partial<RosterPage<string>>;
-
-/** What the shards of a room answer, as one. */
-function mergeInfos(infos: readonly Info[]): Info {
-  const [first] = infos;
-  if (infos.length === 1 && first) return first;
-  const sum = (count: (info: Info) => number) =>
-    infos.reduce((total, one) => total + count(one), 0);
-  const pages = infos.flatMap(({ users, next = null }) => (users ? [{ users, next }] : []));
-  return {
-    totalUsers: sum(({ totalUsers }) => totalUsers),
-    totalConnections: sum(({ totalConnections }) => totalConnections),
-    ...(pages.length > 0 && mergePages(pages, { bytes: PAGE_BYTES, limit: PAGE_USERS })),
-  };
 }
 
 /** The rooms over HTTP at `/api/v1/presence` and below `/api/v1/rooms`, and the upgrade. */
@@ -182,7 +165,9 @@ export function presenceRoutes<E extends object, S extends string>(
   app.get("/api/v1/presence", async (c) => {
     const { room, userId } = await authorizeVisitor(c.req.raw, c.env, authenticate);
     await spend(c.env, "LIMIT_CONNECTS", userId);
-    const syncs = await Promise.all(allCalls(c.env, room).map((calls) => calls.list()));
+    const all = allCalls(c.env, room);
+    if (all.length > 1) await spend(c.env, "LIMIT_LISTS", userId);
+    const syncs = await Promise.all(all.map((calls) => calls.list()));
     return Response.json(
       syncs.length === 1 ? syncs[0] : snapshot(syncs.flatMap((one) => one.users)),
     );
@@ -197,14 +182,16 @@ export function presenceRoutes<E extends object, S extends string>(
 
   app.get("/api/v1/rooms/:room", async (c) => {
     const room = roomOf(c);
-    await visit(c, room);
+    const { userId } = await visit(c, room);
     const { users, after } = c.req.query();
     const query = {
       users: users === "1",
       after: after === undefined ? undefined : checkUserId(after),
     };
-    const infos = await Promise.all(allCalls(c.env, room).map((calls) => calls.info(query)));
-    return Response.json({ room, ...mergeInfos(infos) });
+    // A page of a room with shards is asked of all of them.
+    if (query.users && allCalls(c.env, room).length > 1) await spend(c.env, "LIMIT_LISTS", userId);
+    const info = await callsOf(actorOf(c.env, room, userId)).info(query);
+    return Response.json({ room, ...info });
   });
 
   app.get("/api/v1/rooms/:room/stream", async (c) => {

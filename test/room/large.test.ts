@@ -136,6 +136,19 @@ describe("a presence room with shards", () => {
     await stranger.close();
   });
 
+  it("asks a shard for the users that many newcomers watch in few calls, each of which is a row there", async () => {
+    const room = freshRoom();
+    const friends = Array.from({ length: 20 }, (_, n) => userOf(1, n));
+    const viewers = await Promise.all(
+      friends.map((friend, n) => enter(room, userOf(2, n), `&watch=${friend}`)),
+    );
+    for (const viewer of viewers) await viewer.event("presence.sync");
+    const { rpc } = (await stubOf(room, 1).inspect()).wakeUps;
+    expect(rpc).toBeLessThan(10);
+    await enter(room, friends[7] as string);
+    await viewers[7]?.event("presence.diff", ({ joins }) => joins[0]?.userId === friends[7]);
+  });
+
   it("forgets what clients watched that are gone, once there is too much of it", async () => {
     const room = freshRoom();
     const users = Array.from({ length: 30_000 }, (_, i) => `gone${i}`).filter(
@@ -190,6 +203,7 @@ describe("a presence room with shards", () => {
     const room = freshRoom();
     const users = [0, 1, 2, 3].map((index) => userOf(index, 5)).sort();
     const sockets = await Promise.all(users.map((user) => enter(room, user)));
+    await counts(sockets, 4);
     const info = await ask(`/api/v1/rooms/${room}?users=1`);
     expect(info.body).toMatchObject({ totalUsers: 4, totalConnections: 4, next: null });
     expect(info.body.users.map(({ userId }: Untyped) => userId)).toEqual(users);
