@@ -47,6 +47,7 @@ describe("1 000 sockets in a room of 8 shards", () => {
         closed += 1;
       });
       await once(socket, "open");
+      socket.send(PING);
       return socket;
     };
     const sockets: WebSocket[] = [];
