@@ -228,6 +228,7 @@ class ShardTotals implements Totals {
 
   async #exchange(): Promise<void> {
     this.#reportedAtMs = Date.now();
+    this.#isUnreported = false;
     const { width } = this.#host;
     try {
       const stub = this.#host.stub(null);
@@ -239,8 +240,8 @@ class ShardTotals implements Totals {
     }
   }
 
+  /** For the total. As an answer it may be lost, so a report that is due is sent nevertheless. */
   ownReport(): Report {
-    this.#isUnreported = false;
     return {
       shard: this.#index,
       tally: [...this.#host.own()],
@@ -341,6 +342,7 @@ class SumTotals implements Totals {
       if (isGone && this.#isEmptied(known)) this.changed();
       known.lastSent = undefined;
       known.staleAtMs = now + RETRY_MS;
+      if (known.report.watched) this.#spreadWithin(RETRY_MS);
     }
   }
 
@@ -383,16 +385,17 @@ class SumTotals implements Totals {
 
   changed(): void {
     this.#host.onChange();
+    this.#spreadWithin(remaining(REPORT_MS, this.#spreadAtMs));
+  }
+
+  #spreadWithin(waitMs: number): void {
     if (this.#isSpreading) return;
     this.#isSpreading = true;
-    setTimeout(
-      () => {
-        this.#isSpreading = false;
-        this.#spreadAtMs = Date.now();
-        this.#host.actor.keep(this.#spread());
-      },
-      remaining(REPORT_MS, this.#spreadAtMs),
-    );
+    setTimeout(() => {
+      this.#isSpreading = false;
+      this.#spreadAtMs = Date.now();
+      this.#host.actor.keep(this.#spread());
+    }, waitMs);
   }
 
   /** Sends the count of the others to shards where it is watched. Others receive it when they report. */
