@@ -213,7 +213,9 @@ describe.concurrent("a device that beats by a socket", () => {
     return (await ask<{ devices: Heartbeat[] }>(path)).devices;
   };
 
-  it("and whose network disappears is offline within its ttl and 3 s for who watches by stream and by client", async () => {
+  it("and whose network disappears is offline within its ttl and 3 s for who watches by stream and by client", {
+    tags: ["slow"],
+  }, async () => {
     const userId = randomUUID();
     const line = new Line();
     const { events } = await watch(userId);

@@ -72,7 +72,9 @@ describe("npm start", () => {
     expect(names(".dev.vars")).toEqual(expect.arrayContaining(names(".dev.vars.example")));
   });
 
-  test("leaves no copy of .dev.vars behind: the next start removes that of one that was killed", async () => {
+  test("leaves no copy of .dev.vars behind: the next start removes that of one that was killed", {
+    tags: ["slow"],
+  }, async () => {
     const server = await start();
     const copies = () =>
       server

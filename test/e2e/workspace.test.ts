@@ -180,10 +180,14 @@ describe("the workspace Worker behind npm start", () => {
     expect(server.logs.slice(server.logs.indexOf("Ready on"))).not.toContain(KEY);
   });
 
+  it("gives all clients the same few notes in the same order, before and after a power cut", async () => {
+    await playAll(server, SHORT / 2, SHORT / 2);
+  });
+
   it(
     "gives all clients the same notes in the same order, before and after a power cut",
+    { tags: ["slow"], timeout: PLAY_TIMEOUT_MS },
     () => playAll(server, FULL, SHORT),
-    PLAY_TIMEOUT_MS,
   );
 });
 

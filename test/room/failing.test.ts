@@ -107,7 +107,7 @@ describe("a hook that throws affects only itself:", () => {
 });
 
 describe("a hook that does not end", () => {
-  it("of one client's handler does not keep onDisconnect from running", async () => {
+  it.concurrent("of one client's handler does not keep onDisconnect from running", async () => {
     const left = vi.fn();
     const stub = newPlanned({ do: never, onDisconnect: left });
     const socket = await connect(stub, pathTo(stub));
@@ -117,7 +117,7 @@ describe("a hook that does not end", () => {
     await vi.waitFor(() => expect(left).toHaveBeenCalledTimes(1), { timeout: 8_000 });
   });
 
-  it("of onHibernationRestore does not keep the actor from answering", async () => {
+  it.concurrent("of onHibernationRestore does not keep the actor from answering", async () => {
     const stub = newPlanned({ onHibernationRestore: never });
     const [a, b] = await Promise.all([connect(stub, pathTo(stub)), connect(stub, pathTo(stub))]);
     await talks(a, b);

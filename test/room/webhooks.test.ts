@@ -69,7 +69,7 @@ async function crash(stub: ReturnType<typeof stubOf>) {
 
 const stubOf = (room: string) => env.PRESENCE.getByName(room);
 
-describe("a webhook", () => {
+describe.concurrent("a webhook", () => {
   it("receives who came and left, signed by Standard Webhooks, with offsets that grow by one", async () => {
     const room = `hook-${freshName()}`;
     const anna = await enter(room, "anna");
