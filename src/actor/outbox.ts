@@ -9,6 +9,10 @@ export const FLUSH_MS = 20;
 const FRAMES_MS_PER_SOCKET = 0.04;
 /** Diffs can wait longer, since later they are shorter: sending them takes a fifteenth. */
 const DIFFS_MS_PER_SOCKET = 0.3;
+/** The part of a window in which a wave comes: many that answer at once do so within a few ms. */
+const WAVE_PART = 0.25;
+/** So many windows after one wave, the next request is not taken for a wave. */
+const LULL_WINDOWS = 5;
 /** The longest window, however large the room. */
 const LONGEST_WINDOW_MS = 1_000;
 
@@ -24,7 +28,8 @@ export interface Recipient {
 /**
  * Runs `task` at the end of a tick that requests it. If several ticks request it within one turn of
  * the event loop, the next run waits for a window. So a lone request is served at once, and requests
- * that keep coming are served together. Without requests nothing is pending.
+ * that keep coming are served together. Those that come in waves are too: within a few windows after one,
+ * the first request waits for a part of a window. Without requests nothing is pending.
  */
 class Throttle {
   readonly #task: () => void;
@@ -33,6 +38,8 @@ class Throttle {
   #ticks = 0;
   #isRequested = false;
   #isPaused = false;
+  /** Until then, in ms, a request is the first of a wave. */
+  #wavesUntilMs = 0;
 
   constructor(task: () => void, windowMs: () => number) {
     this.#task = task;
@@ -45,20 +52,27 @@ class Throttle {
     this.#ticks += 1;
     queueMicrotask(() => {
       this.#isRequested = false;
-      if (!this.#isPaused) this.#run();
+      if (this.#isPaused) return;
+      if (Date.now() < this.#wavesUntilMs) this.#pause(this.#windowMs() * WAVE_PART);
+      else this.#run();
     });
   }
 
   #run(): void {
     const pauseMs = this.#ticks > 1 ? this.#windowMs() : 0;
+    if (pauseMs > 0) this.#wavesUntilMs = Date.now() + LULL_WINDOWS * pauseMs;
     this.#ticks = 0;
+    this.#pause(pauseMs);
+    outsideTransaction(this.#task);
+  }
+
+  #pause(ms: number): void {
     this.#isPaused = true;
     outsideTransaction(() => {
       setTimeout(() => {
         this.#isPaused = false;
         if (this.#ticks > 0) this.#run();
-      }, pauseMs);
-      this.#task();
+      }, ms);
     });
   }
 }
