@@ -18,6 +18,7 @@ const TEST_OBJECTS: Record<string, string> = {
   FAULTY: "Faulty",
   PLANNED: "Planned",
   ARENA: "Arena",
+  LASTING_ARENA: "LastingArena",
   LINE: "Line",
   SHORT_LINE: "ShortLine",
   LASTING_LINE: "LastingLine",

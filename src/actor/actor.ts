@@ -176,6 +176,9 @@ export function createActorHandler<
         append: (text, relay) => {
           afterCommit(() => this.#connections.deliver([], { only: [] }, text, { relay }));
         },
+        store: () => {
+          if (continuity.options.log.durable) continuity.requestStore();
+        },
         restart: (reason) => this.#connections.restart(reason),
         keepName: () => this.#keepName(actorName),
         wakeAt: (name, atMs) => this.timers.set(name, atMs),

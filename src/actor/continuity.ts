@@ -159,6 +159,7 @@ export class Continuity<M extends ConnectionMeta> {
     if (kept) this.#restoreKept(kept, stored);
     else if (stored && (stored.sealed || this.options.log.durable)) {
       this.log.restore(stored.marks, stored.entries, stored.floor);
+      this.log.relayedSeq = stored.relayed;
       this.#generation = stored.generation;
       this.#restoreOrigins(stored.entries.map(({ origin }) => origin));
       this.#restoreLost(stored.lost);

@@ -74,6 +74,11 @@ interface Rows {
 interface RelayLog {
   readonly seq: number;
   readonly floor: { seq: number };
+  /**
+   * Other actors have all events up to this number. It is stored with the log; undefined when an instance
+   * starts: nothing was on its way.
+   */
+  relayedSeq: number | undefined;
   /** The events after a number, oldest first. Their text has the number at its end. */
   after(seq: number): { seq: number; text: string; relay?: Relay }[];
 }
@@ -94,6 +99,8 @@ export interface DistributionHost {
   deliver(scope: Scope, text: string, origin: Origin): number;
   /** Adds what only other actors get to the log. */
   append(text: string, relay: Relay): void;
+  /** Stores what was delivered, if the log is durable: before the answer to the call leaves. */
+  store(): void;
   /** Closes all connections with 1001. None of the sessions can be resumed. */
   restart(reason: string): void;
   keepName(): void;

@@ -184,6 +184,8 @@ export class Log {
   #bytes = 0;
   #seq = 0;
   #eventSeq = 0;
+  /** All events up to it have been relayed; undefined: all. */
+  relayedSeq: number | undefined;
   #ownSeq = 0;
   /** All events after this number are in the log. */
   #floor = 0;

@@ -27,6 +27,8 @@ interface Row<L> {
   floor: Floor;
   lost: L[];
   generation: string;
+  /** Other actors had all events up to this number. Absent: all, or the room is one actor. */
+  relayed?: number | undefined;
   /**
    * Nothing can have happened since that is not stored: nobody was connected any more, and every
    * event after it would have been written.
@@ -88,6 +90,7 @@ export interface Stored<L> {
   lost: L[];
   sealed: boolean;
   generation: string;
+  relayed?: number | undefined;
 }
 
 /** Keeps a log in storage: all of it if it is durable, else while a session is lost. */
@@ -128,7 +131,7 @@ export class LogStore<L> {
     // A row that is missing, or damaged, ends what is known.
     const known = rows.filter(({ order }, i) => order === newest.order - i);
     const from = known.at(-1)?.from ?? newest.from;
-    const { marks, lost, sealed, generation } = newest;
+    const { marks, lost, sealed, generation, relayed } = newest;
     const floor = from > newest.floor.seq ? { seq: from, cause: "trimmed" as const } : newest.floor;
     const entries = known.reverse().flatMap((row) => row.entries);
     this.#order = newest.order;
@@ -138,7 +141,7 @@ export class LogStore<L> {
     this.#storedSeq = marks.eventSeq;
     this.#newestMs = newest.entries.at(-1)?.atMs ?? 0;
     this.#isEmpty = entries.length === 0;
-    return merge({ entries, marks, floor, lost, sealed, generation }, rooms);
+    return merge({ entries, marks, floor, lost, sealed, generation, relayed }, rooms);
   }
 
   /** The lost sessions are others now. */
@@ -215,6 +218,7 @@ export class LogStore<L> {
       lost,
       sealed: !isConnected(),
       generation: generation(),
+      ...(log.relayedSeq !== undefined && { relayed: log.relayedSeq }),
     };
     storage.kv.put(PREFIX + (this.#order % this.#slots), record.write(row));
     if (this.#entries.length === 0) return;

@@ -18,6 +18,8 @@ const LONGEST_RETRY_MS = 2_000;
 const GIVE_UP_MS = 60_000;
 /** Storage key of the shards that have missed events, as a list of their numbers. */
 const GAPS_KEY = "rollcall:gaps";
+/** Storage key of the number up to which the events of before a crash have been relayed. */
+const RELAYED_KEY = "rollcall:relayed";
 
 type Entry = ReturnType<DistributionHost["log"]["after"]>[number];
 
@@ -79,6 +81,7 @@ class Line {
     this.#relays.host.keep(
       this.#run().finally(() => {
         this.#isRunning = false;
+        this.#relays.moved();
       }),
     );
   }
@@ -133,6 +136,8 @@ export class Relays {
   readonly #shards: number;
   readonly #stub: (index: number) => ReturnType<DistributionHost["stub"]>;
   readonly #lines: Line[] = [];
+  /** The last event before a crash, while others may not have it. */
+  #crashedSeq: number | undefined;
   /** The events after a number that all others get: most lines are at the same one. */
   #common: { after: number; last: number; entries: readonly Entry[] } | undefined;
 
@@ -149,13 +154,35 @@ export class Relays {
     this.#stub = stub;
   }
 
-  /** Nothing waits when an instance starts: one with events to send does not sleep. */
+  /**
+   * An instance with events to send does not sleep. After a crash some may wait in a log that is stored: from
+   * the last number that is known to have arrived. Those that had arrived are ignored there.
+   */
   start(): void {
-    const gaps = new Set(this.host.storage.kv.get<number[]>(GAPS_KEY));
+    const { kv } = this.host.storage;
+    const { relayedSeq, floor } = this.host.log;
+    const gaps = new Set(kv.get<number[]>(GAPS_KEY));
+    const seq =
+      relayedSeq === undefined
+        ? this.lastSeq
+        : Math.max(relayedSeq, kv.get<number>(RELAYED_KEY) ?? 0, floor.seq);
     for (let to = 0; to < this.#shards; to++) {
       if (to === this.#index) continue;
-      this.#lines.push(new Line(this, to, this.lastSeq, gaps.has(to)));
+      this.#lines.push(new Line(this, to, seq, gaps.has(to)));
     }
+    this.host.log.relayedSeq = seq;
+    if (seq === this.lastSeq) return;
+    this.#crashedSeq = this.lastSeq;
+    this.flush();
+  }
+
+  /** Lines have got further. */
+  moved(): void {
+    const seq = Math.min(...this.#lines.map((line) => line.seq));
+    this.host.log.relayedSeq = seq;
+    if (this.#crashedSeq === undefined || seq < this.#crashedSeq) return;
+    this.#crashedSeq = undefined;
+    this.host.storage.kv.put(RELAYED_KEY, seq);
   }
 
   get lastSeq(): number {
@@ -163,7 +190,10 @@ export class Relays {
   }
 
   flush(): void {
+    // Before the start there are none.
+    if (this.#lines.length === 0) return;
     for (const line of this.#lines) line.flush();
+    this.moved();
   }
 
   /** Some shards have, or have no more, missed events: stored, so that they learn it after a crash too. */
@@ -244,6 +274,7 @@ export class Relays {
       this.host.deliver(event.scope, event.text, [from, epoch, seq]);
     }
     origins.set(from, { epoch, seq });
+    this.host.store();
   }
 }
 

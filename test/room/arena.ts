@@ -17,37 +17,43 @@ export const faults = new Map<string, Fault>();
 /** The calls between actors, by the name of the actor that was called. */
 export const callsTo = new Map<string, string[]>();
 
-const definition = line({
-  name: "arena",
-  log: { events: 1_000 },
-  shards: (room) => shardCounts.get(room) ?? 4,
-});
+const shards = (room: string) => shardCounts.get(room) ?? 4;
+const arena = line({ name: "arena", log: { events: 1_000 }, shards });
+const lasting = line({ name: "lasting-arena", log: { events: 1_000, durable: true }, shards });
 
-export class Arena extends createActorHandler(definition) {}
+export class Arena extends createActorHandler(arena) {}
+/** The same with a durable log: rooms whose names begin with `lasting`. */
+export class LastingArena extends createActorHandler(lasting) {}
 
 type Ingest = (name: string, data: unknown) => CallResult | Promise<CallResult>;
-// The class's type has it as a property, which a subclass cannot override as a method.
-const prototype = Arena.prototype as unknown as { ingest: Ingest };
-const { ingest } = prototype;
-prototype.ingest = async function (this: Arena, name, data) {
-  const actor = (this as unknown as { ctx: DurableObjectState }).ctx.id.name ?? "";
-  callsTo.set(actor, [...(callsTo.get(actor) ?? []), name]);
-  const fault = name.startsWith("rollcall:") ? faults.get(actor) : undefined;
-  if (fault === "down") throw new Error("This actor cannot be reached");
-  if (fault === "old") return { ok: false, error: { code: "unknown_event", message: "No call" } };
-  if (fault === "slow") await scheduler.wait(60);
-  const answer = await ingest.call(this, name, data);
-  if (fault === "mute") throw new Error("The answer was lost");
-  return answer;
-};
+for (const { prototype } of [Arena, LastingArena]) {
+  // The class's type has it as a property, which a subclass cannot override as a method.
+  const faulty = prototype as unknown as { ingest: Ingest };
+  const { ingest } = faulty;
+  faulty.ingest = async function (this: object, name, data) {
+    const actor = (this as { ctx: DurableObjectState }).ctx.id.name ?? "";
+    callsTo.set(actor, [...(callsTo.get(actor) ?? []), name]);
+    const fault = name.startsWith("rollcall:") ? faults.get(actor) : undefined;
+    if (fault === "down") throw new Error("This actor cannot be reached");
+    if (fault === "old") return { ok: false, error: { code: "unknown_event", message: "No call" } };
+    if (fault === "slow") await scheduler.wait(60);
+    const answer = await ingest.call(this, name, data);
+    if (fault === "mute") throw new Error("The answer was lost");
+    return answer;
+  };
+}
+
+const isLasting = (room: string) => room.startsWith("lasting");
+const actorOf = (room: string, name: string) =>
+  (isLasting(room) ? env.LASTING_ARENA : env.ARENA).getByName(name);
 
 /** The room as a Worker reaches it. */
 export function arenaOf(room: string): RoomStub {
-  return roomStub(definition, room, env, (name) => env.ARENA.getByName(name));
+  const definition = isLasting(room) ? lasting : arena;
+  return roomStub(definition, room, env, (name) => actorOf(room, name));
 }
 
-export const shardStub = (room: string, index: number) =>
-  env.ARENA.getByName(shardName(room, index));
+export const shardStub = (room: string, index: number) => actorOf(room, shardName(room, index));
 
 /** A client of protocol 3 that the Worker connects to the shard of its user. */
 export function arenaClient(room: string, user: string): Client {

@@ -15,6 +15,7 @@ declare namespace Cloudflare {
     LASTING_LINE: DurableObjectNamespace<import("./continuity.ts").LastingLine>;
     INCURIOUS_LINE: DurableObjectNamespace<import("./continuity.ts").IncuriousLine>;
     ARENA: DurableObjectNamespace<import("./arena.ts").Arena>;
+    LASTING_ARENA: DurableObjectNamespace<import("./arena.ts").LastingArena>;
     FAULTY: DurableObjectNamespace<import("./faulty.ts").Faulty>;
     PLANNED: DurableObjectNamespace<import("./planned.ts").Planned>;
     CATCHING: DurableObjectNamespace<import("./rooms.ts").Catching>;

@@ -63,9 +63,9 @@ interface Known {
   mayResume: boolean;
 }
 
-async function play(steps: readonly Step[]): Promise<void> {
+async function play(steps: readonly Step[], isDurable: boolean): Promise<void> {
   faults.clear();
-  const room = freshName();
+  const room = isDurable ? `lasting-${freshName()}` : freshName();
   const all: Known[] = USERS.map((user) => ({
     client: arenaClient(room, user),
     shard: shardOf(user, SHARDS),
@@ -140,6 +140,11 @@ async function play(steps: readonly Step[]): Promise<void> {
     const stub = shardStub(room, index);
     const aborted = runInDurableObject(stub, (_, state) => state.abort("Killed"));
     await expect(aborted).rejects.toThrow();
+    if (isDurable) {
+      // What was acknowledged is stored, as are the sessions: to its clients this is a cut.
+      for (const known of all) if (known.shard === index) known.isConnected = false;
+      return;
+    }
     // What it had not relayed is lost, or some of it.
     for (const known of all) {
       for (const n of unsure[index] ?? []) if (known.expected.delete(n)) known.possible.add(n);
@@ -184,10 +189,9 @@ async function play(steps: readonly Step[]): Promise<void> {
   await Promise.all(all.map(({ client }) => client.leave()));
 }
 
-/** Plays `runs` random plays. */
-export async function checkShards(runs: number): Promise<void> {
-  await fc.assert(fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 16 }), play), {
-    numRuns: runs,
-    endOnFailure: true,
-  });
+/** Plays `runs` random plays, with a log in memory or a durable one. */
+export async function checkShards(runs: number, isDurable: boolean): Promise<void> {
+  const steps = fc.array(step, { minLength: 1, maxLength: 16 });
+  const property = fc.asyncProperty(steps, (steps) => play(steps, isDurable));
+  await fc.assert(property, { numRuns: runs, endOnFailure: true });
 }

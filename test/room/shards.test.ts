@@ -2,6 +2,7 @@ import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { afterEach, describe, expect, inject, it, onTestFinished, vi } from "vitest";
 import { shardName, shardOf } from "../../src/shards/layout.ts";
+import { encodeEvent } from "../../src/wire/frames.ts";
 import { arenaClient, arenaOf, callsTo, faults, shardCounts, shardStub } from "./arena.ts";
 import type { Client } from "./continuity.ts";
 import { checkShards } from "./shards-model.ts";
@@ -29,6 +30,11 @@ async function receives(client: Client, numbers: number[]): Promise<void> {
     await client.settle();
     expect(client.numbers).toEqual(numbers);
   }, 8_000);
+}
+
+async function crash(stub: ReturnType<typeof shardStub>): Promise<void> {
+  const aborted = runInDurableObject(stub, (_, state) => state.abort("Killed"));
+  await expect(aborted).rejects.toThrow();
 }
 
 describe("a room with shards", () => {
@@ -169,6 +175,49 @@ describe("a room with shards", () => {
     await receives(cut, [3]);
   });
 
+  it("gets what a shard with a durable log had stored and not relayed when it crashed, once it is back, and no more", async () => {
+    const room = `lasting-${freshName()}`;
+    const clients = await fill(room);
+    const [first, ...others] = clients as [Client, ...Client[]];
+    first.emit("channel", { channel: "default", n: 1 });
+    for (const client of clients) await receives(client, [1]);
+    for (const index of [1, 2, 3]) faults.set(`${room}|${index}`, "down");
+    await first.socket?.ask("channel", { channel: "default", n: 2 });
+    await crash(shardStub(room, 0));
+    faults.clear();
+    expect(await first.connect()).toMatchObject({ resumed: true });
+    for (const client of others) await receives(client, [1, 2]);
+    await receives(first, [1, 2]);
+    // Its next instance, also without sockets, has nothing to relay.
+    await first.leave();
+    await vi.waitFor(async () => expect(await shardStub(room, 0).getSessionCount()).toBe(0));
+    await evictDurableObject(shardStub(room, 0));
+    callsTo.clear();
+    await shardStub(room, 0).cleanupStaleSessions();
+    await scheduler.wait(300);
+    expect(callsTo.get(`${room}|1`)).toBeUndefined();
+  });
+
+  it("has stored what was relayed to it when it answers, where its log is durable", async () => {
+    const room = `lasting-${freshName()}`;
+    const to = arenaClient(room, userOf(1));
+    await to.connect();
+    const relay = (n: number) => {
+      const text = encodeEvent("n", { n }, "default");
+      const events = [{ seq: n, text, scope: { channel: "default" } }];
+      return { from: 0, shards: 4, epoch: "0", events };
+    };
+    const crashed = runInDurableObject(shardStub(room, 1), async (shard, state) => {
+      // After the first, the next ones wait for a turn of the event loop before they are sent.
+      for (const n of [1, 2, 3]) await shard.ingest("rollcall:relay", relay(n));
+      await state.storage.sync();
+      state.abort("Killed");
+    });
+    await expect(crashed).rejects.toThrow();
+    expect(await to.connect()).toMatchObject({ resumed: true });
+    await receives(to, [1, 2, 3]);
+  });
+
   it("wakes no actor while nothing happens", async () => {
     const room = freshName();
     const clients = await fill(room);
@@ -224,12 +273,18 @@ describe("another number of shards", () => {
 });
 
 describe("events across shards", () => {
-  it("arrive once and in the order of their emitter, whatever happens to lines and shards", {
-    timeout: 900_000,
-  }, async () => {
-    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
-    onTestFinished(() => logs.mockRestore());
-    // 15 in `npm test`, 300 in `npm run test:slow`: each takes half a second.
-    await checkShards(Math.max(15, ((inject("plays") - 50) * 2) / 3));
-  });
+  const more = inject("plays") > 50;
+  // 15 in `npm test`, 300 in `npm run test:slow`: each takes half a second.
+  it.each([
+    ["in memory", more ? 300 : 15, false],
+    ["durable", more ? 100 : 10, true],
+  ])(
+    "arrive once and in the order of their emitter, whatever happens to lines and shards, with a log %s",
+    async (_, runs, isDurable) => {
+      const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+      onTestFinished(() => logs.mockRestore());
+      await checkShards(runs, isDurable);
+    },
+    900_000,
+  );
 });
