@@ -1,6 +1,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env, exports } from "cloudflare:workers";
 import { describe, expect, it, vi } from "vitest";
+import { presence } from "../../rooms/presence/index.ts";
 import { shardsOfRoom } from "../../rooms/presence/large.ts";
 import { shardName, shardOf } from "../../src/shards/layout.ts";
 import type { Untyped } from "../../src/wire/frames.ts";
@@ -278,11 +279,20 @@ describe("LARGE_ROOMS", () => {
     },
   );
 
-  it("opens no room whose changes a webhook gets: changes have one order", () => {
-    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
-    const both = { LARGE_ROOMS: "team-*:4", WEBHOOKS: JSON.stringify([{ rooms: "team-a*" }]) };
-    expect(() => shardsOfRoom("team-abc", both)).toThrow("Not configured");
-    expect(shardsOfRoom("team-b", both)).toBe(4);
-    logs.mockRestore();
-  });
+  it.each([
+    ["LARGE_ROOMS", presence(), { LARGE_ROOMS: "team-*:4" }],
+    ["the option shards", presence({ shards: 4 }), {}],
+  ])(
+    "and a webhook for the same room open it to nobody, since changes have one order: by %s",
+    async (_, room, vars) => {
+      const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+      const both = { ...env, ...vars, WEBHOOKS: JSON.stringify([{ rooms: "team-a*" }]) };
+      const headers = { Authorization: "Bearer user:ann" };
+      const answer = await room.routes().request("/api/v1/rooms/team-abc", { headers }, both);
+      expect(answer.status).toBe(503);
+      const { shards } = room;
+      expect(typeof shards === "function" && shards("team-b", both)).toBe(4);
+      logs.mockRestore();
+    },
+  );
 });
