@@ -183,16 +183,17 @@ describe("a presence room with shards", () => {
     await viewer.event("presence.diff", ({ joins }) => joins[0]?.userId === friend);
   });
 
-  it("delivers a publish over HTTP to all, and answers how many", async () => {
+  it("delivers a publish over HTTP to all, with a field `type` of its data, and answers how many", async () => {
     const room = freshRoom();
     const sockets = await Promise.all([0, 1, 2, 3].map((index) => enter(room, userOf(index))));
     await counts(sockets, 4);
     const { body } = await ask(`/api/v1/rooms/${room}/events`, "POST", {
       event: "n",
-      data: { n: 1 },
+      data: { n: 1, type: "its own" },
     });
     expect(body).toMatchObject({ recipients: 4, cursor: expect.any(String) });
-    for (const socket of sockets) expect(await socket.event("n")).toMatchObject({ n: 1 });
+    const sent = { n: 1, type: "its own", publisher: "backend" };
+    for (const socket of sockets) expect(await socket.event("n")).toMatchObject(sent);
     const except = sockets[3]?.hello?.session;
     await ask(`/api/v1/rooms/${room}/events`, "POST", { event: "n", data: { n: 2 }, except });
     await ask(`/api/v1/rooms/${room}/events`, "POST", { event: "n", data: { n: 3 } });
