@@ -372,53 +372,72 @@ describe("publishing in production", () => {
 describe("a limit of requests in production", () => {
   const none = { limit: async (_: { key: string }) => ({ success: false }) };
   const bearer = async (claims: JWTPayload = {}) => `Bearer ${await sign(good(claims))}`;
+  /** A request with a user's token, or with the bearer given. */
+  const ask =
+    (method: string, path: string, more: { cap?: object; body?: object; as?: string } = {}) =>
+    async () =>
+      new Request(`https://rollcall.test${path}`, {
+        method,
+        headers: {
+          Authorization: more.as ?? (await bearer({ ...(more.cap && { cap: more.cap }) })),
+          ...(more.body && { "Content-Type": "application/json" }),
+        },
+        ...(more.body && { body: JSON.stringify(more.body) }),
+      });
+  const daemon = `Bearer ${SECRET}`;
+  const ROOM = { "room:*": ["join", "watch", "publish", "kick"] };
+  const USER = { "user:*": ["publish", "presence", "revoke"] };
+  const uuid = crypto.randomUUID();
+  const beat = {
+    ...{ schema_version: 1, user_id: uuid, device_id: uuid, status: "online", source: "test" },
+    ...{ sent_at_ms: Date.now(), seq: 1, ttl_ms: 12_000 },
+  };
   const REQUESTS: [string, string, () => Promise<Request>][] = [
-    [
-      "LIMIT_CONNECTS",
-      "a snapshot",
-      async () =>
-        new Request("https://rollcall.test/api/v1/presence", {
-          headers: { Authorization: await bearer() },
-        }),
-    ],
-    [
-      "LIMIT_CONNECTS",
-      "a stream",
-      async () =>
-        new Request("https://rollcall.test/fanout/stream?type=a", {
-          headers: { Authorization: await bearer() },
-        }),
-    ],
+    ["LIMIT_CONNECTS", "a snapshot", ask("GET", "/api/v1/presence")],
+    ["LIMIT_CONNECTS", "the totals of a room", ask("GET", "/api/v1/rooms/r")],
+    ["LIMIT_CONNECTS", "a room's stream", ask("GET", "/api/v1/rooms/r/stream", { cap: ROOM })],
+    ["LIMIT_CONNECTS", "a stream", ask("GET", "/fanout/stream?type=a")],
     [
       "LIMIT_PUBLISHES",
       "a publish",
-      async () =>
-        new Request("https://rollcall.test/publish", {
-          method: "POST",
-          headers: {
-            Authorization: await bearer({ scope: "publish" }),
-            "Content-Type": "application/json",
-          },
-          body: JSON.stringify({ userId: freshName(), type: "x" }),
-        }),
+      ask("POST", "/publish", { cap: USER, body: { userId: "ben", type: "x" } }),
     ],
     [
-      "LIMIT_MOODS",
-      "a mood",
-      async () =>
-        new Request("https://rollcall.test/api/heartbeat", {
-          method: "POST",
-          body: JSON.stringify({ sessionId: freshName() }),
-        }),
+      "LIMIT_PUBLISHES",
+      "a publish to a room",
+      ask("POST", "/api/v1/rooms/r/events", { cap: ROOM, body: { event: "x" } }),
     ],
+    [
+      "LIMIT_PUBLISHES",
+      "a batch to a room",
+      ask("POST", "/api/v1/rooms/r/events/batch", { cap: ROOM, body: { messages: [] } }),
+    ],
+    ["LIMIT_PUBLISHES", "a kick", ask("DELETE", "/api/v1/rooms/r/users/ben", { cap: ROOM })],
+    ["LIMIT_PUBLISHES", "a page of changes", ask("GET", "/api/v1/rooms/r/changes", { cap: ROOM })],
+    ["LIMIT_PUBLISHES", "where a user is", ask("GET", "/api/v1/users/ben", { cap: USER })],
+    ["LIMIT_PUBLISHES", "a revocation", ask("POST", "/api/v1/users/ben/revoke", { cap: USER })],
+    [
+      "LIMIT_HEARTBEATS",
+      "a heartbeat",
+      ask("POST", "/api/v1/daemon/presence/heartbeat", { as: daemon, body: beat }),
+    ],
+    ["LIMIT_MOODS", "a session of moods", ask("POST", "/api/session")],
+    ["LIMIT_MOODS", "a mood", ask("POST", "/api/heartbeat", { body: { sessionId: "s" } })],
+    ["LIMIT_MOODS", "a leave", ask("POST", "/api/leave", { body: { sessionId: "s" } })],
+    ["LIMIT_MOODS", "a head-count", ask("GET", "/api/presence")],
+    ["LIMIT_MOODS", "a stream of head-counts", ask("GET", "/api/presence/stream")],
   ];
 
   it.each(REQUESTS)(
     "%s refuses %s with 429 and Retry-After, and wakes no actor",
     async (name, _, make) => {
       const namespace = { getByName: () => expect.unreachable("an actor"), idFromName: () => {} };
-      const actors = { PRESENCE: namespace, FANOUT: namespace, MOODS: namespace };
-      const limit = { [name]: none as never, MOODS_SIGNED: "false" };
+      const names = ["PRESENCE", "FANOUT", "MOODS", "DEVICES"];
+      const actors = Object.fromEntries(names.map((name) => [name, namespace]));
+      const limit = {
+        ...{ [name]: none as never, MOODS_SIGNED: "false", DIRECTORY: "on" },
+        PRESENCE_DO_INGEST_TOKEN: SECRET,
+      };
       const vars = production({ ...limit, ...(actors as never as object) });
       const answer = await worker.fetch(await make(), vars);
       expect(answer.status).toBe(429);
