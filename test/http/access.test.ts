@@ -1,6 +1,8 @@
 import { env } from "cloudflare:workers";
 import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "jose";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { DAEMON_TTL_MAX_MS } from "../../rooms/devices/token.ts";
+import { publishRevocation } from "../../src/access/claims.ts";
 import { Grant, grantOf } from "../../src/access/grant.ts";
 import { verifyToken } from "../../src/access/jwt.ts";
 import { addressOf, spend } from "../../src/access/quota.ts";
@@ -345,6 +347,18 @@ describe("a grant", () => {
     expect(grant.can("user:ben", "publish")).toBe(true);
     expect(grant.can("room:lobby", "join")).toBe(true);
   });
+});
+
+it("a revocation is kept until no token that it covers could be taken: a daemon's, or one that a workspace takes after its end", async () => {
+  const kept: (number | undefined)[] = [];
+  const put = async (_: string, __: string, { expirationTtl }: KVNamespacePutOptions) =>
+    kept.push(expirationTtl);
+  const vars = { WORKSPACE_CLAIMS_VERSION: { put } as unknown as KVNamespace };
+  const dayS = 86_400;
+  for (const lifetimeS of [7 * dayS, 400 * dayS, undefined]) {
+    await publishRevocation(freshName(), 7, lifetimeS, vars);
+  }
+  expect(kept).toEqual([DAEMON_TTL_MAX_MS / 1_000 + dayS, 401 * dayS, undefined]);
 });
 
 describe("publishing in production", () => {
