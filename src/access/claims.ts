@@ -80,7 +80,8 @@ export function isDirectoryOn({ DIRECTORY }: { DIRECTORY?: string }): boolean {
 /** Whether a revocation up to the second `floorS` covers a token. A token without an issue time is covered. */
 export function isRevoked(issuedAtS: unknown, floorS: number | undefined): boolean {
   if (floorS === undefined || floorS <= 0) return false;
-  return typeof issuedAtS !== "number" || issuedAtS <= floorS;
+  // A time with a fraction counts as its second.
+  return typeof issuedAtS !== "number" || Math.floor(issuedAtS) <= floorS;
 }
 
 async function revocationKey(userId: string): Promise<string> {

@@ -2,7 +2,7 @@ import { env } from "cloudflare:workers";
 import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "jose";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { DAEMON_TTL_MAX_MS } from "../../rooms/devices/token.ts";
-import { publishRevocation } from "../../src/access/claims.ts";
+import { isRevoked, publishRevocation } from "../../src/access/claims.ts";
 import { Grant, grantOf } from "../../src/access/grant.ts";
 import { verifyToken } from "../../src/access/jwt.ts";
 import { addressOf, spend } from "../../src/access/quota.ts";
@@ -347,6 +347,13 @@ describe("a grant", () => {
     expect(grant.can("user:ben", "publish")).toBe(true);
     expect(grant.can("room:lobby", "join")).toBe(true);
   });
+});
+
+it("a revocation covers tokens of its second, also of a part of it, and those without a time", () => {
+  expect([999, 1_000, 1_000.7, 1_001, undefined].map((iat) => isRevoked(iat, 1_000))).toEqual([
+    ...[true, true, true, false, true],
+  ]);
+  expect(isRevoked(undefined, undefined)).toBe(false);
 });
 
 it("a revocation is kept until no token that it covers could be taken: a daemon's, or one that a workspace takes after its end", async () => {
