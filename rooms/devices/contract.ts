@@ -1,6 +1,6 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
-import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { answered, limited, refused, type SystemDescription } from "../../src/http/describe.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { isWellFormed } from "../../src/wire/text.ts";
 import { type DeviceEvents, type Heartbeat, UUID } from "./device.ts";
@@ -230,6 +230,7 @@ export function describeDevices(): SystemDescription {
     400: refused("The payload is not as described, or too large"),
     401: refused("Missing or wrong bearer token"),
     403: refused("The daemon's token is for another device"),
+    429: limited(),
     503: refused("The ingest token is not configured"),
   };
   const mint = ["mint"] as const;
@@ -244,8 +245,9 @@ export function describeDevices(): SystemDescription {
   const anyUuid = z.string().check(z.describe("A UUID in lower case"));
   const watchRefusals = {
     400: refused("user_id is missing or no UUID"),
-    401: refused("No token"),
+    401: refused("No token, or one that was revoked"),
     403: refused("The token is not valid here, or has expired"),
+    429: limited(),
     503: refused("The signing key is not configured"),
   };
 
@@ -279,7 +281,7 @@ export function describeDevices(): SystemDescription {
             z.object({
               results: z.array(
                 z.object({
-                  status: z.int().check(z.describe("204, or the refusal: 400, 403, 409, 503")),
+                  status: z.int().check(z.describe("204, or the refusal: 400, 403, 409, 429, 503")),
                   error: z.optional(z.string()),
                   details: z.optional(z.string()),
                 }),

@@ -82,6 +82,9 @@ export function isUserId(value: unknown): value is string {
   return (
     typeof value === "string" &&
     value.trim() !== "" &&
+    // No path can name them, so nobody could revoke their tokens.
+    value !== "." &&
+    value !== ".." &&
     value.length <= USER_ID_LENGTH &&
     value.isWellFormed()
   );

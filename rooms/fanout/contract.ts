@@ -1,6 +1,6 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
-import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { answered, limited, refused, type SystemDescription } from "../../src/http/describe.ts";
 import { idempotencyFields, idempotencyKey } from "../../src/http/idempotency.ts";
 import type { Envelope } from "./envelope.ts";
 
@@ -156,6 +156,7 @@ export function describeFanout(): SystemDescription {
   const refusals = {
     400: refusedPlainly("The request is not as described"),
     401: refusedPlainly("Token missing, bad or expired, or without userId"),
+    429: limited(error),
     503: refusedPlainly("JWT_SECRET is not configured, or the actor restarted meanwhile"),
   };
   const publishRefusals = {
@@ -294,6 +295,7 @@ export function describePeople(): SystemDescription {
     400: refused("The id is blank, too long or malformed"),
     401: refused("The token is missing, bad or expired"),
     403: refused("The token does not allow this for the user"),
+    429: limited(),
     503: refused("DIRECTORY is not on"),
   };
   const count = z.int().check(z.nonnegative());

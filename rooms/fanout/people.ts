@@ -169,14 +169,15 @@ export class People {
    * @returns how many
    */
   async close(floorS: number | undefined): Promise<number> {
-    if (floorS !== undefined) {
-      const raised = Math.max(floorS, this.#person.floorS ?? 0);
+    // An earlier time than that of a revocation before gives no token back.
+    const raised = floorS === undefined ? undefined : Math.max(floorS, this.#person.floorS ?? 0);
+    if (raised !== undefined) {
       this.#save({ floorS: raised, isRevoking: true });
       // If this instance ends before all rooms know.
       this.#actor.timers.soonest(REVOCATION, Date.now() + RETRY_MS);
     }
-    const { closed, failures } = await this.#closeEverywhere(floorS);
-    if (floorS !== undefined && failures.length === 0) this.#revoked();
+    const { closed, failures } = await this.#closeEverywhere(raised);
+    if (raised !== undefined && failures.length === 0) this.#revoked();
     for (const error of failures) log("revocation_delayed", { error });
     return closed;
   }

@@ -1,6 +1,6 @@
 import * as z from "zod/mini";
 import { defineRecord } from "../../src/actor/record.ts";
-import { answered, type SystemDescription } from "../../src/http/describe.ts";
+import { answered, limited, type SystemDescription } from "../../src/http/describe.ts";
 import { invalidMood } from "./fields.ts";
 import { MOODS, type MoodEvents, type MoodState, SESSION_ID_LENGTH } from "./tally.ts";
 
@@ -94,6 +94,7 @@ export function describeMoods(): SystemDescription {
     401: answered("The id must be signed, and this server has not issued it", failure),
     403: answered("DEFAULT_CAP does not allow to join moods", failure),
     413: answered(`The body has more than ${BODY_BYTES} bytes`, failure),
+    429: limited(failure),
     503: unavailable,
   };
   const json = (schema: z.ZodMiniType) => ({ "application/json": schema });
@@ -112,6 +113,7 @@ export function describeMoods(): SystemDescription {
         responses: {
           200: answered("The id", z.object({ sessionId: id })),
           403: refused[403],
+          429: refused[429],
           503: answered("No signing key is configured", failure),
         },
       },
@@ -142,7 +144,11 @@ export function describeMoods(): SystemDescription {
         method: "get",
         path: "/api/presence",
         summary: "How many people are here, and in which mood",
-        responses: { 200: answered("At most a second old", state), 503: unavailable },
+        responses: {
+          200: answered("At most a second old", state),
+          429: refused[429],
+          503: unavailable,
+        },
       },
       {
         method: "get",
@@ -150,6 +156,7 @@ export function describeMoods(): SystemDescription {
         summary: "The same at once, then whenever it changes, at most once a second",
         responses: {
           200: { description: "Server-sent events", content: { "text/event-stream": state } },
+          429: refused[429],
           503: unavailable,
         },
       },

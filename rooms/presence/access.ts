@@ -102,8 +102,9 @@ export async function authorizeVisitor<E>(
     (request, env) => authenticate(request, env, room),
   );
   if (!userId) throw new RollcallError("unauthorized", "Not authenticated");
+  checkUserId(userId);
   const username = visitor.username || userId;
-  if (userId.length > NAME_LENGTH || username.length > NAME_LENGTH) {
+  if (username.length > NAME_LENGTH) {
     throw new RollcallError("bad_request", `Names have at most ${NAME_LENGTH} characters`);
   }
   const user = visitor.user && (await checkUser(visitor.user, schema));
@@ -166,10 +167,14 @@ export function checkRoom(room: string): string {
   throw new RollcallError("bad_request", "room must be 1 to 64 of A-Z a-z 0-9 _ . : -", "room");
 }
 
-/** @throws RollcallError `bad_request` for what addresses no user */
+/** @throws RollcallError `bad_request` for what no path can name: nobody could kick such a user */
 export function checkUserId(userId: string): string {
-  if (userId.trim() !== "" && userId.length <= NAME_LENGTH && isWellFormed(userId)) return userId;
-  throw new RollcallError("bad_request", `A user's id has 1 to ${NAME_LENGTH} characters`);
+  const isNamed = userId.trim() !== "" && userId !== "." && userId !== "..";
+  if (isNamed && userId.length <= NAME_LENGTH && isWellFormed(userId)) return userId;
+  throw new RollcallError(
+    "bad_request",
+    `A user's id has 1 to ${NAME_LENGTH} characters, not . or ..`,
+  );
 }
 
 /**

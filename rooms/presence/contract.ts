@@ -1,6 +1,6 @@
 import * as z from "zod/mini";
 import { defineRecord, type RecordType } from "../../src/actor/record.ts";
-import { answered, refused, type SystemDescription } from "../../src/http/describe.ts";
+import { answered, limited, refused, type SystemDescription } from "../../src/http/describe.ts";
 import { idempotencyFields, idempotencyKey } from "../../src/http/idempotency.ts";
 import { type PresenceEvents, STATUSES, type Status } from "./roster.ts";
 
@@ -260,6 +260,7 @@ function roomRoutes(sync: ReturnType<typeof presenceEvents>["out"]["presence.syn
     400: refused("The request is not as described"),
     401: refused("The token is missing, bad or expired"),
     403: refused("The token does not allow this in the room"),
+    429: limited(),
     503: refused("JWT_SECRET is not configured, or WEBHOOKS is malformed"),
   };
   const body = (schema: z.ZodMiniType) => ({ content: { "application/json": schema } });
@@ -439,7 +440,8 @@ export function describePresence(): SystemDescription {
           200: answered("As presence.sync", sync),
           400: refused("The room's name is malformed"),
           401: refused("The token is missing, bad or expired"),
-          403: refused("The room of another workspace"),
+          403: refused("The token does not allow this in the room"),
+          429: limited(),
           503: refused("JWT_SECRET is not configured"),
         },
       },

@@ -17,7 +17,7 @@ import {
   authenticateToken,
   type PresenceEnv,
 } from "./access.ts";
-import { shardsOfRoom } from "./large.ts";
+import { inOneOrder, shardsOfRoom } from "./large.ts";
 import { definePresence, type PresenceChange, type PresenceRoom } from "./room.ts";
 import { type AnyState, type AnyUser, STATUSES, type Status } from "./roster.ts";
 import { presenceRoutes } from "./routes.ts";
@@ -136,8 +136,8 @@ export function presence<
     directory = "FANOUT",
     statuses = STATUSES as readonly string[] as readonly S[],
     rosterLimit = ROSTER_LIMIT,
-    shards = shardsOfRoom,
   } = options;
+  const shards = inOneOrder<E>(options.shards ?? shardsOfRoom);
   const { state, user, graceMs, onChange } = options;
   if (statuses.length === 0 || new Set(statuses).size < statuses.length) {
     throw new RangeError("statuses must be one or more different texts");

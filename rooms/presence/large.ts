@@ -41,8 +41,7 @@ function fits(room: string, rooms: string): boolean {
 /**
  * The number of a room's actors, by `LARGE_ROOMS`.
  *
- * @throws RollcallError `unavailable` where that is malformed, or gives several to a room whose changes a
- *   webhook gets: changes have one order
+ * @throws RollcallError `unavailable` where that is malformed
  */
 export function shardsOfRoom(room: string, env: LargeEnv): number {
   const { LARGE_ROOMS: text = "" } = env;
@@ -50,10 +49,24 @@ export function shardsOfRoom(room: string, env: LargeEnv): number {
   if (!parsed.has(text)) parsed.set(text, parseRules(text));
   const rules = parsed.get(text);
   if (!rules) throw new RollcallError("unavailable", "Not configured");
-  const shards = rules.find(({ rooms }) => fits(room, rooms))?.shards ?? 1;
-  if (shards > 1 && keepsChanges(room, env)) {
-    log("large_rooms_refused", { reason: "WEBHOOKS and LARGE_ROOMS name the same rooms" });
-    throw new RollcallError("unavailable", "Not configured");
-  }
-  return shards;
+  return rules.find(({ rooms }) => fits(room, rooms))?.shards ?? 1;
+}
+
+/**
+ * The number of a room's actors by an option `shards`, checked: changes have one order, so a room that keeps
+ * them is one actor.
+ *
+ * @returns a function that throws RollcallError `unavailable` for several actors of such a room
+ */
+export function inOneOrder<E>(
+  shards: number | ((room: string, env: E) => number),
+): (room: string, env: E) => number {
+  return (room, env) => {
+    const count = typeof shards === "function" ? shards(room, env) : shards;
+    if (count > 1 && keepsChanges(room, env as WebhookEnv)) {
+      log("large_rooms_refused", { reason: "A room that WEBHOOKS names has several shards" });
+      throw new RollcallError("unavailable", "Not configured");
+    }
+    return count;
+  };
 }

@@ -43,7 +43,8 @@ export class Publishing {
   #send({ event, data, channel, except, from }: RoomPublication): string {
     const { counters, emit, log } = this.#actor;
     counters.add("publishes", "delivered");
-    if (this.#actor.shard && channel === CHANNEL) {
+    const isRelayed = this.#actor.shard !== undefined && channel === CHANNEL;
+    if (isRelayed && except !== undefined) {
       const message = { ...data, publisher: from, type: event };
       const here = this.#actor.broadcast(channel, message, { exceptSession: except });
       return JSON.stringify({ recipients: here + this.#elsewhere(), cursor: log.cursor });
@@ -52,10 +53,11 @@ export class Publishing {
       id !== except && meta.channels.includes(channel);
     const builder = except === undefined ? emit.to(channel) : emit.where(isIn);
     // The types know the room's own events only.
-    const recipients = (builder.emit as (event: string, data: object) => number)(event, {
+    const here = (builder.emit as (event: string, data: object) => number)(event, {
       ...data,
       publisher: from,
     });
+    const recipients = isRelayed ? here + this.#elsewhere() : here;
     return JSON.stringify({ recipients, cursor: log.cursor });
   }
 

@@ -151,8 +151,11 @@ export function definePresence<E, S extends string, State, User>(
       here.connected(session);
     },
 
-    onRefresh({ actor }, { userId, issuedAtS }) {
+    onRefresh({ actor, session }, { userId, issuedAtS, listed }) {
       if (trackingOf(actor).ledger?.isRevoked(userId, issuedAtS)) throw revoked();
+      if (listed === false && session.meta.listed !== false) {
+        throw new RollcallError("forbidden", "The token allows to watch only: connect again");
+      }
     },
 
     async onResume({ actor, session }, { missedSnapshot }) {

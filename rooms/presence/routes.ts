@@ -12,7 +12,7 @@ import { forwardUpgrade, requireUpgrade } from "../../src/http/upgrade.ts";
 import { roomStub } from "../../src/shards/stub.ts";
 import { CLOSE } from "../../src/wire/close.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
-import { exceedsBytes, PING } from "../../src/wire/frames.ts";
+import { exceedsBytes, isWrapped, PING } from "../../src/wire/frames.ts";
 import { assertJson } from "../../src/wire/json.ts";
 import {
   type Authenticate,
@@ -65,7 +65,7 @@ function toText(value: unknown): string {
   }
 }
 
-/** @throws RollcallError `bad_request` for a body that is no message, or a malformed key */
+/** @throws RollcallError `bad_request` for a body that is no message, or a malformed key; `bad_frame` for a reserved name */
 async function toPublication(
   body: unknown,
   key: unknown,
@@ -76,6 +76,8 @@ async function toPublication(
     throw new RollcallError("too_large", `A message has at most ${PUBLISH_BYTES} bytes`);
   }
   const message = parseValue(roomMessage, body);
+  // Refused here, also where nobody is in the room: in the room it would end a whole batch.
+  isWrapped(message.event, message.data);
   const publication = { ...message, from: userId };
   if (key === undefined || key === null) return publication;
   return {

@@ -3,6 +3,7 @@ import { defineRecord } from "../../src/actor/record.ts";
 import {
   answered,
   describeErrorBody,
+  limited,
   refused,
   type SystemDescription,
 } from "../../src/http/describe.ts";
@@ -105,6 +106,7 @@ export function describeWorkspace(): SystemDescription {
       syncFailure,
     ),
     403: answered("FORBIDDEN: not a member, or instanceId is not storeId", syncFailure),
+    429: limited(),
     503: answered(
       "AUTH_SERVICE_ERROR, also when JWT_SECRET is not configured; or no second Worker",
       z.union([syncFailure, describeErrorBody()]),
@@ -161,7 +163,7 @@ export function describeWorkspace(): SystemDescription {
             "FORBIDDEN without the grant; LIMIT_REACHED where the user has as many as one may",
             imageFailure,
           ),
-          429: refused("Too many uploads"),
+          429: limited(),
           503: refused("JWT_SECRET is not configured"),
         },
       },

@@ -114,7 +114,9 @@ function limitOf(text: string | undefined, fallback: number): number {
  */
 function limited(wanted: CompletionRequest, env: LlmEnv): { max_tokens?: number } {
   const models = (env.LLM_MODELS ?? "").split(",").flatMap((name) => name.trim() || []);
-  if (models.length > 0 && !models.includes(wanted.model)) {
+  // Some upstreams take further models, to call when the first one fails.
+  const isOffered = models.includes(wanted.model) && !("models" in wanted);
+  if (models.length > 0 && !isOffered) {
     throw new LlmFault("model_not_allowed", "This server does not offer this model");
   }
   const maxN = limitOf(env.LLM_MAX_N, MAX_N);

@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import { spend } from "../../src/access/quota.ts";
 import { inSpan } from "../../src/http/trace.ts";
 import { requireUpgrade } from "../../src/http/upgrade.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
@@ -35,7 +36,10 @@ export function createWorkspaceApp<E extends WorkspaceEnv = WorkspaceEnv>(): Hon
   // LiveStore's clients send an upgrade for `transport=ws` and POSTs for `transport=http`.
   app.all("/sync", async (c) => {
     const url = new URL(c.req.url);
-    const { storeId } = await inSpan("sync.auth", () => authorizeMember(c.req.raw, c.env));
+    const member = await inSpan("sync.auth", () => authorizeMember(c.req.raw, c.env));
+    const { storeId, userId, claimsVersion } = member;
+    // A server of yours has no claims, and no limit.
+    if (claimsVersion !== undefined) await spend(c.env, "LIMIT_CONNECTS", userId);
     const transport = url.searchParams.get("transport");
     if (transport === "ws") requireUpgrade(c.req.raw);
     else if (transport !== "http" || c.req.method !== "POST") {

@@ -11,6 +11,10 @@ const MEMORY_CACHE_MS = 30_000;
 const SPREAD_MS = 10_000;
 /** Numbers that an isolate caches. */
 const CACHED = 10_000;
+/** A daemon's token lives for at most so long, in seconds; those of users may live for longer. */
+const DAEMON_TOKEN_S = 366 * 86_400;
+/** A workspace takes tokens that have expired for so long by default, in seconds. */
+const GRACE_S = 86_400;
 /** Bytes of a key in KV, less those of a prefix. */
 const KEY_BYTES = 480;
 
@@ -76,7 +80,8 @@ export function isDirectoryOn({ DIRECTORY }: { DIRECTORY?: string }): boolean {
 /** Whether a revocation up to the second `floorS` covers a token. A token without an issue time is covered. */
 export function isRevoked(issuedAtS: unknown, floorS: number | undefined): boolean {
   if (floorS === undefined || floorS <= 0) return false;
-  return typeof issuedAtS !== "number" || issuedAtS <= floorS;
+  // A time with a fraction counts as its second.
+  return typeof issuedAtS !== "number" || Math.floor(issuedAtS) <= floorS;
 }
 
 async function revocationKey(userId: string): Promise<string> {
@@ -112,7 +117,7 @@ export function revoked(): RollcallError {
 /**
  * Has all Workers refuse the tokens of a user that were issued up to the second `floorS`, within 60 s.
  *
- * @param lifetimeS the longest lifetime of a token, after which nothing is left to refuse; undefined: for ever
+ * @param lifetimeS the longest lifetime of a user's token: after it, and after a daemon's, nothing is left to refuse; undefined: for ever
  * @throws what KV throws: more than one write to a key in a second, for example
  */
 export async function publishRevocation(
@@ -123,6 +128,7 @@ export async function publishRevocation(
 ): Promise<void> {
   if (!kv) return;
   const key = await revocationKey(userId);
-  await kv.put(key, `${floorS}`, { ...(lifetimeS && { expirationTtl: Math.max(60, lifetimeS) }) });
+  const keptS = lifetimeS && Math.max(lifetimeS, DAEMON_TOKEN_S) + GRACE_S;
+  await kv.put(key, `${floorS}`, { ...(keptS && { expirationTtl: keptS }) });
   remember(key, floorS);
 }

@@ -97,6 +97,15 @@ export function refused(description: string): ResponseDescription {
   return answered(description, describeErrorBody());
 }
 
+/**
+ * Above a limit of requests, for a route's `responses`.
+ *
+ * @param schema its body, where a contract words it; default as of {@link refused}
+ */
+export function limited(schema = describeErrorBody()): ResponseDescription {
+  return answered("Above a limit of requests. `Retry-After`: when to try again, in s", schema);
+}
+
 /** An answer with a JSON body, for a route's `responses`. */
 export function answered(description: string, schema: Schema): ResponseDescription {
   return { description, content: { "application/json": schema } };

@@ -6,13 +6,14 @@ const KEY_LENGTH = 256;
 /** Hexadecimal digits of a publisher's digest, which is stored with its keys. */
 const PUBLISHER_DIGITS = 32;
 
-const keyError = { error: `An idempotency key has 1 to ${KEY_LENGTH} characters` };
+const keyError = { error: `An idempotency key has 1 to ${KEY_LENGTH} characters, and no NUL` };
 
 /** The key that a publisher gives. */
 export const idempotencyKey = z.string(keyError).check(
   z.minLength(1, keyError),
   z.maxLength(KEY_LENGTH, keyError),
-  z.refine((key) => key.isWellFormed(), keyError),
+  // A NUL separates a key from its publisher in storage: no key may name another publisher's.
+  z.refine((key) => key.isWellFormed() && !key.includes("\0"), keyError),
 );
 
 /** A key as it travels to the actor. */

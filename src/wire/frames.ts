@@ -223,6 +223,19 @@ function isPlain(value: unknown): value is Record<string, unknown> {
 }
 
 /**
+ * Whether an event's name stands among the fields of its data, in an `event` frame.
+ *
+ * @throws RollcallError `bad_frame` for a name that is reserved for such data
+ */
+export function isWrapped(event: string, data: unknown): boolean {
+  if (data === undefined || (isPlain(data) && !Object.hasOwn(data, "type"))) return true;
+  // `{type:"event", data:{type:"x"}}` reads as x.
+  const ambiguous = event === "event" && isRecord(data) && typeof data.type === "string";
+  if (!ambiguous && !RESERVED.has(event)) return false;
+  throw new RollcallError("bad_frame", `The event name ${event} is reserved for such data`);
+}
+
+/**
  * An event as text. Plain data travels as Verani's `{type:"event", channel, data:{type, …}}`.
  * Data that is no plain object, or has a `type` of its own that must not rename the event, travels
  * as `{type:<event>, channel, data}`, which a Verani client dispatches just the same.
@@ -236,13 +249,7 @@ export function encodeEvent(event: string, data: unknown, channel: string, id?: 
     throw new RollcallError("bad_frame", `An event's name has 1 to ${NAME_LENGTH} characters`);
   }
   assertJson(data);
-  const wrapped = data === undefined || (isPlain(data) && !Object.hasOwn(data, "type"));
-  // `{type:"event", data:{type:"x"}}` reads as x.
-  const ambiguous = event === "event" && isRecord(data) && typeof data.type === "string";
-  if (!wrapped && (ambiguous || RESERVED.has(event))) {
-    throw new RollcallError("bad_frame", `The event name ${event} is reserved for such data`);
-  }
-  const frame = wrapped
+  const frame = isWrapped(event, data)
     ? { type: "event", channel, data: { type: event, ...(data as object | undefined) } }
     : { type: event, channel, data };
   return JSON.stringify(id === undefined ? frame : { ...frame, id });

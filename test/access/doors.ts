@@ -61,6 +61,7 @@ const JWT = answers(401, 401, 403, 403, 200);
 const PRESENCE = answers(401, 403, 403, 403, 200);
 const BACKEND = answers(401, 401, 401, 401, 204);
 const OPEN = answers(200, 200, 200, 200, 200);
+const CLOSED = answers(403, 403, 403, 403, 403);
 /** For sockets, a valid token's. */
 const UPGRADED = { valid: 101 };
 const SUBSCRIBER = { credential: "jwt", operations: ["subscribe"] } as const;
@@ -273,7 +274,23 @@ export const DOORS: readonly Door[] = [
       door: `GET /debug/${path}`,
       who: "everybody in development, nobody elsewhere",
       credential: "none",
-      answers: answers(403, 403, 403, 403, 403),
+      answers: CLOSED,
+    }),
+  ),
+  ...["GET /admin", "GET /console/config.json"].map(
+    (door): Door => ({
+      door,
+      who: "everybody in development, or where `CONSOLE` is `on`: a page without rights of its own",
+      credential: "none",
+      answers: answers(404, 404, 404, 404, 404),
+    }),
+  ),
+  ...["session", "heartbeat"].map(
+    (name): Door => ({
+      door: `POST /debug/console/${name}`,
+      who: "the console in development, on the server's own machine; nobody elsewhere",
+      credential: "none",
+      answers: CLOSED,
     }),
   ),
 ];

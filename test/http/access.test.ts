@@ -1,6 +1,8 @@
 import { env } from "cloudflare:workers";
 import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from "jose";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { DAEMON_TTL_MAX_MS } from "../../rooms/devices/token.ts";
+import { isRevoked, publishRevocation } from "../../src/access/claims.ts";
 import { Grant, grantOf } from "../../src/access/grant.ts";
 import { verifyToken } from "../../src/access/jwt.ts";
 import { addressOf, spend } from "../../src/access/quota.ts";
@@ -347,6 +349,25 @@ describe("a grant", () => {
   });
 });
 
+it("a revocation covers tokens of its second, also of a part of it, and those without a time", () => {
+  expect([999, 1_000, 1_000.7, 1_001, undefined].map((iat) => isRevoked(iat, 1_000))).toEqual([
+    ...[true, true, true, false, true],
+  ]);
+  expect(isRevoked(undefined, undefined)).toBe(false);
+});
+
+it("a revocation is kept until no token that it covers could be taken: a daemon's, or one that a workspace takes after its end", async () => {
+  const kept: (number | undefined)[] = [];
+  const put = async (_: string, __: string, { expirationTtl }: KVNamespacePutOptions) =>
+    kept.push(expirationTtl);
+  const vars = { WORKSPACE_CLAIMS_VERSION: { put } as unknown as KVNamespace };
+  const dayS = 86_400;
+  for (const lifetimeS of [7 * dayS, 400 * dayS, undefined]) {
+    await publishRevocation(freshName(), 7, lifetimeS, vars);
+  }
+  expect(kept).toEqual([DAEMON_TTL_MAX_MS / 1_000 + dayS, 401 * dayS, undefined]);
+});
+
 describe("publishing in production", () => {
   const publish = async (claims: JWTPayload, to: string) => {
     const headers = {
@@ -372,53 +393,72 @@ describe("publishing in production", () => {
 describe("a limit of requests in production", () => {
   const none = { limit: async (_: { key: string }) => ({ success: false }) };
   const bearer = async (claims: JWTPayload = {}) => `Bearer ${await sign(good(claims))}`;
+  /** A request with a user's token, or with the bearer given. */
+  const ask =
+    (method: string, path: string, more: { cap?: object; body?: object; as?: string } = {}) =>
+    async () =>
+      new Request(`https://rollcall.test${path}`, {
+        method,
+        headers: {
+          Authorization: more.as ?? (await bearer({ ...(more.cap && { cap: more.cap }) })),
+          ...(more.body && { "Content-Type": "application/json" }),
+        },
+        ...(more.body && { body: JSON.stringify(more.body) }),
+      });
+  const daemon = `Bearer ${SECRET}`;
+  const ROOM = { "room:*": ["join", "watch", "publish", "kick"] };
+  const USER = { "user:*": ["publish", "presence", "revoke"] };
+  const uuid = crypto.randomUUID();
+  const beat = {
+    ...{ schema_version: 1, user_id: uuid, device_id: uuid, status: "online", source: "test" },
+    ...{ sent_at_ms: Date.now(), seq: 1, ttl_ms: 12_000 },
+  };
   const REQUESTS: [string, string, () => Promise<Request>][] = [
-    [
-      "LIMIT_CONNECTS",
-      "a snapshot",
-      async () =>
-        new Request("https://rollcall.test/api/v1/presence", {
-          headers: { Authorization: await bearer() },
-        }),
-    ],
-    [
-      "LIMIT_CONNECTS",
-      "a stream",
-      async () =>
-        new Request("https://rollcall.test/fanout/stream?type=a", {
-          headers: { Authorization: await bearer() },
-        }),
-    ],
+    ["LIMIT_CONNECTS", "a snapshot", ask("GET", "/api/v1/presence")],
+    ["LIMIT_CONNECTS", "the totals of a room", ask("GET", "/api/v1/rooms/r")],
+    ["LIMIT_CONNECTS", "a room's stream", ask("GET", "/api/v1/rooms/r/stream", { cap: ROOM })],
+    ["LIMIT_CONNECTS", "a stream", ask("GET", "/fanout/stream?type=a")],
     [
       "LIMIT_PUBLISHES",
       "a publish",
-      async () =>
-        new Request("https://rollcall.test/publish", {
-          method: "POST",
-          headers: {
-            Authorization: await bearer({ scope: "publish" }),
-            "Content-Type": "application/json",
-          },
-          body: JSON.stringify({ userId: freshName(), type: "x" }),
-        }),
+      ask("POST", "/publish", { cap: USER, body: { userId: "ben", type: "x" } }),
     ],
     [
-      "LIMIT_MOODS",
-      "a mood",
-      async () =>
-        new Request("https://rollcall.test/api/heartbeat", {
-          method: "POST",
-          body: JSON.stringify({ sessionId: freshName() }),
-        }),
+      "LIMIT_PUBLISHES",
+      "a publish to a room",
+      ask("POST", "/api/v1/rooms/r/events", { cap: ROOM, body: { event: "x" } }),
     ],
+    [
+      "LIMIT_PUBLISHES",
+      "a batch to a room",
+      ask("POST", "/api/v1/rooms/r/events/batch", { cap: ROOM, body: { messages: [] } }),
+    ],
+    ["LIMIT_PUBLISHES", "a kick", ask("DELETE", "/api/v1/rooms/r/users/ben", { cap: ROOM })],
+    ["LIMIT_PUBLISHES", "a page of changes", ask("GET", "/api/v1/rooms/r/changes", { cap: ROOM })],
+    ["LIMIT_PUBLISHES", "where a user is", ask("GET", "/api/v1/users/ben", { cap: USER })],
+    ["LIMIT_PUBLISHES", "a revocation", ask("POST", "/api/v1/users/ben/revoke", { cap: USER })],
+    [
+      "LIMIT_HEARTBEATS",
+      "a heartbeat",
+      ask("POST", "/api/v1/daemon/presence/heartbeat", { as: daemon, body: beat }),
+    ],
+    ["LIMIT_MOODS", "a session of moods", ask("POST", "/api/session")],
+    ["LIMIT_MOODS", "a mood", ask("POST", "/api/heartbeat", { body: { sessionId: "s" } })],
+    ["LIMIT_MOODS", "a leave", ask("POST", "/api/leave", { body: { sessionId: "s" } })],
+    ["LIMIT_MOODS", "a head-count", ask("GET", "/api/presence")],
+    ["LIMIT_MOODS", "a stream of head-counts", ask("GET", "/api/presence/stream")],
   ];
 
   it.each(REQUESTS)(
     "%s refuses %s with 429 and Retry-After, and wakes no actor",
     async (name, _, make) => {
       const namespace = { getByName: () => expect.unreachable("an actor"), idFromName: () => {} };
-      const actors = { PRESENCE: namespace, FANOUT: namespace, MOODS: namespace };
-      const limit = { [name]: none as never, MOODS_SIGNED: "false" };
+      const names = ["PRESENCE", "FANOUT", "MOODS", "DEVICES"];
+      const actors = Object.fromEntries(names.map((name) => [name, namespace]));
+      const limit = {
+        ...{ [name]: none as never, MOODS_SIGNED: "false", DIRECTORY: "on" },
+        PRESENCE_DO_INGEST_TOKEN: SECRET,
+      };
       const vars = production({ ...limit, ...(actors as never as object) });
       const answer = await worker.fetch(await make(), vars);
       expect(answer.status).toBe(429);

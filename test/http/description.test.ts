@@ -31,6 +31,25 @@ describe("the descriptions", () => {
     expect(undescribed).toEqual([]);
   });
 
+  it("name 429 for each route but those of trusted backends, of images and of tools", () => {
+    const { openapi } = describeService();
+    const unlimited = Object.entries(openapi.paths).flatMap(([path, item]) =>
+      Object.entries(item as Record<string, { responses: object }>).flatMap(
+        ([method, { responses }]) =>
+          "429" in responses ? [] : [`${method.toUpperCase()} ${path}`],
+      ),
+    );
+    expect(unlimited.filter((route) => !route.includes(" /debug/")).sort()).toEqual([
+      "DELETE /api/images/{key}",
+      "DELETE /api/v1/users/{id}",
+      "DELETE /api/v1/workspaces/{id}",
+      "GET /api/images/{key}",
+      "GET /api/llm/tools",
+      "POST /api/v1/devices/tokens",
+      "POST /api/v1/presence/tokens",
+    ]);
+  });
+
   it("name servers by the scheme and host of a request on this machine", async () => {
     const local = await read("http://localhost:8787/asyncapi.json");
     expect(local.servers).toEqual({

@@ -49,6 +49,7 @@ describe("tokens", () => {
     ["a blank userId", () => sign({ userId: " \t", sub: userId })],
     ["a userId that is no string", () => sign({ userId: 7 })],
     ["an empty userId", () => sign({ userId: "" })],
+    ["a userId that no path can name", () => sign({ userId: ".." })],
     ["half a surrogate pair", () => sign({ userId: "\ud800" })],
     ["no JWT at all", () => "user:alice"],
     ["an empty token", () => ""],

@@ -131,6 +131,14 @@ describe("a JWT", () => {
     }
   });
 
+  it.each([" ", ".", "..", "\ud800", "x".repeat(257)])(
+    "is refused with the user id %j, which no path can name: nobody could kick that user",
+    async (userId) => {
+      const answer = await enter(await signedToken({ userId }));
+      expect(await refusal(answer)).toEqual([400, "bad_request"]);
+    },
+  );
+
   it("is refused with another algorithm, another key, none, or not yet valid", async () => {
     const secret = new TextEncoder().encode(env.JWT_SECRET);
     const other = new TextEncoder().encode("another-secret-of-32-bytes-or-more!");

@@ -58,4 +58,24 @@ describe("a publish", () => {
     await ann.settle();
     expect(ann.received.map(({ payload }) => payload)).toEqual([2, 1]);
   });
+
+  it("with a key that names another publisher's is refused, and holds none of that one's up", async () => {
+    const user = freshName();
+    const ann = await Subscriber.connect(user);
+    await ann.subscribe({ type: "message" });
+    const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode("shop"));
+    const hex = [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0"));
+    const message = (payload: number, idempotencyKey: string) => ({
+      ...{ userId: user, ackTimeoutMs: 0, payload, idempotencyKey },
+    });
+    const crafted = `order-17\0${hex.join("").slice(0, 32)}`;
+    const messages = [message(1, "order-17"), message(2, crafted)];
+    const batch = JSON.stringify({ messages });
+    const { text } = await publishText(batch, "mallory", undefined, "/publish/batch");
+    const body = `{"userId":"${user}","ackTimeoutMs":0,"payload":3}`;
+    expect((await publishText(body, "shop", "order-17")).status).toBe(200);
+    expect(JSON.parse(text).results).toMatchObject([{ status: 200 }, { status: 400 }]);
+    await ann.settle();
+    expect(ann.received.map(({ payload }) => payload)).toEqual([1, 3]);
+  });
 });

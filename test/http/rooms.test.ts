@@ -166,6 +166,20 @@ describe("an event that is published to a room over HTTP", () => {
     expect([status, answer.error]).toEqual([400, "bad_request"]);
   });
 
+  it("is refused with 400 where its name is the protocol's and its data has a type, also in an empty room, and affects no other of its batch", async () => {
+    const room = freshName();
+    const bad = { event: "hello", data: { type: "x" } };
+    expect(await publish(room, bad)).toMatchObject({ status: 400, body: { error: "bad_frame" } });
+    const anna = await enter(room, "anna");
+    const { status, body } = await ask(`${room}/events/batch`, {
+      ...{ method: "POST", body: { messages: [{ event: "a" }, bad, { event: "b" }] } },
+    });
+    expect(status).toBe(200);
+    expect(body.results.map((one: Untyped) => one.status)).toEqual([200, 400, 200]);
+    await anna.event("a");
+    await anna.event("b");
+  });
+
   it("is refused with 400 where it nests deeper than the wire allows, alone and in a batch", async () => {
     const room = freshName();
     const anna = await enter(room, "anna");

@@ -72,6 +72,16 @@ describe("a client that shows a new token", () => {
     expect(ann.closed).toBeNull();
   });
 
+  it("keeps the old one where the new one allows to watch only, since others see its user", async () => {
+    const room = freshName();
+    const ann = await enter(room, "ann", inS(60));
+    const watching = { cap: { "room:*": ["watch"] } };
+    expect((await refresh(ann, { exp: inS(60), ...watching })).error?.code).toBe("forbidden");
+    const hidden = await enter(room, "ann", inS(60), "&listed=0");
+    expect((await refresh(hidden, { exp: inS(60), ...watching })).type).toBe("ack");
+    expect((await ann.ask("presence.state", { state: { x: 1 } })).type).toBe("ack");
+  });
+
   it("leaves no token where the actor keeps its sessions", async () => {
     const room = freshName();
     const ann = await enter(room, "ann", inS(60), "&detail=count&watch=ben");

@@ -1,6 +1,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env, exports } from "cloudflare:workers";
 import { describe, expect, it, vi } from "vitest";
+import { presence } from "../../rooms/presence/index.ts";
 import { shardsOfRoom } from "../../rooms/presence/large.ts";
 import { shardName, shardOf } from "../../src/shards/layout.ts";
 import type { Untyped } from "../../src/wire/frames.ts";
@@ -182,16 +183,17 @@ describe("a presence room with shards", () => {
     await viewer.event("presence.diff", ({ joins }) => joins[0]?.userId === friend);
   });
 
-  it("delivers a publish over HTTP to all, and answers how many", async () => {
+  it("delivers a publish over HTTP to all, with a field `type` of its data, and answers how many", async () => {
     const room = freshRoom();
     const sockets = await Promise.all([0, 1, 2, 3].map((index) => enter(room, userOf(index))));
     await counts(sockets, 4);
     const { body } = await ask(`/api/v1/rooms/${room}/events`, "POST", {
       event: "n",
-      data: { n: 1 },
+      data: { n: 1, type: "its own" },
     });
     expect(body).toMatchObject({ recipients: 4, cursor: expect.any(String) });
-    for (const socket of sockets) expect(await socket.event("n")).toMatchObject({ n: 1 });
+    const sent = { n: 1, type: "its own", publisher: "backend" };
+    for (const socket of sockets) expect(await socket.event("n")).toMatchObject(sent);
     const except = sockets[3]?.hello?.session;
     await ask(`/api/v1/rooms/${room}/events`, "POST", { event: "n", data: { n: 2 }, except });
     await ask(`/api/v1/rooms/${room}/events`, "POST", { event: "n", data: { n: 3 } });
@@ -278,11 +280,20 @@ describe("LARGE_ROOMS", () => {
     },
   );
 
-  it("opens no room whose changes a webhook gets: changes have one order", () => {
-    const logs = vi.spyOn(console, "log").mockImplementation(() => {});
-    const both = { LARGE_ROOMS: "team-*:4", WEBHOOKS: JSON.stringify([{ rooms: "team-a*" }]) };
-    expect(() => shardsOfRoom("team-abc", both)).toThrow("Not configured");
-    expect(shardsOfRoom("team-b", both)).toBe(4);
-    logs.mockRestore();
-  });
+  it.each([
+    ["LARGE_ROOMS", presence(), { LARGE_ROOMS: "team-*:4" }],
+    ["the option shards", presence({ shards: 4 }), {}],
+  ])(
+    "and a webhook for the same room open it to nobody, since changes have one order: by %s",
+    async (_, room, vars) => {
+      const logs = vi.spyOn(console, "log").mockImplementation(() => {});
+      const both = { ...env, ...vars, WEBHOOKS: JSON.stringify([{ rooms: "team-a*" }]) };
+      const headers = { Authorization: "Bearer user:ann" };
+      const answer = await room.routes().request("/api/v1/rooms/team-abc", { headers }, both);
+      expect(answer.status).toBe(503);
+      const { shards } = room;
+      expect(typeof shards === "function" && shards("team-b", both)).toBe(4);
+      logs.mockRestore();
+    },
+  );
 });

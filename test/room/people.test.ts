@@ -404,6 +404,20 @@ describe("revoking a user's tokens", () => {
     }
   });
 
+  it("up to an earlier second does not give back the tokens of a later one, in the Worker either", async () => {
+    const ann = freshName();
+    const old = await signedToken({ userId: ann, iat: nowS() - 100 });
+    const statusOf = async (token: string) => {
+      const headers = { Authorization: `Bearer ${token}` };
+      return (await worker.fetch("https://rollcall.test/api/v1/presence", { headers })).status;
+    };
+    for (const issuedBefore of [nowS() - 60, nowS() - 1_000]) {
+      await ask(`${ann}/revoke`, undefined, "POST", { issuedBefore });
+      expect(await statusOf(old)).toBe(401);
+    }
+    expect(await statusOf(await signedToken({ userId: ann, iat: nowS() - 10 }))).toBe(200);
+  });
+
   it("reaches a room that could not be reached at first", async () => {
     const [ann, room] = [freshName(), freshName()];
     const old = await signedToken({ userId: ann, iat: nowS() - 5 });

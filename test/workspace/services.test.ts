@@ -462,7 +462,9 @@ describe("the LLM proxy", () => {
       LLM_MAX_N: "2",
     };
     const ask = (more: object) => complete({ ...REQUEST, stream: false, ...more }, settings);
-    expect(await faultOf(await ask({ model: "gpt-5" }))).toBe("403 model_not_allowed");
+    for (const more of [{ model: "gpt-5" }, { models: ["gpt-5"] }]) {
+      expect(await faultOf(await ask(more))).toBe("403 model_not_allowed");
+    }
     for (const more of [
       { max_tokens: 101 },
       { max_completion_tokens: 101 },

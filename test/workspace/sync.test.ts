@@ -396,6 +396,30 @@ describe("the isolation of workspaces", () => {
   });
 });
 
+it("above the limit of requests, a member gets 429 with Retry-After in production, and wakes no actor", async () => {
+  const [workspace, secret] = [newWorkspace(), "an-own-secret-of-a-deployment-0123456789"];
+  const claims = { ...member(workspace), exp: nowSeconds() + 60 };
+  const payload = { instanceId: workspace, authToken: await sign(claims, secret) };
+  const counted: string[] = [];
+  const limit = async ({ key }: { key: string }) => {
+    counted.push(key);
+    return { success: false };
+  };
+  const vars = { ENVIRONMENT: "production", JWT_SECRET: secret, LIMIT_CONNECTS: { limit } };
+  const WORKSPACES = { getByName: () => expect.unreachable("an actor") };
+  for (const transport of TRANSPORTS) {
+    const request = syncRequest(transport, workspace, payload);
+    const context = createExecutionContext();
+    const answer = await createWorkspaceApp().fetch(
+      request,
+      { ...env, ...vars, WORKSPACES },
+      context,
+    );
+    expect([answer.status, answer.headers.get("Retry-After")]).toEqual([429, "10"]);
+  }
+  expect(counted).toEqual(["ann", "ann"]);
+});
+
 describe("a server of yours", () => {
   const TOKEN = "an-own-bypass-token-of-a-server-0123456789";
   const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });
