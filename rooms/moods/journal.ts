@@ -28,15 +28,13 @@ const WINDOW_MS = 10_000;
 
 /**
  * Stores in few rows what an eviction must not lose. Sessions expire one ttl (30 s) after their last
- * heartbeat, so a log of changes needs no compaction: a row is obsolete one ttl after it was written,
- * and is then overwritten.
+ * heartbeat, so nothing needs compaction: one ttl after it was written, a row is overwritten.
  *
  * A new session, a change of mood and a leave are stored before they are answered; those that come
- * together share a row. A heartbeat that only keeps a session is stored at once as well while the
- * budget lasts (20 rows, then one in 5 s). Above it, heartbeats are buffered for a window of at most
- * 10 s, which the row before announces. If the instance dies in the window, the next one assumes that
- * every session had a heartbeat in it. So no live session is lost; in this one case a silent session
- * may be counted for up to one ttl and the window too long.
+ * together share a row. So is a heartbeat that only keeps a session while the budget lasts (20 rows,
+ * then one in 5 s). Above it, heartbeats are buffered for a window of at most 10 s, which the row
+ * before announces. If the instance dies in the window, the next one assumes that every session had a
+ * heartbeat in it: no live session is lost, but a silent one may stay for a ttl and the window too long.
  */
 export class Journal {
   /** The sessions that storage knew when this instance started, oldest heartbeat first. */
@@ -49,9 +47,8 @@ export class Journal {
   /** The number of the last row, at least that of each key: rows that cannot be read keep theirs. */
   #order = 0;
   readonly #unwritten = new Map<string, Entry>();
-  /** The key of the last row, and what it contains, unless it is complete. */
-  #openKey: string | undefined;
-  #open: readonly Entry[] = [];
+  /** The last row, unless it is complete. */
+  #open: { key: string; entries: readonly Entry[] } | undefined;
   #commit: Promise<void> | undefined;
   /** Until then, in ms, heartbeats wait. */
   #windowEndsAtMs = 0;
@@ -69,8 +66,9 @@ export class Journal {
 
   #restore(nowMs: number, moodCount: number): Entry[] {
     const stored = [...this.#rows.list({ prefix: PREFIX })].flatMap(([key, value]) => {
-      this.#order = Math.max(this.#order, Number(key.slice(PREFIX.length)) || 0);
       const segment = segmentRecord.read(value);
+      const number = Number(key.slice(PREFIX.length)) || 0;
+      this.#order = Math.max(this.#order, number, segment?.order ?? 0);
       return segment ? [{ ...segment, key }] : [];
     });
     stored.sort((a, b) => a.order - b.order);
@@ -81,21 +79,17 @@ export class Journal {
         latest.set(id, { id, mood: moods[i] ?? GONE, beatAtMs: beats[i] ?? 0 });
       }
     }
-    const { order = 0, writtenAtMs = 0, openUntilMs = 0 } = stored.at(-1) ?? {};
-    this.#order = Math.max(this.#order, order);
+    const { writtenAtMs = 0, openUntilMs = 0 } = stored.at(-1) ?? {};
     const isOpen = openUntilMs > writtenAtMs;
     const assumedMs = isOpen ? Math.min(nowMs, openUntilMs) : 0;
-    const alive = this.#alive(latest.values(), isOpen ? writtenAtMs : nowMs)
-      .filter(({ mood }) => mood < moodCount)
+    const sinceMs = (isOpen ? writtenAtMs : nowMs) - this.#ttlMs;
+    const alive = [...latest.values()]
+      .filter(({ mood, beatAtMs }) => mood < moodCount && beatAtMs > sinceMs)
       .map((entry) => ({ ...entry, beatAtMs: Math.max(entry.beatAtMs, assumedMs) }))
       .sort((a, b) => a.beatAtMs - b.beatAtMs);
     // The next row contains all of them with this time, and so closes the window.
     if (isOpen) for (const entry of alive) this.#unwritten.set(entry.id, entry);
     return alive;
-  }
-
-  #alive(entries: Iterable<Entry>, nowMs: number): Entry[] {
-    return [...entries].filter(({ beatAtMs }) => beatAtMs + this.#ttlMs > nowMs);
   }
 
   /** Stores a change to a session, in one row with all that come at the same time. */
@@ -109,10 +103,9 @@ export class Journal {
   }
 
   /** Stores that a session goes on, as soon as the budget allows. */
-  keep(entry: Entry, nowMs: number): Promise<void> | undefined {
-    if (nowMs >= this.#windowEndsAtMs) return this.commit(entry);
+  async keep(entry: Entry, nowMs: number): Promise<void> {
     this.#unwritten.set(entry.id, entry);
-    return undefined;
+    if (nowMs >= this.#windowEndsAtMs) await this.commit(entry);
   }
 
   /** When {@link sweep} will delete the rows, in ms, if nothing else is written until then. */
@@ -126,18 +119,19 @@ export class Journal {
     for (const key of this.#obsoleteAtMs.keys()) this.#rows.delete(key);
     this.#obsoleteAtMs.clear();
     this.#unwritten.clear();
-    this.#openKey = undefined;
-    this.#open = [];
+    this.#open = undefined;
     this.#openWindow(0, nowMs);
   }
 
   #write(nowMs: number): void {
-    const unchanged = this.#open.filter(({ id }) => !this.#unwritten.has(id));
-    const entries = this.#alive([...unchanged, ...this.#unwritten.values()], nowMs);
+    const latest = new Map(this.#open?.entries.map((entry) => [entry.id, entry]));
+    for (const [id, entry] of this.#unwritten) latest.set(id, entry);
+    const entries = [...latest.values()].filter(({ beatAtMs }) => beatAtMs + this.#ttlMs > nowMs);
     const rows = Math.max(1, Math.ceil(entries.length / ROW_ENTRIES));
     const openUntilMs = this.#spend(rows, nowMs);
-    let key = this.#openKey;
+    let key = this.#open?.key ?? this.#freeKey(nowMs);
     for (let row = 0; row < rows; row++) {
+      if (row > 0) key = this.#freeKey(nowMs);
       const part = entries.slice(row * ROW_ENTRIES, (row + 1) * ROW_ENTRIES);
       this.#order += 1;
       const segment = {
@@ -146,13 +140,10 @@ export class Journal {
         moods: Uint8Array.from(part, ({ mood }) => mood),
         beats: Float64Array.from(part, ({ beatAtMs }) => beatAtMs),
       };
-      if (row > 0 || key === undefined) key = this.#freeKey(nowMs);
       this.#rows.put(key, segmentRecord.write(segment));
       this.#obsoleteAtMs.set(key, Math.max(0, ...segment.beats) + this.#ttlMs);
     }
-    const isComplete = entries.length >= ROW_COMPLETE_ENTRIES;
-    this.#openKey = isComplete ? undefined : key;
-    this.#open = isComplete ? [] : entries;
+    this.#open = entries.length < ROW_COMPLETE_ENTRIES ? { key, entries } : undefined;
     this.#unwritten.clear();
     this.#openWindow(openUntilMs, nowMs);
   }
@@ -166,7 +157,7 @@ export class Journal {
 
   #freeKey(nowMs: number): string {
     for (const [key, obsoleteAtMs] of this.#obsoleteAtMs) if (obsoleteAtMs <= nowMs) return key;
-    return PREFIX + this.#order;
+    return PREFIX + (this.#order + 1);
   }
 
   #openWindow(endsAtMs: number, nowMs: number): void {
