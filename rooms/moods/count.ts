@@ -40,7 +40,6 @@ const MAX_SESSIONS = 250_000;
 const SEND_INTERVAL_MS = 1_000;
 /** Expiries within this time share a wake-up, in ms. */
 export const EXPIRY_STEP_MS = 500;
-const CHANNEL = "default";
 
 /** The user id of a session's sockets. */
 export const userOf = (sessionId: string) => `session:${sessionId}`;
@@ -59,8 +58,8 @@ export class MoodCount<M extends string> {
   constructor(actor: MoodActor<M>, options: Required<MoodOptions<M>>) {
     this.#actor = actor;
     this.#options = options;
-    const { ttlMs, moods } = options;
-    const moodCount = moods.length;
+    const { ttlMs, binding } = options;
+    const moodCount = options.moods.length;
     this.#guests = new Headcount(moodCount, ttlMs);
     this.#journal = new Journal(actor.getStorage().kv, Date.now(), { moodCount, ttlMs });
     for (const entry of this.#journal.restored) {
@@ -70,18 +69,10 @@ export class MoodCount<M extends string> {
       if (meta.sessionId) this.#guests.attach(meta.sessionId, this.#indexOf(meta.mood));
       this.#sentAtMs = Math.max(this.#sentAtMs, meta.toldAtMs ?? 0);
     }
-    this.totals = this.#createTotals();
-  }
-
-  #createTotals(): Totals {
-    const { name, env } = this.#actor;
-    const { binding, moods } = this.#options;
     const { tally } = this.#guests;
-    const shards = shardCount(env as MoodEnv);
-    if (shards === 1) return { tally, refresh: async () => {}, changed: () => {} };
-    return createTotals(shardIndex(name), {
-      ...{ actor: this.#actor, shards, width: moods.length, own: () => tally },
-      stub: (shard) => namespaceOf(env, binding).getByName(shardName(shard)),
+    this.totals = createTotals(shardIndex(actor.name), {
+      ...{ actor, shards: shardCount(actor.env as MoodEnv), width: moodCount, own: () => tally },
+      stub: (shard) => namespaceOf(actor.env, binding).getByName(shardName(shard)),
       isWatched: this.#isWatched,
       onChange: () => this.#scheduleSend(),
     });
@@ -91,12 +82,6 @@ export class MoodCount<M extends string> {
   #indexOf(mood: M): number {
     const { moods, defaultMood } = this.#options;
     return moods.indexOf(moods.includes(mood) ? mood : defaultMood);
-  }
-
-  /** After a start: sends what the last instance was about to send. */
-  resume(): void {
-    this.#guests.expire(Date.now());
-    this.#changed();
   }
 
   async heartbeat(sessionId: string, mood: M): Promise<MoodState<M>> {
@@ -129,8 +114,8 @@ export class MoodCount<M extends string> {
     if (guest.beatAtMs > 0) await this.#journal.commit(guest);
   }
 
-  /** A socket has closed, of this session or of one that only receives. */
-  detach(sessionId: string | undefined): void {
+  /** After a start, or when a socket has closed: of this session, or of one that only receives. */
+  update(sessionId?: string): void {
     this.#tick();
     if (sessionId !== undefined && this.#actor.sessionsOf(userOf(sessionId)).size === 0) {
       this.#guests.detach(sessionId);
@@ -198,6 +183,7 @@ export class MoodCount<M extends string> {
 
   /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
   async sendFirst(session: MoodSession<M>): Promise<void> {
+    // A page that loads anew keeps the session, but not the count.
     delete session.meta.told;
     await this.#send([session]).catch((error) => log("moods_unknown", { error }));
   }
@@ -206,7 +192,7 @@ export class MoodCount<M extends string> {
   async #send(sessions: Iterable<MoodSession<M>>): Promise<void> {
     const state = await this.state();
     const key = keyOf(this.totals.tally);
-    const frame = encodeEvent("mood.state", state, CHANNEL);
+    const frame = encodeEvent("mood.state", state, "default");
     for (const session of sessions) {
       const { meta } = session;
       if (meta.told === key) continue;

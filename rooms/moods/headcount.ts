@@ -4,7 +4,7 @@ import type { Tally } from "./tally.ts";
 export class Guest {
   readonly id: string;
   /** Index into the list of moods. */
-  mood: number;
+  mood = 0;
   /** Time of the last heartbeat in ms, or 0: only a socket keeps it here. */
   beatAtMs = 0;
   /** Whether it has a socket. */
@@ -13,9 +13,8 @@ export class Guest {
   older: Guest = this;
   newer: Guest = this;
 
-  constructor(id: string, mood: number) {
+  constructor(id: string) {
     this.id = id;
-    this.mood = mood;
   }
 
   /** Moves it from its place in the order of heartbeats to that between these two. */
@@ -30,16 +29,15 @@ export class Guest {
 }
 
 /**
- * The sessions that are here, counted by mood. All live equally long after a heartbeat, so a list in
- * the order of heartbeats is also the order in which they expire: a heartbeat moves its session to the
- * end, and expiry takes from the front. No operation visits all sessions.
+ * The sessions that are here, counted by mood. All live equally long after a heartbeat, and so expire
+ * in the order of a list to whose end each heartbeat moves its session. No operation visits them all.
  */
 export class Headcount {
   readonly tally: Tally;
   readonly #ttlMs: number;
   readonly #guests = new Map<string, Guest>();
   /** Stands between the newest heartbeat and the oldest: the list is a circle. */
-  readonly #end = new Guest("", 0);
+  readonly #end = new Guest("");
 
   /** @param ttlMs time from a session's last heartbeat to its end */
   constructor(moodCount: number, ttlMs: number) {
@@ -106,7 +104,7 @@ export class Headcount {
   }
 
   #register(id: string, mood: number): Guest {
-    const guest = this.#guests.get(id) ?? new Guest(id, mood);
+    const guest = this.#guests.get(id) ?? new Guest(id);
     if (this.#guests.has(id)) this.#count(guest.mood, -1);
     else this.#guests.set(id, guest);
     guest.mood = mood;

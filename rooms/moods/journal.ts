@@ -41,7 +41,6 @@ export class Journal {
   readonly restored: readonly Entry[];
   readonly #rows: Rows;
   readonly #ttlMs: number;
-  readonly #windowMs: number;
   /** By the key of a row, when its last entry is obsolete, in ms. */
   readonly #obsoleteAtMs = new Map<string, number>();
   /** The number of the last row, at least that of each key: rows that cannot be read keep theirs. */
@@ -60,7 +59,6 @@ export class Journal {
   constructor(rows: Rows, nowMs: number, options: { moodCount: number; ttlMs: number }) {
     this.#rows = rows;
     this.#ttlMs = options.ttlMs;
-    this.#windowMs = Math.min(WINDOW_MS, options.ttlMs / 3);
     this.restored = this.#restore(nowMs, options.moodCount);
   }
 
@@ -152,7 +150,8 @@ export class Journal {
   #spend(rows: number, nowMs: number): number {
     this.#spentMs = Math.max(this.#spentMs, nowMs - BURST_ROWS * ROW_MS) + rows * ROW_MS;
     const nextAtMs = this.#spentMs + ROW_MS;
-    return nextAtMs > nowMs ? Math.min(nextAtMs, nowMs + this.#windowMs) : 0;
+    const longestMs = Math.min(WINDOW_MS, this.#ttlMs / 3);
+    return nextAtMs > nowMs ? Math.min(nextAtMs, nowMs + longestMs) : 0;
   }
 
   #freeKey(nowMs: number): string {
@@ -163,8 +162,7 @@ export class Journal {
   #openWindow(endsAtMs: number, nowMs: number): void {
     if (this.#windowTimer !== undefined) clearTimeout(this.#windowTimer);
     this.#windowEndsAtMs = endsAtMs;
-    this.#windowTimer =
-      endsAtMs > 0 ? setTimeout(() => this.#closeWindow(), endsAtMs - nowMs) : undefined;
+    if (endsAtMs > 0) this.#windowTimer = setTimeout(() => this.#closeWindow(), endsAtMs - nowMs);
   }
 
   /** Writes the buffered heartbeats, or that there are none: else the next start would assume some. */
@@ -176,7 +174,7 @@ export class Journal {
       this.#write(nowMs);
     } catch (error) {
       log("moods_not_stored", { error });
-      this.#openWindow(nowMs + this.#windowMs, nowMs);
+      this.#openWindow(nowMs + WINDOW_MS, nowMs);
     }
   }
 }

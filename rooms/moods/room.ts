@@ -64,11 +64,11 @@ export function defineMoods<E, M extends string>(
     },
 
     onDisconnect({ actor, meta }) {
-      countOf(actor).detach(meta.sessionId);
+      countOf(actor).update(meta.sessionId);
     },
 
     onHibernationRestore(actor) {
-      countOf(actor).resume();
+      countOf(actor).update();
     },
 
     dueAt(actor) {
