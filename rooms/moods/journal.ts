@@ -162,14 +162,15 @@ export class Journal {
   #openWindow(endsAtMs: number, nowMs: number): void {
     if (this.#windowTimer !== undefined) clearTimeout(this.#windowTimer);
     this.#windowEndsAtMs = endsAtMs;
-    if (endsAtMs > 0) this.#windowTimer = setTimeout(() => this.#closeWindow(), endsAtMs - nowMs);
+    if (endsAtMs > 0)
+      this.#windowTimer = setTimeout(() => this.#closeWindow(nowMs), endsAtMs - nowMs);
   }
 
   /** Writes the buffered heartbeats, or that there are none: else the next start would assume some. */
-  #closeWindow(): void {
+  #closeWindow(sinceMs: number): void {
     const nowMs = Date.now();
     // Silence settles the debt: the heartbeat that ends it is written at once.
-    if (this.#unwritten.size === 0) this.#spentMs = Math.min(this.#spentMs, nowMs - 2 * ROW_MS);
+    if (this.#unwritten.size === 0) this.#spentMs = Math.min(this.#spentMs, sinceMs - 2 * ROW_MS);
     try {
       this.#write(nowMs);
     } catch (error) {
