@@ -62,9 +62,7 @@ export class MoodCount<M extends string> {
     const moodCount = options.moods.length;
     this.#guests = new Headcount(moodCount, ttlMs);
     this.#journal = new Journal(actor.getStorage().kv, Date.now(), { moodCount, ttlMs });
-    for (const entry of this.#journal.restored) {
-      this.#guests.beat(entry.id, entry.mood, entry.beatAtMs);
-    }
+    for (const one of this.#journal.restored) this.#guests.beat(one.id, one.mood, one.beatAtMs);
     for (const { meta } of actor.sessions.values()) {
       if (meta.sessionId) this.#guests.attach(meta.sessionId, this.#indexOf(meta.mood));
       this.#sentAtMs = Math.max(this.#sentAtMs, meta.toldAtMs ?? 0);
@@ -104,7 +102,7 @@ export class MoodCount<M extends string> {
     await this.#store(this.#guests.attach(sessionId, this.#indexOf(mood)), mood);
   }
 
-  /** Stores a new session, or a new mood. Without a heartbeat it lives by its sockets alone. */
+  /** Stores a new session or mood, with its sockets. Without a heartbeat it lives by these alone. */
   async #store(guest: Guest, mood: M): Promise<void> {
     for (const session of this.#actor.sessionsOf(userOf(guest.id))) {
       session.meta.mood = mood;
@@ -114,7 +112,7 @@ export class MoodCount<M extends string> {
     if (guest.beatAtMs > 0) await this.#journal.commit(guest);
   }
 
-  /** After a start, or when a socket has closed: of this session, or of one that only receives. */
+  /** After a start, and when a socket has closed: one of this session, or one that only receives. */
   update(sessionId?: string): void {
     this.#tick();
     if (sessionId !== undefined && this.#actor.sessionsOf(userOf(sessionId)).size === 0) {

@@ -9,7 +9,7 @@ export class Guest {
   beatAtMs = 0;
   /** Whether it has a socket. */
   attached = false;
-  /** Neighbours in the order of heartbeats; itself without one. */
+  /** Neighbours in the order of heartbeats; without a heartbeat, the guest itself. */
   older: Guest = this;
   newer: Guest = this;
 
@@ -17,7 +17,7 @@ export class Guest {
     this.id = id;
   }
 
-  /** Moves it from its place in the order of heartbeats to that between these two. */
+  /** Takes it out of the order of heartbeats, and puts it between these two; between itself: nowhere. */
   move(older: Guest, newer: Guest): void {
     this.older.newer = this.newer;
     this.newer.older = this.older;
@@ -29,8 +29,9 @@ export class Guest {
 }
 
 /**
- * The sessions that are here, counted by mood. All live equally long after a heartbeat, and so expire
- * in the order of a list to whose end each heartbeat moves its session. No operation visits them all.
+ * The sessions that are here, counted by mood. All live equally long after a heartbeat, so a list in
+ * the order of heartbeats is also the order in which they expire: a heartbeat moves its session to the
+ * end, and expiry takes from the front. No operation visits all sessions.
  */
 export class Headcount {
   readonly tally: Tally;

@@ -30,11 +30,12 @@ const WINDOW_MS = 10_000;
  * Stores in few rows what an eviction must not lose. Sessions expire one ttl (30 s) after their last
  * heartbeat, so nothing needs compaction: one ttl after it was written, a row is overwritten.
  *
- * A new session, a change of mood and a leave are stored before they are answered; those that come
- * together share a row. So is a heartbeat that only keeps a session while the budget lasts (20 rows,
- * then one in 5 s). Above it, heartbeats are buffered for a window of at most 10 s, which the row
- * before announces. If the instance dies in the window, the next one assumes that every session had a
- * heartbeat in it: no live session is lost, but a silent one may stay for a ttl and the window too long.
+ * A new session, a change of mood and a leave are stored before they are answered, and so is a
+ * heartbeat that only keeps a session while the budget lasts (20 rows, then one in 5 s). Those that
+ * come together share a row. Above the budget, heartbeats are buffered for a window of at most 10 s,
+ * which the row before announces. If the instance dies in the window, the next one assumes that every
+ * session had a heartbeat in it: no live session is lost, but a silent one may be counted too long,
+ * for up to one ttl and the window.
  */
 export class Journal {
   /** The sessions that storage knew when this instance started, oldest heartbeat first. */
@@ -43,7 +44,7 @@ export class Journal {
   readonly #ttlMs: number;
   /** By the key of a row, when its last entry is obsolete, in ms. */
   readonly #obsoleteAtMs = new Map<string, number>();
-  /** The number of the last row, at least that of each key: rows that cannot be read keep theirs. */
+  /** The number of the last row. No key has a higher one, not even that of a row that cannot be read. */
   #order = 0;
   readonly #unwritten = new Map<string, Entry>();
   /** The last row, unless it is complete. */
@@ -52,7 +53,7 @@ export class Journal {
   /** Until then, in ms, heartbeats wait. */
   #windowEndsAtMs = 0;
   #windowTimer: ReturnType<typeof setTimeout> | undefined;
-  /** The budget is spent up to this time, in ms. */
+  /** Each row uses up some time: the budget is what is left between this time, in ms, and now. */
   #spentMs = 0;
 
   /** @param options the time to live, and the number of moods: an entry of another one is no session */
@@ -111,7 +112,7 @@ export class Journal {
     return this.#obsoleteAtMs.size > 0 ? Math.max(...this.#obsoleteAtMs.values()) : undefined;
   }
 
-  /** Where no session has a heartbeat: deletes all rows once all are obsolete. */
+  /** Deletes all rows once all are obsolete. To be called only where no session has a heartbeat. */
   sweep(nowMs: number): void {
     if ((this.obsoleteAtMs ?? Number.POSITIVE_INFINITY) > nowMs) return;
     for (const key of this.#obsoleteAtMs.keys()) this.#rows.delete(key);
@@ -166,7 +167,7 @@ export class Journal {
       this.#windowTimer = setTimeout(() => this.#closeWindow(nowMs), endsAtMs - nowMs);
   }
 
-  /** Writes the buffered heartbeats, or that there are none: else the next start would assume some. */
+  /** Writes the heartbeats since `sinceMs`, or that there are none: else the next start assumes some. */
   #closeWindow(sinceMs: number): void {
     const nowMs = Date.now();
     // Silence settles the debt: the heartbeat that ends it is written at once.
