@@ -6,8 +6,9 @@ import { findSecret, isDevelopment, requireSecret } from "../../src/access/secre
 import { RollcallError } from "../../src/wire/errors.ts";
 import { parseSessionId } from "./fields.ts";
 
-/** The variables that open moods to everybody, and those that sign session ids. */
-export interface MoodAccessEnv extends GrantEnv {
+/** The variables that the room and its routes read. */
+export interface MoodEnv extends GrantEnv {
+  MOOD_SHARDS?: string;
   /**
    * `false`: sessions may have ids that their clients made up, which others may guess or repeat.
    * Default: `false` in development only.
@@ -31,7 +32,7 @@ export function requireOpenMoods(env: GrantEnv): void {
   grantOf({}, "", env).require("moods", "join");
 }
 
-function isSigned(env: MoodAccessEnv): boolean {
+function isSigned(env: MoodEnv): boolean {
   return env.MOODS_SIGNED ? env.MOODS_SIGNED !== "false" : !isDevelopment(env);
 }
 
@@ -47,7 +48,7 @@ async function macOf(random: string, key: string): Promise<string> {
  *
  * @throws RollcallError `unavailable` where ids must be signed, and there is no key
  */
-export async function issueSession(env: MoodAccessEnv): Promise<string> {
+export async function issueSession(env: MoodEnv): Promise<string> {
   const name = "PRESENCE_DO_TOKEN_SIGNING_KEY";
   const key = isSigned(env) ? requireSecret(env, name) : findSecret(env, name);
   const random = base64url.encode(crypto.getRandomValues(new Uint8Array(RANDOM_BYTES)));
@@ -59,7 +60,7 @@ export async function issueSession(env: MoodAccessEnv): Promise<string> {
  *
  * @throws RollcallError `bad_request` for a value that is no id, `unauthorized` for one that was not issued
  */
-export async function requireSession(value: unknown, env: MoodAccessEnv): Promise<string> {
+export async function requireSession(value: unknown, env: MoodEnv): Promise<string> {
   const sessionId = parseSessionId(value);
   if (!isSigned(env)) return sessionId;
   const key = requireSecret(env, "PRESENCE_DO_TOKEN_SIGNING_KEY");

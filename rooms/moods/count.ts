@@ -5,17 +5,17 @@ import { log } from "../../src/log.ts";
 import { createTotals, keyOf, remaining, type Totals } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { encodeEvent } from "../../src/wire/frames.ts";
-import type { MoodAccessEnv } from "./access.ts";
-import { Headcount } from "./headcount.ts";
+import type { MoodEnv } from "./access.ts";
+import { type Guest, Headcount } from "./headcount.ts";
 import { GONE, Journal } from "./journal.ts";
 import {
   type MoodEvents,
+  type MoodOptions,
   type MoodState,
   shardCount,
   shardIndex,
   shardName,
   toMoodState,
-  totalName,
 } from "./tally.ts";
 
 /** The release before knows these fields by the same names: each reads the other's attachments. */
@@ -30,20 +30,6 @@ export interface MoodMeta<M extends string> extends ConnectionMeta {
   toldAtMs?: number;
 }
 
-/** The variables that the room and its routes read. */
-export interface MoodEnv extends MoodAccessEnv {
-  MOOD_SHARDS?: string;
-}
-
-export interface MoodRoomOptions<M extends string> {
-  name: string;
-  websocketPath: string;
-  binding: string;
-  moods: readonly M[];
-  defaultMood: M;
-  ttlMs: number;
-}
-
 /** The actor as its count uses it. */
 export type MoodActor<M extends string> = VeraniActor<MoodMeta<M>, unknown, MoodEvents<M>>;
 type MoodSession<M extends string> = Session<MoodMeta<M>>;
@@ -54,57 +40,38 @@ const MAX_SESSIONS = 250_000;
 const SEND_INTERVAL_MS = 1_000;
 /** Expiries within this time share a wake-up, in ms. */
 export const EXPIRY_STEP_MS = 500;
-const CHANNEL = "default";
 
 /** The user id of a session's sockets. */
 export const userOf = (sessionId: string) => `session:${sessionId}`;
-
-/** The sockets that receive the count. */
-function* listenersOf<M extends string>(actor: MoodActor<M>): Generator<MoodSession<M>> {
-  for (const session of actor.sessions.values()) if (!session.meta.isWitness) yield session;
-}
 
 /** The count in one instance of an actor: sessions of its own, and the count of all shards. */
 export class MoodCount<M extends string> {
   readonly totals: Totals;
   readonly #actor: MoodActor<M>;
-  readonly #options: MoodRoomOptions<M>;
+  readonly #options: Required<MoodOptions<M>>;
   readonly #guests: Headcount;
   readonly #journal: Journal;
+  readonly #isWatched = () => !this.#listeners().next().done;
   #isSending = false;
-  #sentAtMs: number;
+  #sentAtMs = 0;
 
-  constructor(actor: MoodActor<M>, options: MoodRoomOptions<M>) {
+  constructor(actor: MoodActor<M>, options: Required<MoodOptions<M>>) {
     this.#actor = actor;
     this.#options = options;
-    const { ttlMs, moods } = options;
-    const moodCount = moods.length;
+    const { ttlMs, binding } = options;
+    const moodCount = options.moods.length;
     this.#guests = new Headcount(moodCount, ttlMs);
     this.#journal = new Journal(actor.getStorage().kv, Date.now(), { moodCount, ttlMs });
-    for (const { id, mood, beatAtMs } of this.#journal.restored) {
-      this.#guests.beat(id, mood, beatAtMs);
-    }
-    const sockets = [...actor.sessions.values()];
-    for (const { meta } of sockets) {
+    for (const one of this.#journal.restored) this.#guests.beat(one.id, one.mood, one.beatAtMs);
+    for (const { meta } of actor.sessions.values()) {
       if (meta.sessionId) this.#guests.attach(meta.sessionId, this.#indexOf(meta.mood));
+      this.#sentAtMs = Math.max(this.#sentAtMs, meta.toldAtMs ?? 0);
     }
-    this.#sentAtMs = sockets.reduce((at, { meta }) => Math.max(at, meta.toldAtMs ?? 0), 0);
-    this.totals = this.#makeTotals();
-  }
-
-  #makeTotals(): Totals {
-    const { name, env } = this.#actor;
-    const { binding, moods } = this.#options;
-    const shards = shardCount(env as MoodEnv);
-    const own = () => this.#guests.tally;
-    if (shards === 1) return { tally: own(), refresh: async () => {}, changed: () => {} };
-    const index = name === totalName(shards) ? null : shardIndex(name);
-    return createTotals(index, {
-      ...{ actor: this.#actor, shards, own },
-      width: moods.length,
-      stub: (shard) =>
-        namespaceOf(env, binding).getByName(shard === null ? totalName(shards) : shardName(shard)),
-      isWatched: () => !listenersOf(this.#actor).next().done,
+    const { tally } = this.#guests;
+    this.totals = createTotals(shardIndex(actor.name), {
+      ...{ actor, shards: shardCount(actor.env as MoodEnv), width: moodCount, own: () => tally },
+      stub: (shard) => namespaceOf(actor.env, binding).getByName(shardName(shard)),
+      isWatched: this.#isWatched,
       onChange: () => this.#scheduleSend(),
     });
   }
@@ -112,14 +79,7 @@ export class MoodCount<M extends string> {
   /** A mood that there is no longer counts as the default. */
   #indexOf(mood: M): number {
     const { moods, defaultMood } = this.#options;
-    const index = moods.indexOf(mood);
-    return index >= 0 ? index : moods.indexOf(defaultMood);
-  }
-
-  /** After a start: sends what the last instance was about to send. */
-  resume(): void {
-    this.#guests.expire(Date.now());
-    this.#changed();
+    return moods.indexOf(moods.includes(mood) ? mood : defaultMood);
   }
 
   async heartbeat(sessionId: string, mood: M): Promise<MoodState<M>> {
@@ -131,12 +91,7 @@ export class MoodCount<M extends string> {
     const index = this.#indexOf(mood);
     const isNews = !known || known.beatAtMs === 0 || known.mood !== index;
     const guest = this.#guests.beat(sessionId, index, now);
-    this.#setAlarm();
-    if (isNews) {
-      if (guest.attached) this.#storeMood(sessionId, mood);
-      this.#changed();
-      await this.#journal.commit(guest);
-    } else await this.#journal.keep(guest, now);
+    await (isNews ? this.#store(guest, mood) : this.#journal.keep(guest, now));
     return this.state();
   }
 
@@ -144,15 +99,21 @@ export class MoodCount<M extends string> {
     this.#tick();
     // It may have left while the frame waited.
     if (this.#actor.sessionsOf(userOf(sessionId)).size === 0) return;
-    const guest = this.#guests.attach(sessionId, this.#indexOf(mood));
-    this.#storeMood(sessionId, mood);
+    await this.#store(this.#guests.attach(sessionId, this.#indexOf(mood)), mood);
+  }
+
+  /** Stores a new session or mood, with its sockets. Without a heartbeat it lives by these alone. */
+  async #store(guest: Guest, mood: M): Promise<void> {
+    for (const session of this.#actor.sessionsOf(userOf(guest.id))) {
+      session.meta.mood = mood;
+      session.store();
+    }
     this.#changed();
-    // Without a heartbeat the session lives by its sockets alone, and these store the mood.
     if (guest.beatAtMs > 0) await this.#journal.commit(guest);
   }
 
-  /** A socket has closed, of this session or of one that only receives. */
-  detach(sessionId: string | undefined): void {
+  /** After a start, and when a socket has closed: one of this session, or one that only receives. */
+  update(sessionId?: string): void {
     this.#tick();
     if (sessionId !== undefined && this.#actor.sessionsOf(userOf(sessionId)).size === 0) {
       this.#guests.detach(sessionId);
@@ -161,16 +122,13 @@ export class MoodCount<M extends string> {
   }
 
   async leave(sessionId: string): Promise<void> {
-    const now = this.#tick();
+    const beatAtMs = this.#tick();
     const guest = this.#guests.get(sessionId);
     if (!guest) return;
-    const hadBeat = guest.beatAtMs > 0;
     this.#guests.leave(sessionId);
-    for (const session of [...this.#actor.sessionsOf(userOf(sessionId))]) {
-      session.close(1000, "Left");
-    }
+    this.#actor.closeUser(userOf(sessionId), 1000, "Left");
     this.#changed();
-    if (hadBeat) await this.#journal.commit({ id: sessionId, mood: GONE, beatAtMs: now });
+    if (guest.beatAtMs > 0) await this.#journal.commit({ id: sessionId, mood: GONE, beatAtMs });
   }
 
   /** The global count, at most a second old. The own sessions are always counted as of now. */
@@ -191,17 +149,6 @@ export class MoodCount<M extends string> {
     if (this.#guests.expiresAtMs === undefined) this.#journal.sweep(now);
   }
 
-  /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
-  async sendFirst(session: MoodSession<M>): Promise<void> {
-    try {
-      const state = await this.state();
-      this.#send(session, keyOf(this.totals.tally), encodeState(state), state.timestamp);
-    } catch (error) {
-      log("moods_unknown", { error });
-    }
-    this.#setAlarm();
-  }
-
   /** Begins every event: expired sessions are not counted, even if the alarm is late. @returns now */
   #tick(): number {
     const now = Date.now();
@@ -209,55 +156,50 @@ export class MoodCount<M extends string> {
     return now;
   }
 
-  #storeMood(sessionId: string, mood: M): void {
-    for (const session of this.#actor.sessionsOf(userOf(sessionId))) {
-      session.meta.mood = mood;
-      session.store();
-    }
-  }
-
   #changed(): void {
-    this.#setAlarm();
+    this.#actor.timers.wakeAt(this.dueAtMs ?? Number.POSITIVE_INFINITY);
     this.totals.changed();
     this.#scheduleSend();
   }
 
-  #setAlarm(): void {
-    const { dueAtMs } = this;
-    if (dueAtMs !== undefined) this.#actor.timers.wakeAt(dueAtMs);
+  /** The sockets that receive the count. */
+  *#listeners(): Generator<MoodSession<M>> {
+    for (const session of this.#actor.sessions.values()) if (!session.meta.isWitness) yield session;
   }
 
   /** Sends the count to the sockets, at most once a second; after a pause, at once. */
   #scheduleSend(): void {
-    if (this.#isSending || listenersOf(this.#actor).next().done) return;
+    if (this.#isSending || !this.#isWatched()) return;
     this.#isSending = true;
+    const sending = () =>
+      this.#send(this.#listeners()).finally(() => {
+        this.#isSending = false;
+      });
     const delayMs = remaining(SEND_INTERVAL_MS, this.#sentAtMs);
-    setTimeout(() => this.#actor.keep(this.#sendAll()), delayMs);
+    setTimeout(() => this.#actor.keep(sending()), delayMs);
   }
 
-  async #sendAll(): Promise<void> {
-    try {
-      const state = await this.state();
-      const key = keyOf(this.totals.tally);
-      const frame = encodeState(state);
-      for (const session of listenersOf(this.#actor)) {
-        if (session.open && session.meta.told !== key) {
-          this.#send(session, key, frame, state.timestamp);
-          this.#sentAtMs = state.timestamp;
-        }
-      }
-    } finally {
-      this.#isSending = false;
+  /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
+  async sendFirst(session: MoodSession<M>): Promise<void> {
+    // A page that loads anew keeps the session, but not the count.
+    delete session.meta.told;
+    await this.#send([session]).catch((error) => log("moods_unknown", { error }));
+  }
+
+  /** Sends the count, and notes it with the sockets: the next instance need not send it again. */
+  async #send(sessions: Iterable<MoodSession<M>>): Promise<void> {
+    const state = await this.state();
+    const key = keyOf(this.totals.tally);
+    const frame = encodeEvent("mood.state", state, "default");
+    for (const session of sessions) {
+      const { meta } = session;
+      if (meta.told === key) continue;
+      // The first does not count.
+      if (meta.told !== undefined) this.#sentAtMs = state.timestamp;
+      session.enqueue(frame);
+      meta.told = key;
+      meta.toldAtMs = state.timestamp;
+      session.store();
     }
   }
-
-  /** Sends a count, and notes it with the socket: the next instance need not send it again. */
-  #send(session: MoodSession<M>, key: string, frame: string, atMs: number): void {
-    session.enqueue(frame);
-    session.meta.told = key;
-    session.meta.toldAtMs = atMs;
-    session.store();
-  }
 }
-
-const encodeState = (state: object) => encodeEvent("mood.state", state, CHANNEL);

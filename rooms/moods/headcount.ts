@@ -1,17 +1,31 @@
 import type { Tally } from "./tally.ts";
 
 /** A session that is counted. */
-export interface Guest {
+export class Guest {
   readonly id: string;
   /** Index into the list of moods. */
-  mood: number;
+  mood = 0;
   /** Time of the last heartbeat in ms, or 0: only a socket keeps it here. */
-  beatAtMs: number;
+  beatAtMs = 0;
   /** Whether it has a socket. */
-  attached: boolean;
-  /** Neighbours in the order of heartbeats, for guests that have one. */
-  older: Guest | null;
-  newer: Guest | null;
+  attached = false;
+  /** Neighbours in the order of heartbeats; without a heartbeat, the guest itself. */
+  older: Guest = this;
+  newer: Guest = this;
+
+  constructor(id: string) {
+    this.id = id;
+  }
+
+  /** Takes it out of the order of heartbeats, and puts it between these two; between itself: nowhere. */
+  move(older: Guest, newer: Guest): void {
+    this.older.newer = this.newer;
+    this.newer.older = this.older;
+    this.older = older;
+    this.newer = newer;
+    older.newer = this;
+    newer.older = this;
+  }
 }
 
 /**
@@ -23,8 +37,8 @@ export class Headcount {
   readonly tally: Tally;
   readonly #ttlMs: number;
   readonly #guests = new Map<string, Guest>();
-  #oldest: Guest | null = null;
-  #newest: Guest | null = null;
+  /** Stands between the newest heartbeat and the oldest: the list is a circle. */
+  readonly #end = new Guest("");
 
   /** @param ttlMs time from a session's last heartbeat to its end */
   constructor(moodCount: number, ttlMs: number) {
@@ -42,18 +56,16 @@ export class Headcount {
 
   /** When the first session expires that has no heartbeat until then, in ms. */
   get expiresAtMs(): number | undefined {
-    return this.#oldest ? this.#oldest.beatAtMs + this.#ttlMs : undefined;
+    const { beatAtMs } = this.#end.newer;
+    return beatAtMs > 0 ? beatAtMs + this.#ttlMs : undefined;
   }
 
   /** A heartbeat at `atMs`. The list stays in order even if the clock was set back. */
   beat(id: string, mood: number, atMs: number): Guest {
     const guest = this.#register(id, mood);
-    this.#forgetBeat(guest);
-    guest.beatAtMs = Math.max(atMs, this.#newest?.beatAtMs ?? 0);
-    guest.older = this.#newest;
-    if (this.#newest) this.#newest.newer = guest;
-    else this.#oldest = guest;
-    this.#newest = guest;
+    guest.move(guest, guest);
+    guest.beatAtMs = Math.max(atMs, this.#end.older.beatAtMs);
+    guest.move(this.#end.older, this.#end);
     return guest;
   }
 
@@ -69,54 +81,36 @@ export class Headcount {
     const guest = this.#guests.get(id);
     if (!guest) return;
     guest.attached = false;
-    if (guest.beatAtMs === 0) this.#remove(guest);
+    if (guest.beatAtMs === 0) this.leave(id);
   }
 
   leave(id: string): void {
     const guest = this.#guests.get(id);
-    if (guest) this.#remove(guest);
+    if (!guest) return;
+    guest.move(guest, guest);
+    this.#guests.delete(id);
+    this.#count(guest.mood, -1);
   }
 
   /** Removes sessions whose last heartbeat is too long ago. @returns whether there was any */
   expire(nowMs: number): boolean {
-    const before = this.#guests.size;
-    while (this.#oldest && this.#oldest.beatAtMs + this.#ttlMs <= nowMs) {
-      const guest = this.#oldest;
-      this.#forgetBeat(guest);
-      if (!guest.attached) this.#remove(guest);
+    const before = this.size;
+    while ((this.expiresAtMs ?? Number.POSITIVE_INFINITY) <= nowMs) {
+      const guest = this.#end.newer;
+      guest.move(guest, guest);
+      guest.beatAtMs = 0;
+      if (!guest.attached) this.leave(guest.id);
     }
-    return this.#guests.size < before;
+    return this.size < before;
   }
 
   #register(id: string, mood: number): Guest {
-    let guest = this.#guests.get(id);
-    if (!guest) {
-      guest = { id, mood, beatAtMs: 0, attached: false, older: null, newer: null };
-      this.#guests.set(id, guest);
-      this.#count(mood, 1);
-    } else if (guest.mood !== mood) {
-      this.#count(guest.mood, -1);
-      this.#count(mood, 1);
-      guest.mood = mood;
-    }
+    const guest = this.#guests.get(id) ?? new Guest(id);
+    if (this.#guests.has(id)) this.#count(guest.mood, -1);
+    else this.#guests.set(id, guest);
+    guest.mood = mood;
+    this.#count(mood, 1);
     return guest;
-  }
-
-  #remove(guest: Guest): void {
-    this.#forgetBeat(guest);
-    this.#guests.delete(guest.id);
-    this.#count(guest.mood, -1);
-  }
-
-  #forgetBeat(guest: Guest): void {
-    if (guest.beatAtMs === 0) return;
-    if (guest.older) guest.older.newer = guest.newer;
-    else this.#oldest = guest.newer;
-    if (guest.newer) guest.newer.older = guest.older;
-    else this.#newest = guest.older;
-    guest.older = null;
-    guest.newer = null;
-    guest.beatAtMs = 0;
   }
 
   #count(mood: number, by: number): void {

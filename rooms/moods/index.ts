@@ -9,43 +9,26 @@
  * export default focus.routes();
  */
 import type { System } from "../../src/http/system.ts";
-import type { MoodEnv } from "./count.ts";
+import type { MoodEnv } from "./access.ts";
 import { GONE } from "./journal.ts";
 import { defineMoods, type MoodRoom } from "./room.ts";
 import { moodRoutes } from "./routes.ts";
-import { DEFAULT_MOOD, MOODS, type Mood, SESSION_TTL_MS } from "./tally.ts";
+import { DEFAULT_MOOD, MOODS, type Mood, type MoodOptions, SESSION_TTL_MS } from "./tally.ts";
 
+export type { MoodEnv } from "./access.ts";
 export { describeMoods } from "./contract.ts";
-export type { MoodEnv, MoodMeta } from "./count.ts";
+export type { MoodMeta } from "./count.ts";
 export type { MoodCalls, MoodRoom } from "./room.ts";
 export {
   DEFAULT_MOOD,
   MOODS,
   type Mood,
   type MoodEvents,
+  type MoodOptions,
   type MoodState,
   SESSION_ID_LENGTH,
   SESSION_TTL_MS,
 } from "./tally.ts";
-
-/** Options of {@link moods}. */
-export interface MoodOptions<M extends string = Mood> {
-  /** Name of the room, for logs. Default `mood-room`. */
-  name?: string;
-  /** Path of the upgrade, in the Worker and in the actors. Default `/ws/moods`. */
-  websocketPath?: string;
-  /** Name of the Durable Object binding in `wrangler.toml`. Default `MOODS`. */
-  binding?: string;
-  /** 1 to 255 different moods. Default gratitude, presence, release, connection. */
-  moods?: readonly [M, ...M[]];
-  /** The mood of a session that gives none. Default: `presence`, or the first of your own `moods`. */
-  defaultMood?: NoInfer<M>;
-  /**
-   * A session without a socket is gone this long after its last heartbeat, and a socket this long after
-   * its last ping or frame, in ms. At least 3 000; default 30 000. Clients should send three in it.
-   */
-  ttlMs?: number;
-}
 
 const MIN_TTL_MS = 3_000;
 
@@ -62,7 +45,7 @@ export function moods<E extends object = MoodEnv, const M extends string = Mood>
     name = "mood-room",
     websocketPath = "/ws/moods",
     binding = "MOODS",
-    moods = MOODS as readonly string[] as readonly M[],
+    moods = MOODS as readonly string[] as readonly [M, ...M[]],
     defaultMood = (options.moods?.[0] ?? DEFAULT_MOOD) as M,
     ttlMs = SESSION_TTL_MS,
   } = options;

@@ -3,16 +3,9 @@ import { defineRoom, perActor, type Room } from "../../src/actor/room.ts";
 import { countTogether, type TotalCalls } from "../../src/shards/totals.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { heartbeatCall, leaveCall, moodChange } from "./contract.ts";
-import {
-  EXPIRY_STEP_MS,
-  type MoodActor,
-  MoodCount,
-  type MoodMeta,
-  type MoodRoomOptions,
-  userOf,
-} from "./count.ts";
+import { EXPIRY_STEP_MS, type MoodActor, MoodCount, type MoodMeta, userOf } from "./count.ts";
 import { parseMood, parseSessionId } from "./fields.ts";
-import type { MoodEvents, MoodState } from "./tally.ts";
+import type { MoodEvents, MoodOptions, MoodState } from "./tally.ts";
 
 /** In the query of a socket that the total of an earlier release opens to each shard. */
 const WITNESS = "witness";
@@ -28,7 +21,9 @@ export type MoodCalls<M extends string> = {
 export type MoodRoom<E, M extends string> = Room<MoodMeta<M>, E, MoodEvents<M>, MoodCalls<M>>;
 
 /** The room of a mood count. Actors `shard:<i>` count; if there are several, `total` adds them up. */
-export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): MoodRoom<E, M> {
+export function defineMoods<E, M extends string>(
+  options: Required<MoodOptions<M>>,
+): MoodRoom<E, M> {
   const { name, websocketPath, moods, defaultMood, ttlMs } = options;
   const countOf = perActor((actor: MoodActor<M>) => new MoodCount(actor, options));
 
@@ -69,11 +64,11 @@ export function defineMoods<E, M extends string>(options: MoodRoomOptions<M>): M
     },
 
     onDisconnect({ actor, meta }) {
-      countOf(actor).detach(meta.sessionId);
+      countOf(actor).update(meta.sessionId);
     },
 
     onHibernationRestore(actor) {
-      countOf(actor).resume();
+      countOf(actor).update();
     },
 
     dueAt(actor) {

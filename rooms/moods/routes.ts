@@ -12,12 +12,11 @@ import { shardOf } from "../../src/shards/layout.ts";
 import { RollcallError } from "../../src/wire/errors.ts";
 import { PING, parseFrames, unwrapEvent } from "../../src/wire/frames.ts";
 import { subprotocolToken } from "../../src/wire/subprotocol.ts";
-import { issueSession, requireOpenMoods, requireSession } from "./access.ts";
+import { issueSession, type MoodEnv, requireOpenMoods, requireSession } from "./access.ts";
 import { BODY_BYTES } from "./contract.ts";
-import type { MoodEnv, MoodRoomOptions } from "./count.ts";
 import { parseMood } from "./fields.ts";
 import type { MoodRoom } from "./room.ts";
-import { type MoodState, shardCount, shardName, totalName } from "./tally.ts";
+import { type MoodOptions, type MoodState, shardCount, shardName, totalName } from "./tally.ts";
 
 /** The contract's words; pages may send any header. */
 const CORS = { methods: "GET,POST,OPTIONS" };
@@ -55,7 +54,7 @@ async function reachable<T>(answer: Promise<T>): Promise<T> {
 
 /** Anonymous presence with moods. Errors are worded as in its contract: `{ error: <message> }`. */
 export function moodRoutes<E extends object, M extends string>(
-  options: Omit<MoodRoomOptions<M>, "name" | "ttlMs">,
+  options: Omit<Required<MoodOptions<M>>, "name" | "ttlMs">,
 ): Hono<{ Bindings: E }> {
   const { websocketPath, binding, moods, defaultMood } = options;
   type Stub = ReturnType<RoomNamespace["getByName"]>;

@@ -12,6 +12,25 @@ export type Mood = (typeof MOODS)[number];
 /** The mood of a session that gives none, in the service. */
 export const DEFAULT_MOOD: Mood = "presence";
 
+/** Options of `moods`. */
+export interface MoodOptions<M extends string = Mood> {
+  /** Name of the room, for logs. Default `mood-room`. */
+  name?: string;
+  /** Path of the upgrade, in the Worker and in the actors. Default `/ws/moods`. */
+  websocketPath?: string;
+  /** Name of the Durable Object binding in `wrangler.toml`. Default `MOODS`. */
+  binding?: string;
+  /** 1 to 255 different moods. Default gratitude, presence, release, connection. */
+  moods?: readonly [M, ...M[]];
+  /** The mood of a session that gives none. Default: `presence`, or the first of your own `moods`. */
+  defaultMood?: NoInfer<M>;
+  /**
+   * A session without a socket is gone this long after its last heartbeat, and a socket this long after
+   * its last ping or frame, in ms. At least 3 000; default 30 000. Clients should send three in it.
+   */
+  ttlMs?: number;
+}
+
 /** The number of sessions, in total and by mood. `timestamp` is server time in ms. */
 export interface MoodState<M extends string = Mood> {
   count: number;
@@ -59,18 +78,19 @@ export function shardCount(env: { MOOD_SHARDS?: string }): number {
 }
 
 const SHARD_PREFIX = "shard:";
+const TOTAL = "total";
 
-/** The name of an actor that counts sessions. */
-export function shardName(index: number): string {
-  return SHARD_PREFIX + index;
+/** The name of an actor that counts sessions, or with `null` of the one that adds up several. */
+export function shardName(index: number | null): string {
+  return index === null ? TOTAL : SHARD_PREFIX + index;
 }
 
 /** The number of the actor that is named {@link shardName}. */
-export function shardIndex(name: string): number {
-  return Number(name.slice(SHARD_PREFIX.length));
+export function shardIndex(name: string): number | null {
+  return name === TOTAL ? null : Number(name.slice(SHARD_PREFIX.length));
 }
 
-/** The name of the actor that adds up the shards; a single shard needs none, and is it itself. */
+/** The name of the actor that knows the count of all shards. */
 export function totalName(shards: number): string {
-  return shards === 1 ? shardName(0) : "total";
+  return shardName(shards === 1 ? 0 : null);
 }

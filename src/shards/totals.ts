@@ -78,8 +78,20 @@ export interface TotalsHost {
   onChange(): void;
 }
 
-/** The count of an actor: of a shard by its number, or with `null` the total. */
+/**
+ * The count of an actor: of a shard by its number, or with `null` the total. A single shard knows the
+ * count by itself.
+ */
 export function createTotals(index: number | null, host: TotalsHost): Totals {
+  if (host.shards === 1) {
+    return {
+      get tally() {
+        return host.own();
+      },
+      refresh: async () => {},
+      changed: () => {},
+    };
+  }
   return index === null ? new SumTotals(host) : new ShardTotals(host, index);
 }
 
