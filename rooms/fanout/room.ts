@@ -38,6 +38,8 @@ const LEFT_BEHIND_MS = 24 * 3_600_000;
 const CONFLICT = { status: 422 } as const;
 /** Envelopes of a user that are kept. */
 const ENVELOPES = 1_000;
+/** Least time between two sweeps that publishes cause, in ms. */
+const SWEEP_MS = 10_000;
 /** Frames with a cursor that one socket may send. */
 const REPLAYS = { framesBurst: 20, framesPerSecond: 1 };
 /** In place of a cursor: nothing of before, but the cursor of now. */
@@ -68,6 +70,8 @@ class Fanout {
   readonly #awaited = new Map<string, Awaited>();
   /** Keyed publishes that have not been answered yet. */
   readonly #running = new Map<string, { digest: string; answer: Promise<string> }>();
+  /** When a publish last swept, in ms. */
+  #sweptAtMs = 0;
 
   /** @param historyMs how long an envelope is kept; 0: not at all */
   constructor(actor: FanoutActor, historyMs: number) {
@@ -165,9 +169,18 @@ class Fanout {
 
   /** Delivers before it returns, so that envelopes arrive in the order of their publishes. */
   publish(message: Publication): Promise<PublishOutcome> {
+    this.#sweep();
     const { idempotency } = message;
     if (idempotency) return this.#publishOnce(message, idempotency);
     return this.#deliver(message).answer.then((answer) => ({ status: 200, answer }));
+  }
+
+  /** The actor is awake: this costs no row, and alarms sweep rarely. */
+  #sweep(): void {
+    const now = Date.now();
+    if (Math.abs(now - this.#sweptAtMs) < SWEEP_MS) return;
+    this.#sweptAtMs = now;
+    this.#actor.cleanupStaleSessions();
   }
 
   async #publishOnce(
@@ -338,7 +351,8 @@ export function defineFanout<E extends object>(options: FanoutRoomOptions<E>) {
     limits: { framesBurst: 4_000, framesPerSecond: 2_000, ...limits },
     // The contract names no interval to clients, so one that pings every half minute is alive. A
     // publish finds dead sockets. Each sweep of an actor that nobody publishes to is a row and a wake-up.
-    liveness: { legacyDeadAfterMs: 100_000, sweepMs: 10 * 60_000 },
+    // A client that has sent nothing receives nothing, and may have left during its upgrade.
+    liveness: { legacyDeadAfterMs: 100_000, sweepMs: 10 * 60_000, requireFrame: true },
     log: (env) => ({ durable: historyMs(env) > 0, ageMs: historyMs(env), events: ENVELOPES }),
     storedEvents: storedEnvelopes,
 

@@ -417,6 +417,13 @@ export function createActorHandler<
         sessions: this.sessions.size,
         users: this.#connections.userCount,
         alarm: alarmAt === null ? null : new Date(alarmAt).toISOString(),
+        silent: Array.from(this.sessions.values(), (session) => {
+          const { protocol, seenAtMs } = session;
+          const { ms } = session.deadline();
+          return { protocol, seenAtMs, deadAtMs: Number.isFinite(ms) ? ms : null };
+        })
+          .sort((a, b) => a.seenAtMs - b.seenAtMs)
+          .slice(0, 3),
       };
     }
 

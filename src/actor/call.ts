@@ -82,4 +82,6 @@ export interface Inspection {
   sessions: number;
   users: number;
   alarm: string | null;
+  /** The sockets that have been silent longest, up to three; `deadAtMs` is null where silence is allowed. */
+  silent: { protocol: number; seenAtMs: number; deadAtMs: number | null }[];
 }

@@ -30,6 +30,11 @@ export interface Liveness {
    * ping. Clients of protocol 2 must ping, unless `pingMs` is 0.
    */
   requirePing: boolean;
+  /**
+   * Whether a socket of protocol 1 from which nothing came at all can be dead: a client that left during
+   * its upgrade may look open for ever. For rooms in which a client must send something first.
+   */
+  requireFrame: boolean;
 }
 
 /**
@@ -44,6 +49,7 @@ export const LIVENESS: Liveness = {
   sweepMs: 45_000,
   probeMs: 0,
   requirePing: false,
+  requireFrame: false,
 };
 
 /** Time between two sweeps by alarm while all clients probe, in ms. */
@@ -69,10 +75,11 @@ export function silenceDeadline(
   unheard: boolean,
   pingedAtMs: number | undefined,
 ): Deadline {
-  const { pingMs, firstPingMs, deadAfterMs, legacyDeadAfterMs, requirePing } = liveness;
+  const { pingMs, firstPingMs, deadAfterMs, legacyDeadAfterMs, requirePing, requireFrame } =
+    liveness;
   if (pingedAtMs === undefined) {
     // A client of protocol 2 knows from `hello` how often to ping: one that never does is dead, too.
-    const mustPing = requirePing || (protocol >= 2 && pingMs > 0);
+    const mustPing = requirePing || (requireFrame && unheard) || (protocol >= 2 && pingMs > 0);
     if (!mustPing) return { ms: Number.POSITIVE_INFINITY, isFirst: false };
     if (protocol >= 2 && unheard) return { ms: seenAtMs + firstPingMs, isFirst: true };
   }
@@ -119,11 +126,12 @@ export class Sweeper {
   }
 
   /**
-   * Sweeps before somebody connects, in rooms that rely on probes: when all members died at once,
-   * nobody was left to probe.
+   * Sweeps before somebody connects, in rooms whose alarms sweep rarely or that rely on probes: dead
+   * sockets must not use up a user's limit, and when all members died at once, nobody was left to probe.
    */
   sweepBeforeJoin(): void {
-    if (this.#liveness.probeMs > 0) this.#sweepUnlessRecent();
+    const { probeMs, sweepMs } = this.#liveness;
+    if (probeMs > 0 || sweepMs >= PROBED_SWEEP_MS) this.#sweepUnlessRecent();
   }
 
   /** A probe from `sender`. After a sweep all clients that probe are notified, so that they need not. */
@@ -145,7 +153,8 @@ export class Sweeper {
     if (peer.meta.mayBeSilent) return peer.expiresAtMs;
     const { deadAfterMs } = this.#liveness;
     const sweepAtMs = Date.now() + Math.max(this.#sweepMs(peer.probes), deadAfterMs);
-    return Math.min(peer.deadline().ms, sweepAtMs, peer.expiresAtMs);
+    const { ms, isFirst } = peer.deadline();
+    return Math.min(isFirst ? ms : sweepAtMs, sweepAtMs, peer.expiresAtMs);
   }
 
   /** When to sweep next, in ms; Infinity while no peer can die or expire. */

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SignJWT } from "jose";
 import { mintPresenceToken, TOKEN_TTL_MAX_MS } from "../../rooms/devices/token.ts";
+import type { Inspection } from "../../src/actor/call.ts";
 import { type Server, type ServerOptions, startServer } from "../e2e/server.ts";
 import { getJson } from "./http.ts";
 
@@ -65,7 +66,7 @@ export async function signWatcher({ signingKey }: Stage, userId: string): Promis
 export function inspectActor(
   { direct }: Stage,
   actor: string,
-): Promise<{ sessions: number; starts: number }> {
+): Promise<Pick<Inspection, "sessions" | "silent"> & { starts: number }> {
   return getJson(`${direct}/debug/actors/${actor}`);
 }
 

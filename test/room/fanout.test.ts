@@ -558,6 +558,69 @@ it("does not wait for the ack of a socket that pinged and has fallen silent, and
   expect((await dead.socket.ended()).code).toBe(4408);
 });
 
+describe("a socket that looks open although its client is gone", () => {
+  const sessionsOf = async (user: string) => (await stubOf(user).inspect()).sessions;
+  const passTo = (nowMs: number) => vi.useFakeTimers({ now: nowMs, toFake: ["Date"] });
+
+  it("and that never sent anything ends with the first publish after 100 s; one that subscribed stays", async () => {
+    const user = freshName();
+    const [gone, quiet] = [await Subscriber.connect(user), await Subscriber.connect(user)];
+    await quiet.subscribe({ type: "a" });
+    const start = Date.now();
+    await evict(user);
+    passTo(start + 90_000);
+    await publish(user, { type: "other" });
+    expect(await sessionsOf(user)).toBe(2);
+    passTo(start + 101_000);
+    const answer = publish(user, { type: "a" });
+    quiet.ack(await quiet.next(), "here");
+    expect((await answer).body).toMatchObject({ clientCount: 1, results: ["here"] });
+    expect((await gone.socket.ended()).code).toBe(4408);
+    expect(await sessionsOf(user)).toBe(1);
+  });
+
+  it("and that never sent anything ends by an alarm within 10 minutes, at no alarm more than before", async () => {
+    const user = freshName();
+    const start = Date.now();
+    const gone = await Subscriber.connect(user);
+    const { alarm } = await stubOf(user).inspect();
+    const alarmAtMs = Date.parse(alarm ?? "");
+    expect(alarmAtMs - start).toBeGreaterThan(9 * 60_000);
+    expect(alarmAtMs - start).toBeLessThan(11 * 60_000);
+    await evict(user);
+    passTo(alarmAtMs);
+    await runDurableObjectAlarm(stubOf(user));
+    expect((await gone.socket.ended()).code).toBe(4408);
+    expect(await stubOf(user).inspect()).toMatchObject({ sessions: 0, alarm: null });
+  });
+
+  it("and that pinged ends with a publish that is not for it", async () => {
+    const user = freshName();
+    const gone = await Subscriber.connect(user);
+    await gone.subscribe({ type: "a" });
+    gone.send("ping");
+    const pongs = () => gone.socket.messages.filter((message) => message === "pong").length;
+    await gone.socket.until(() => pongs() === 2, "the runtime's pong");
+    passTo(Date.now() + 102_000);
+    expect((await publish(user, { type: "b" })).body).toMatchObject({ clientCount: 0 });
+    expect((await gone.socket.ended()).code).toBe(4408);
+    expect(await sessionsOf(user)).toBe(0);
+  });
+
+  it("does not use up the connections of its user once it counts as dead", async () => {
+    const user = freshName();
+    const start = Date.now();
+    for (let n = 0; n < 256; n++) await Subscriber.connect(user);
+    const token = await sign({ userId: user });
+    const connect = async () =>
+      (await upgrade(null, "/", { Authorization: `Bearer ${token}` })).status;
+    expect(await connect()).toBe(429);
+    passTo(start + 120_000);
+    expect(await connect()).toBe(101);
+    expect(await sessionsOf(user)).toBe(1);
+  });
+});
+
 it("frees what a publisher waited for once it has hung up", async () => {
   const user = freshName();
   const mute = await Subscriber.connect(user);
