@@ -154,7 +154,7 @@ export class Sweeper {
     const { deadAfterMs } = this.#liveness;
     const sweepAtMs = Date.now() + Math.max(this.#sweepMs(peer.probes), deadAfterMs);
     const { ms, isFirst } = peer.deadline();
-    return Math.min(isFirst ? ms : sweepAtMs, sweepAtMs, peer.expiresAtMs);
+    return Math.min(sweepAtMs, isFirst ? ms : Number.POSITIVE_INFINITY, peer.expiresAtMs);
   }
 
   /** When to sweep next, in ms; Infinity while no peer can die or expire. */
