@@ -3,10 +3,10 @@ import { joinFrames } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
 import { outsideTransaction } from "./transaction.ts";
 
-/** Time that frames to one socket are gathered while events keep coming, in ms. */
-export const FLUSH_MS = 20;
-/** At 20 µs a send: under a constant stream of events, sending takes half of an actor's time. */
-const FRAMES_MS_PER_SOCKET = 0.04;
+/** Time that frames to one socket are gathered while events keep coming, in ms: a frame of most screens. */
+export const FLUSH_MS = 16;
+/** At 20 µs a send: under a constant stream of events, sending takes five eighths of an actor's time. */
+const FRAMES_MS_PER_SOCKET = 0.032;
 /** Diffs can wait longer, since later they are shorter: sending them takes a fifteenth. */
 const DIFFS_MS_PER_SOCKET = 0.3;
 /** The part of a window in which a wave comes: many that answer at once do so within a few ms. */
@@ -28,22 +28,29 @@ export interface Recipient {
 /**
  * Runs `task` at the end of a tick that requests it. If several ticks request it within one turn of
  * the event loop, the next run waits for a window. So a lone request is served at once, and requests
- * that keep coming are served together. Those that come in waves are too: within a few windows after one,
- * the first request waits for a part of a window. Without requests nothing is pending.
+ * that keep coming are served together. Without requests nothing is pending.
+ *
+ * With `gathers`, those that come in waves are served together too: within a few windows after one, the
+ * first request waits for a part of a window. And a pause that ends late shows that its thread is busy, with
+ * other actors of the room perhaps: the next window is as long.
  */
 class Throttle {
   readonly #task: () => void;
   readonly #windowMs: () => number;
+  readonly #gathers: boolean;
   /** Ticks with a request since the last run. */
   #ticks = 0;
   #isRequested = false;
   #isPaused = false;
+  /** How late the last pause ended, in ms. */
+  #lateMs = 0;
   /** Until then, in ms, a request is the first of a wave. */
   #wavesUntilMs = 0;
 
-  constructor(task: () => void, windowMs: () => number) {
+  constructor(task: () => void, windowMs: () => number, gathers: boolean) {
     this.#task = task;
     this.#windowMs = windowMs;
+    this.#gathers = gathers;
   }
 
   request(): void {
@@ -53,14 +60,19 @@ class Throttle {
     queueMicrotask(() => {
       this.#isRequested = false;
       if (this.#isPaused) return;
-      if (Date.now() < this.#wavesUntilMs) this.#pause(this.#windowMs() * WAVE_PART);
+      if (Date.now() < this.#wavesUntilMs) this.#pause(this.#window() * WAVE_PART);
       else this.#run();
     });
   }
 
+  #window(): number {
+    const lateMs = this.#gathers ? Math.min(this.#lateMs, LONGEST_WINDOW_MS) : 0;
+    return Math.max(this.#windowMs(), lateMs);
+  }
+
   #run(): void {
-    const pauseMs = this.#ticks > 1 ? this.#windowMs() : 0;
-    if (pauseMs > 0) this.#wavesUntilMs = Date.now() + LULL_WINDOWS * pauseMs;
+    const pauseMs = this.#ticks > 1 ? this.#window() : 0;
+    if (pauseMs > 0 && this.#gathers) this.#wavesUntilMs = Date.now() + LULL_WINDOWS * pauseMs;
     this.#ticks = 0;
     this.#pause(pauseMs);
     outsideTransaction(this.#task);
@@ -68,9 +80,11 @@ class Throttle {
 
   #pause(ms: number): void {
     this.#isPaused = true;
+    const endMs = Date.now() + ms;
     outsideTransaction(() => {
       setTimeout(() => {
         this.#isPaused = false;
+        this.#lateMs = Date.now() - endMs;
         if (this.#ticks > 0) this.#run();
       }, ms);
     });
@@ -99,8 +113,8 @@ export class Outbox {
   constructor(flushMs: number, sockets: () => number) {
     const window = (perSocketMs: number) => () =>
       Math.min(Math.max(flushMs, sockets() * perSocketMs), Math.max(flushMs, LONGEST_WINDOW_MS));
-    this.#frames = new Throttle(() => this.#flush(), window(FRAMES_MS_PER_SOCKET));
-    this.#diffs = new Throttle(() => this.#build(), window(DIFFS_MS_PER_SOCKET));
+    this.#frames = new Throttle(() => this.#flush(), window(FRAMES_MS_PER_SOCKET), true);
+    this.#diffs = new Throttle(() => this.#build(), window(DIFFS_MS_PER_SOCKET), false);
   }
 
   /** Flushes `recipient` at the end of this tick, or of the window. */

@@ -5,7 +5,10 @@
 import { env as globals } from "cloudflare:workers";
 import { presence } from "../../rooms/presence/index.ts";
 import { createActorHandler } from "../../src/shards/index.ts";
-import { placeOf } from "../../src/shards/layout.ts";
+import { MAX_SHARDS, placeOf, shardName, totalName } from "../../src/shards/layout.ts";
+
+/** The only room with shards here. */
+const ROOM = "stadium";
 
 interface Env {
   /** Whether this runtime has the odd shards. */
@@ -28,7 +31,20 @@ Object.assign(globals, { PresenceRoom: namespace });
 
 const room = presence();
 
-export class PresenceRoom extends createActorHandler(room) {}
+/** A call from the other runtime comes without the actor's name, which an actor reads in its storage then. */
+function storeName(state: DurableObjectState): void {
+  if (state.id.name !== undefined) return;
+  const shards = Array.from({ length: MAX_SHARDS }, (_, i) => shardName(ROOM, i));
+  const name = [totalName(ROOM), ...shards].find((name) => HERE.idFromName(name).equals(state.id));
+  state.storage.kv.put("rollcall:name", name);
+}
+
+export class PresenceRoom extends createActorHandler(room) {
+  constructor(state: DurableObjectState, env: never) {
+    storeName(state);
+    super(state, env);
+  }
+}
 
 const routes = room.routes();
 export default {

@@ -58,4 +58,23 @@ describe("the outbox", () => {
     await queue(1);
     expect(messages).toEqual([1, 39, 40, 40, 40, 1]);
   });
+
+  it("gathers frames for as long as its thread was busy when the last ones had been sent", async () => {
+    const { messages, queue } = newSocket(new Outbox(WINDOW_MS, () => 1));
+    await queue(40);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(messages).toEqual([1, 39]);
+    // The window ends 200 ms late.
+    vi.setSystemTime(Date.now() + 200);
+    await queue(5);
+    await vi.advanceTimersByTimeAsync(WINDOW_MS);
+    expect(messages).toEqual([1, 39, 5]);
+    for (let i = 0; i < 19; i++) {
+      await queue(5);
+      await vi.advanceTimersByTimeAsync(10);
+    }
+    expect(messages).toEqual([1, 39, 5]);
+    await vi.advanceTimersByTimeAsync(20);
+    expect(messages).toEqual([1, 39, 5, 95]);
+  });
 });
