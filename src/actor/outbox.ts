@@ -5,10 +5,12 @@ import { outsideTransaction } from "./transaction.ts";
 
 /** Time that frames to one socket are gathered while events keep coming, in ms: a frame of most screens. */
 export const FLUSH_MS = 16;
-/** At 20 µs a send: under a constant stream of events, sending takes five eighths of an actor's time. */
-const FRAMES_MS_PER_SOCKET = 0.032;
+/** What a send costs, whatever its size, in ms. */
+const SEND_MS = 0.02;
+/** A window is so many times as long as sending: under a constant stream it takes five eighths of the time. */
+const FRAMES_WINDOW = 1.6;
 /** Diffs can wait longer, since later they are shorter: sending them takes a fifteenth. */
-const DIFFS_MS_PER_SOCKET = 0.3;
+const DIFFS_WINDOW = 15;
 /** The part of a window in which a wave comes: many that answer at once do so within a few ms. */
 const WAVE_PART = 0.25;
 /** So many windows after one wave, the next request is not taken for a wave. */
@@ -31,8 +33,8 @@ export interface Recipient {
  * that keep coming are served together. Without requests nothing is pending.
  *
  * With `gathers`, those that come in waves are served together too: within a few windows after one, the
- * first request waits for a part of a window. And a pause that ends late shows that its thread is busy, with
- * other actors of the room perhaps: the next window is as long.
+ * first request waits for a part of a window. And a pause that ends late shows how long its thread was busy
+ * with other actors, of the same room perhaps: the next window is longer than that, as if all were one.
  */
 class Throttle {
   readonly #task: () => void;
@@ -66,7 +68,7 @@ class Throttle {
   }
 
   #window(): number {
-    const lateMs = this.#gathers ? Math.min(this.#lateMs, LONGEST_WINDOW_MS) : 0;
+    const lateMs = this.#gathers ? Math.min(this.#lateMs * FRAMES_WINDOW, LONGEST_WINDOW_MS) : 0;
     return Math.max(this.#windowMs(), lateMs);
   }
 
@@ -111,10 +113,12 @@ export class Outbox {
    * @param sockets their number: in a large room the windows grow with the cost of a flush
    */
   constructor(flushMs: number, sockets: () => number) {
-    const window = (perSocketMs: number) => () =>
-      Math.min(Math.max(flushMs, sockets() * perSocketMs), Math.max(flushMs, LONGEST_WINDOW_MS));
-    this.#frames = new Throttle(() => this.#flush(), window(FRAMES_MS_PER_SOCKET), true);
-    this.#diffs = new Throttle(() => this.#build(), window(DIFFS_MS_PER_SOCKET), false);
+    const window = (part: number) => () => {
+      const sendingMs = sockets() * SEND_MS;
+      return Math.min(Math.max(flushMs, sendingMs * part), Math.max(flushMs, LONGEST_WINDOW_MS));
+    };
+    this.#frames = new Throttle(() => this.#flush(), window(FRAMES_WINDOW), true);
+    this.#diffs = new Throttle(() => this.#build(), window(DIFFS_WINDOW), false);
   }
 
   /** Flushes `recipient` at the end of this tick, or of the window. */
