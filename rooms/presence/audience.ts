@@ -4,7 +4,7 @@ import type { PresenceCount, RosterDiff } from "./roster.ts";
 /** Least time between two counts, in ms; more in a room where a count for all takes long to send. */
 const COUNT_MS = 1_000;
 /** The same in a room with shards, whose counts were under way for up to a second. */
-const SHARD_COUNT_MS = 500;
+const SHARD_COUNT_MS = 300;
 const COUNT_MS_PER_SESSION = 0.2;
 
 /** Whether a session gets the whole roster, where the room is not a large one. */

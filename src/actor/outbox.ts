@@ -3,12 +3,14 @@ import { joinFrames } from "../wire/frames.ts";
 import type { Protocol } from "../wire/version.ts";
 import { outsideTransaction } from "./transaction.ts";
 
-/** Time that frames to one socket are gathered while events keep coming, in ms: a frame of most screens. */
-export const FLUSH_MS = 16;
+/** Time that frames to one socket are gathered while events keep coming, in ms. */
+export const FLUSH_MS = 13;
 /** What a send costs, whatever its size, in ms. */
 const SEND_MS = 0.02;
-/** A window is so many times as long as sending: under a constant stream it takes five eighths of the time. */
-const FRAMES_WINDOW = 1.6;
+/** A window is so many times as long as sending: under a constant stream it takes three quarters of the time. */
+const FRAMES_WINDOW = 1.3;
+/** And so many times as long as its thread was busy, with sending to other sockets perhaps. */
+const BUSY_WINDOW = 1.6;
 /** Diffs can wait longer, since later they are shorter: sending them takes a fifteenth. */
 const DIFFS_WINDOW = 15;
 /** The part of a window in which a wave comes: many that answer at once do so within a few ms. */
@@ -34,7 +36,7 @@ export interface Recipient {
  *
  * With `gathers`, those that come in waves are served together too: within a few windows after one, the
  * first request waits for a part of a window. And a pause that ends late shows how long its thread was busy
- * with other actors, of the same room perhaps: the next window is longer than that, as if all were one.
+ * with other actors, of the same room perhaps: the next window is longer than that.
  */
 class Throttle {
   readonly #task: () => void;
@@ -68,7 +70,7 @@ class Throttle {
   }
 
   #window(): number {
-    const lateMs = this.#gathers ? Math.min(this.#lateMs * FRAMES_WINDOW, LONGEST_WINDOW_MS) : 0;
+    const lateMs = this.#gathers ? Math.min(this.#lateMs * BUSY_WINDOW, LONGEST_WINDOW_MS) : 0;
     return Math.max(this.#windowMs(), lateMs);
   }
 
