@@ -64,7 +64,7 @@ class Throttle {
     queueMicrotask(() => {
       this.#isRequested = false;
       if (this.#isPaused) return;
-      if (Date.now() < this.#wavesUntilMs) this.#pause(this.#window() * WAVE_PART);
+      if (performance.now() < this.#wavesUntilMs) this.#pause(this.#window() * WAVE_PART);
       else this.#run();
     });
   }
@@ -76,7 +76,7 @@ class Throttle {
 
   #run(): void {
     const pauseMs = this.#ticks > 1 ? this.#window() : 0;
-    if (pauseMs > 0 && this.#gathers) this.#wavesUntilMs = Date.now() + LULL_WINDOWS * pauseMs;
+    if (pauseMs > 0 && this.#gathers) this.#wavesUntilMs = performance.now() + LULL_WINDOWS * pauseMs;
     this.#ticks = 0;
     this.#pause(pauseMs);
     outsideTransaction(this.#task);
@@ -84,11 +84,11 @@ class Throttle {
 
   #pause(ms: number): void {
     this.#isPaused = true;
-    const endMs = Date.now() + ms;
+    const endMs = performance.now() + ms;
     outsideTransaction(() => {
       setTimeout(() => {
         this.#isPaused = false;
-        this.#lateMs = Date.now() - endMs;
+        this.#lateMs = performance.now() - endMs;
         if (this.#ticks > 0) this.#run();
       }, ms);
     });

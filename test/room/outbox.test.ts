@@ -3,8 +3,11 @@ import { Outbox } from "../../src/actor/outbox.ts";
 
 const WINDOW_MS = 20;
 
-beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "Date"] }));
-afterEach(() => void vi.useRealTimers());
+beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "performance"] }));
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.useRealTimers();
+});
 
 /** One socket, and how many frames each of its messages has. */
 function newSocket(outbox: Outbox) {
@@ -65,7 +68,8 @@ describe("the outbox", () => {
     await vi.advanceTimersByTimeAsync(1);
     expect(messages).toEqual([1, 39]);
     // The window ends 200 ms late.
-    vi.setSystemTime(Date.now() + 200);
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, "now").mockImplementation(() => now() + 200);
     await queue(5);
     await vi.advanceTimersByTimeAsync(WINDOW_MS);
     expect(messages).toEqual([1, 39, 5]);
