@@ -76,7 +76,8 @@ class Throttle {
 
   #run(): void {
     const pauseMs = this.#ticks > 1 ? this.#window() : 0;
-    if (pauseMs > 0 && this.#gathers) this.#wavesUntilMs = performance.now() + LULL_WINDOWS * pauseMs;
+    if (pauseMs > 0 && this.#gathers)
+      this.#wavesUntilMs = performance.now() + LULL_WINDOWS * pauseMs;
     this.#ticks = 0;
     this.#pause(pauseMs);
     outsideTransaction(this.#task);
