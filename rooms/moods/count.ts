@@ -134,7 +134,8 @@ export class MoodCount<M extends string> {
   /** The global count, at most a second old. The own sessions are always counted as of now. */
   async state(): Promise<MoodState<M>> {
     await this.totals.refresh();
-    return toMoodState(this.#options.moods, this.totals.tally, this.#tick());
+    const now = this.#tick();
+    return toMoodState(this.#options.moods, this.totals.tally, now);
   }
 
   /** When time alone changes the count, in ms. */
@@ -171,25 +172,26 @@ export class MoodCount<M extends string> {
   #scheduleSend(): void {
     if (this.#isSending || !this.#isWatched()) return;
     this.#isSending = true;
-    const sending = () =>
-      this.#send(this.#listeners()).finally(() => {
+    const sending = async () => {
+      const state = await this.state().finally(() => {
         this.#isSending = false;
       });
-    const delayMs = remaining(SEND_INTERVAL_MS, this.#sentAtMs);
-    setTimeout(() => this.#actor.keep(sending()), delayMs);
+      this.#send(this.#listeners(), state);
+    };
+    setTimeout(() => this.#actor.keep(sending()), remaining(SEND_INTERVAL_MS, this.#sentAtMs));
   }
 
   /** Sends the count to a new socket. If the total does not answer, the socket gets the next change. */
   async sendFirst(session: MoodSession<M>): Promise<void> {
     // A page that loads anew keeps the session, but not the count.
     delete session.meta.told;
-    await this.#send([session]).catch((error) => log("moods_unknown", { error }));
+    const sending = this.state().then((state) => this.#send([session], state));
+    await sending.catch((error) => log("moods_unknown", { error }));
   }
 
   /** Sends the count, and notes it with the sockets: the next instance need not send it again. */
-  async #send(sessions: Iterable<MoodSession<M>>): Promise<void> {
-    const state = await this.state();
-    const key = keyOf(this.totals.tally);
+  #send(sessions: Iterable<MoodSession<M>>, state: MoodState<M>): void {
+    const key = keyOf(Object.values(state.moods));
     const frame = encodeEvent("mood.state", state, "default");
     for (const session of sessions) {
       const { meta } = session;

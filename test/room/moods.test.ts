@@ -283,6 +283,25 @@ describe("while nothing happens", () => {
   });
 });
 
+test("a socket in one of several shards has the right count when a session expires just as it is sent", async () => {
+  stopClock();
+  const deployment = new Deployment(4);
+  const ids = Array.from({ length: 100 }, (_, i) => `at${i}`).filter((id) => shardOf(id, 4) === 0);
+  const [own, a, b, c, d] = ids as [string, string, string, string, string];
+  const socket = await deployment.connect(own);
+  await deployment.heartbeat(a, "release");
+  await socket.event("mood.state", ({ count }) => count === 2);
+  vi.setSystemTime(Date.now() + 5_000);
+  await deployment.heartbeat(b, "release");
+  await socket.event("mood.state", ({ count }) => count === 3);
+  // These are sent a second later, when the first has expired meanwhile.
+  await deployment.heartbeat(c, "release");
+  await deployment.heartbeat(d, "release");
+  vi.setSystemTime(Date.now() + 25_500);
+  await socket.event("mood.state", ({ count }) => count === 4);
+  await socket.close();
+});
+
 test("a stream sends many changes at most once a second", async () => {
   const deployment = new Deployment(1);
   const watcher = await deployment.watch();
